@@ -1,0 +1,34 @@
+// A fixed pool of threads with a static split of the work: the same task runs with the same inputs whatever the number of
+// threads, so results never depend on it. Waiting threads spin for some microseconds and then sleep.
+#pragma once
+#include <memory>
+
+namespace falconet {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);                 // threads >= 1, the calling thread included
+  ~ThreadPool();
+  ThreadPool(ThreadPool const&) = delete;
+  ThreadPool& operator=(ThreadPool const&) = delete;
+  int size() const { return size_; }
+
+  // Calls body(task) once for every task in [0, tasks); each thread takes one contiguous share. Returns when all are done.
+  // The body must not throw and must not call run of the same pool. Only one thread may call run at a time.
+  template <class Body>
+  void run(int tasks, Body const& body) {
+    run_ranges(tasks, [](void const* b, int begin, int end) {
+      for (int task = begin; task < end; ++task) (*static_cast<Body const*>(b))(task);
+    }, &body);
+  }
+  void run_ranges(int tasks, void (*body)(void const* context, int begin, int end), void const* context);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+  int size_;
+};
+
+int usable_cpus();   // CPUs that this process may use: affinity mask and cgroup quota, at least 1
+
+}  // namespace falconet

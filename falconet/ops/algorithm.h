@@ -1,0 +1,158 @@
+// One mathematics, many named algorithms. Every operation describes one piece of work as a Problem: a plain value that compares,
+// prints and parses, and is the cache key, the test label, the benchmark row and the log line. A table lists the algorithms
+// that may run such problems; the plan asks the table through the type-erased AlgorithmTable, by the problem's text.
+//
+// A Problem type P supplies
+//   std::string text() const;  static P parse(std::string_view);  bool operator==(P const&) const = default;
+//   using Args = ...;                       the views by their names in the literature, and the problem's own order of operands:
+//   std::vector<Operand> operands() const;  every operand in the order in which a launch lists them, inputs before outputs
+//   static Args args(P const&, std::span<View const> operands);
+//   double operations() const;              floating-point operations of the mathematics (2 per multiply-add)
+#pragma once
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "falconet/device/device.h"
+#include "falconet/tensor/tensor.h"
+
+namespace falconet {
+
+// Launch parameters of an algorithm: a few named integers. "threads:128,blocks:64"; the empty text is the default config.
+class Config {
+ public:
+  Config() = default;
+  Config(std::initializer_list<std::pair<char const*, int>> values);
+  int get(std::string_view key, int otherwise) const;
+  std::string text() const;
+  static Config parse(std::string_view);           // throws a usage error
+  bool empty() const { return values_.empty(); }
+  bool operator==(Config const&) const = default;
+
+ private:
+  std::vector<std::pair<std::string, int>> values_;
+};
+
+// How tests and benchmarks fill an operand so that the mathematics is well-defined.
+enum class Fill : std::uint8_t {
+  normal,      // standard normal
+  positive,    // |normal| + 0.5: variances, second moments
+  label,       // i32 class indices in [0, limit)
+  choice,      // u8 or i32 indices in [0, limit)
+  step_state,  // one StepState, valid_count = limit
+};
+
+struct Operand {
+  std::string name;
+  TensorType type;
+  bool written = false;                // an output; poisoned by tests before the run
+  Fill fill = Fill::normal;
+  std::int64_t limit = 0;
+  int alias = -1;                      // an output that lies in the memory of this input (updates in place)
+};
+TensorType step_state_type();          // u8[sizeof(StepState)]
+
+template <class Problem>
+struct Algorithm {
+  using Args = typename Problem::Args;
+  char const* name;                    // states the method: "direct", "im2col_gemm"
+  DeviceKind target;
+  // Why this algorithm cannot run the problem there; empty when it can. Pure. Accepted means correct.
+  std::string (*reject)(Problem const&, DeviceFacts const&);
+  // Launch parameters worth trying, the best guess first. Null: only the empty config.
+  std::vector<Config> (*configs)(Problem const&, DeviceFacts const&) = nullptr;
+  // Bytes of scratch memory. Null: none.
+  std::size_t (*scratch)(Problem const&, Config const&) = nullptr;
+  // Estimated seconds on one core (CPU) or the whole card (CUDA), for ranking. Pure. Null: ranked last.
+  double (*seconds)(Problem const&, DeviceFacts const&) = nullptr;
+  // Launches it. Allocates nothing, synchronises nothing, throws nothing but device errors.
+  void (*run)(Problem const&, Config const&, Args const&, View scratch, Stream&);
+  bool rival = false;                  // a vendor library: only with rivals=on, by pin, or in bench
+  bool baseline = false;               // reference or naive: never reason enough to accept a fusion
+};
+
+struct Choice {
+  std::string algorithm;
+  Config config;
+  std::string text() const;            // "direct", "implicit_gemm:tile_m:128,tile_n:64"
+  static Choice parse(std::string_view);
+  bool operator==(Choice const&) const = default;
+};
+
+struct Candidate {
+  std::string algorithm;
+  std::string refusal;                 // empty: it accepts
+  std::vector<Config> configs;         // at least one when it accepts
+  double seconds = 0;                  // its own estimate
+  bool rival = false, baseline = false;
+};
+
+using Bound = std::function<void(Stream&)>;   // a launch bound to memory
+
+class AlgorithmTable {
+ public:
+  virtual ~AlgorithmTable() = default;
+  // All algorithms for the device's kind, in table order, with refusals.
+  virtual std::vector<Candidate> candidates(std::string const& problem, DeviceFacts const&) const = 0;
+  virtual std::size_t scratch(std::string const& problem, Choice const&, DeviceKind) const = 0;
+  virtual std::vector<Operand> operands(std::string const& problem) const = 0;
+  virtual double operations(std::string const& problem) const = 0;
+  // Binds a launch to its operands, in the order of operands(). Throws a usage error for an unknown algorithm.
+  virtual Bound bind(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View scratch) const = 0;
+};
+
+template <class Problem>
+class TableOf final : public AlgorithmTable {
+ public:
+  explicit TableOf(std::vector<Algorithm<Problem>> algorithms) : algorithms_(std::move(algorithms)) {}
+  std::vector<Algorithm<Problem>> const& algorithms() const { return algorithms_; }
+
+  std::vector<Candidate> candidates(std::string const& text, DeviceFacts const& facts) const override {
+    Problem const problem = Problem::parse(text);
+    std::vector<Candidate> out;
+    for (auto const& a : algorithms_) {
+      if (a.target != facts.device.kind) continue;
+      Candidate c{a.name, a.reject(problem, facts), {}, 1e30, a.rival, a.baseline};
+      if (c.refusal.empty()) {
+        c.configs = a.configs ? a.configs(problem, facts) : std::vector<Config>{Config{}};
+        if (a.seconds) c.seconds = a.seconds(problem, facts);
+      }
+      out.push_back(std::move(c));
+    }
+    return out;
+  }
+  std::size_t scratch(std::string const& text, Choice const& choice, DeviceKind kind) const override {
+    auto const& a = find(choice.algorithm, kind);
+    return a.scratch ? a.scratch(Problem::parse(text), choice.config) : 0;
+  }
+  std::vector<Operand> operands(std::string const& text) const override { return Problem::parse(text).operands(); }
+  double operations(std::string const& text) const override { return Problem::parse(text).operations(); }
+  Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch) const override {
+    Problem problem = Problem::parse(text);
+    auto args = Problem::args(problem, operands);
+    auto run = find(choice.algorithm, kind).run;
+    return [problem = std::move(problem), config = choice.config, args = std::move(args), scratch, run](Stream& stream) {
+      run(problem, config, args, scratch, stream);
+    };
+  }
+
+ private:
+  Algorithm<Problem> const& find(std::string const& name, DeviceKind kind) const {
+    for (auto const& a : algorithms_)
+      if (a.target == kind && name == a.name) return a;
+    unknown_algorithm(name);
+  }
+  [[noreturn]] static void unknown_algorithm(std::string const& name);
+  std::vector<Algorithm<Problem>> algorithms_;
+};
+[[noreturn]] void fail_unknown_algorithm(std::string const& name);
+template <class Problem>
+void TableOf<Problem>::unknown_algorithm(std::string const& name) { fail_unknown_algorithm(name); }
+
+// Bytes that any algorithm must move: every operand read or written once.
+double bytes_of(std::vector<Operand> const& operands);
+
+}  // namespace falconet

@@ -1,0 +1,81 @@
+#include "falconet/tensor/tensor.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "falconet/base/error.h"
+#include "falconet/tensor/bf16.h"
+
+namespace falconet {
+
+Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  constexpr std::size_t huge = std::size_t(2) << 20;
+  std::size_t alignment = bytes >= huge ? huge : 64;
+  std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  data_ = std::aligned_alloc(alignment, rounded);
+  if (!data_) fail(ErrorKind::device, "out of memory: " + std::to_string(bytes) + " bytes are not to be had on the host");
+  if (alignment == huge) madvise(data_, rounded, MADV_HUGEPAGE);
+}
+Buffer::Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+Buffer::~Buffer() { std::free(data_); }
+
+Tensor Tensor::copy() const {
+  Tensor out(type_);
+  if (type_.bytes()) std::memcpy(out.as<void>(), as<void>(), type_.bytes());
+  return out;
+}
+
+namespace {
+double load(void const* data, DType t, std::int64_t i) {
+  switch (t) {
+    case DType::f64: return static_cast<double const*>(data)[i];
+    case DType::f32: return static_cast<float const*>(data)[i];
+    case DType::bf16: return to_float(static_cast<bf16 const*>(data)[i]);
+    case DType::u8: return static_cast<std::uint8_t const*>(data)[i];
+    case DType::i32: return static_cast<std::int32_t const*>(data)[i];
+  }
+  return 0;
+}
+void store(void* data, DType t, std::int64_t i, double v) {
+  switch (t) {
+    case DType::f64: static_cast<double*>(data)[i] = v; break;
+    case DType::f32: static_cast<float*>(data)[i] = float(v); break;
+    case DType::bf16: static_cast<bf16*>(data)[i] = to_bf16(float(v)); break;
+    case DType::u8: static_cast<std::uint8_t*>(data)[i] = std::uint8_t(v); break;
+    case DType::i32: static_cast<std::int32_t*>(data)[i] = std::int32_t(v); break;
+  }
+}
+}  // namespace
+
+void convert(View from, View to) {
+  if (!(from.type.shape == to.type.shape)) fail(ErrorKind::internal, "convert: " + from.type.text() + " to " + to.type.text());
+  if (from.type == to.type) {
+    if (from.type.bytes()) std::memcpy(to.data, from.data, from.type.bytes());
+    return;
+  }
+  auto const elements = from.type.shape.elements();
+  if (from.type.layout == to.type.layout) {
+    for (std::int64_t i = 0; i < elements; ++i) store(to.data, to.type.dtype, i, load(from.data, from.type.dtype, i));
+    return;
+  }
+  auto const& s = from.type.shape;  // rank 4, layouts differ: walk the logical order
+  std::int64_t const C = s[1], H = s[2], W = s[3];
+  auto at = [&](Layout l, std::int64_t n, std::int64_t c, std::int64_t hw) {
+    return l == Layout::nchw ? (n * C + c) * H * W + hw : (n * H * W + hw) * C + c;
+  };
+  for (std::int64_t n = 0; n < s[0]; ++n)
+    for (std::int64_t c = 0; c < C; ++c)
+      for (std::int64_t hw = 0; hw < H * W; ++hw)
+        store(to.data, to.type.dtype, at(to.type.layout, n, c, hw), load(from.data, from.type.dtype, at(from.type.layout, n, c, hw)));
+}
+
+}  // namespace falconet
