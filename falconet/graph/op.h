@@ -23,7 +23,11 @@ class Op {
   virtual std::string_view name() const = 0;
   // Attributes for the printed graph: "5x5 stride 1", may be empty.
   virtual std::string attributes() const { return {}; }
-  // The shape rule: types of the outputs. Throws Error through fail_shape(message): the graph adds layer and line.
+  // The shape rule: types of the outputs, element type and layout included. Networks are traced in f32 and nchw; the
+  // precision and layout passes change the types of leaves, insert conversions, and ask infer again, so it must carry them
+  // through: results take the first operand's layout and element type; per-channel vectors, sums, losses and parameter
+  // gradients are f32 (f64 where the operand is f64). Shapes that do not fit go to fail_shape(message): the graph adds layer
+  // and line.
   virtual std::vector<TensorType> infer(std::span<TensorType const> in) const = 0;
   // Gradients with respect to each input, as nodes added to the graph. `dy` has one entry per output, an empty Var where no
   // gradient arrives. An empty Var in the result means: no gradient (an integer input, say). The default: not differentiable.
@@ -32,14 +36,6 @@ class Op {
   virtual int alias(int output) const { (void)output; return -1; }
   // The problem's text, given the final types of inputs and outputs (after the precision and layout passes).
   virtual std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const = 0;
-  // Which layouts the operation can have. free: any, the same for all rank-4 operands. fixed: the types as inferred
-  // stand (flatten, whose output order is N,C,H,W whatever its input's layout).
-  enum class LayoutRule { same, fixed };
-  virtual LayoutRule layout_rule() const { return LayoutRule::same; }
-  // How the precision pass may change the element types of this operation's floating-point values:
-  // compute: activations take the compute type; keep: as inferred (vectors, losses, optimizer: f32 or f64).
-  enum class PrecisionRule { compute, keep };
-  virtual PrecisionRule precision_rule() const { return PrecisionRule::compute; }
 };
 
 // Throws a shape error without a place; Graph::add catches it and adds the layer and the user's line.

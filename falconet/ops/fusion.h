@@ -21,7 +21,8 @@ enum class Affine : std::uint8_t { none, scale_shift, two_operand };
 // relu: the result is kept where the mask tensor is positive and zero elsewhere.
 enum class Mask : std::uint8_t { none, relu };
 
-// squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v, sum v*m) with m the mask tensor.
+// squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v*m, sum v) with m the mask tensor: the
+// gradient of a scale_shift pair.
 // f32 [2, channels]; rows at or past StepState.valid_count do not count.
 enum class Stats : std::uint8_t { none, squares, dot };
 
