@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "falconet/base/error.h"
+#include "falconet/device/device.h"
 
 namespace falconet {
 namespace {
@@ -49,6 +50,10 @@ Var Graph::find(std::string_view key) const {
 Var Graph::input(std::string name, TensorType type) {
   if (find(name)) fail(ErrorKind::model, "two inputs are named '" + name + "'");
   return make(std::move(name), Role::input, type, {});
+}
+Var Graph::step() {
+  if (Var found = find("step")) return found;
+  return input("step", {DType::u8, Shape{std::int64_t(sizeof(StepState))}, Layout::nchw});
 }
 Var Graph::keyed(std::string key, Role role, TensorType type, Init init) {
   if (Var found = find(key)) return found;

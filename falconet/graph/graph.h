@@ -86,6 +86,8 @@ class Graph {
   // Like parameter/state, but under the absolute key, and returns the existing value if there is one (for passes).
   Var keyed(std::string key, Role role, TensorType type, Init init);
   Var find(std::string_view key) const;    // input, parameter or state of this key; empty if none
+  Var step();                              // the StepState input, made on first use
+  bool training = false;                   // whether batch norm and dropout behave as in training while layers are traced
 
   // Appends a node and returns its outputs. Shape errors get the layer's path and the user's line.
   std::vector<Var> add(std::shared_ptr<Op const> op, std::span<Var const> in, std::string_view layer = {},

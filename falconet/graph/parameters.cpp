@@ -1,0 +1,75 @@
+#include "falconet/graph/parameters.h"
+
+#include <cmath>
+
+#include "falconet/base/error.h"
+#include "falconet/base/random.h"
+
+namespace falconet {
+
+void initialise(Tensor& tensor, Init const& init, std::uint64_t seed, std::string_view name) {
+  double spread = init.value;   // half width of a uniform, or standard deviation of a normal
+  bool normal = false;
+  double const in = double(init.fan_in), out = double(init.fan_out);
+  switch (init.kind) {
+    case Init::constant: break;
+    case Init::uniform: break;
+    case Init::kaiming_uniform: spread = std::sqrt(6.0 / in); break;
+    case Init::kaiming_normal: spread = std::sqrt(2.0 / in), normal = true; break;
+    case Init::xavier_uniform: spread = std::sqrt(6.0 / (in + out)); break;
+    case Init::xavier_normal: spread = std::sqrt(2.0 / (in + out)), normal = true; break;
+    case Init::pytorch: spread = 1.0 / std::sqrt(in); break;
+  }
+  Tensor logical({DType::f32, tensor.shape(), Layout::nchw});
+  std::uint64_t const stream = random::hash(name);
+  for (std::int64_t i = 0; i < tensor.shape().elements(); ++i) {
+    double v = init.value;
+    if (init.kind != Init::constant)
+      v = normal ? spread * random::normal(seed, stream, std::uint64_t(i), 0) : spread * (2.0 * random::uniform(seed, stream, std::uint64_t(i), 0) - 1.0);
+    logical.as<float>()[i] = float(v);
+  }
+  convert(logical.view(), tensor.view());
+}
+
+void Parameters::adopt(Graph const& graph) {
+  for (auto const& v : graph.values) {
+    if (v.from >= 0 || (v.role != Role::parameter && v.role != Role::state) || v.name.empty()) continue;
+    if (Entry* known = find(v.name)) {
+      if (!(known->tensor.shape() == v.type.shape))
+        fail(ErrorKind::model, v.name + ": the network wants " + v.type.shape.text() + ", the weights hold " + known->tensor.shape().text());
+      continue;
+    }
+    TensorType type{dtype_, v.type.shape, v.type.shape.rank() == 4 ? Layout::nhwc : Layout::nchw};
+    Entry entry{v.name, v.role, v.init, Tensor(type)};
+    initialise(entry.tensor, v.init, seed_, v.name);
+    index_[v.name] = entries_.size();
+    entries_.push_back(std::move(entry));
+  }
+}
+
+Parameters::Entry* Parameters::find(std::string const& name) {
+  auto at = index_.find(name);
+  return at == index_.end() ? nullptr : &entries_[at->second];
+}
+Parameters::Entry const* Parameters::find(std::string const& name) const { return const_cast<Parameters*>(this)->find(name); }
+
+void Parameters::convert(DType dtype) {
+  dtype_ = dtype;
+  for (auto& e : entries_) {
+    TensorType type = e.tensor.type();
+    if (type.dtype == dtype) continue;
+    type.dtype = dtype;
+    Tensor other(type);
+    falconet::convert(e.tensor.view(), other.view());
+    e.tensor = std::move(other);
+  }
+}
+
+std::int64_t Parameters::trained_elements() const {
+  std::int64_t n = 0;
+  for (auto const& e : entries_)
+    if (e.role == Role::parameter) n += e.tensor.shape().elements();
+  return n;
+}
+
+}  // namespace falconet

@@ -1,0 +1,94 @@
+// Every layer on one page. A layer is a function from Var to Var (graph/layer.h): `x | conv("conv1", 8, 5) | relu`.
+// Options keep PyTorch's names and defaults; input sizes are inferred; keys are explicit and their suffixes are PyTorch's
+// ("weight", "bias", "running_mean", "running_var").
+#pragma once
+#include <source_location>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "falconet/graph/layer.h"
+
+namespace falconet {
+
+// One number for both axes, or {height, width}.
+struct Size2 {
+  int h, w;
+  Size2(int both) : h(both), w(both) {}              // NOLINT: implicit on purpose
+  Size2(int h, int w) : h(h), w(w) {}
+};
+
+// A number, {height, width}, or how the output relates to the input: "valid" (no padding), "same" (output as large as the input,
+// stride 1; an odd surplus goes to the bottom and right, as in PyTorch), "full" (every position that touches the image).
+struct Padding {
+  enum Kind { number, same, full } kind = number;
+  Size2 size = 0;
+  Padding(int both) : size(both) {}                  // NOLINT
+  Padding(int h, int w) : size(h, w) {}
+  Padding(std::string_view name);                    // NOLINT: throws a usage error naming the known words
+  Padding(char const* name) : Padding(std::string_view(name)) {}   // NOLINT
+};
+
+struct ConvLayerOptions {
+  Size2 stride = 1;
+  Padding padding = 0;
+  Size2 dilation = 1;
+  int groups = 1;
+  bool bias = true;
+  Init::Kind init = Init::pytorch;                   // of the weight
+};
+Layer conv(std::string name, int out, Size2 kernel, ConvLayerOptions = {}, std::source_location at = std::source_location::current());
+
+struct LinearOptions {
+  bool bias = true;
+  Init::Kind init = Init::pytorch;
+};
+// Flattens an image-shaped input by itself.
+Layer linear(std::string name, int out, LinearOptions = {}, std::source_location at = std::source_location::current());
+
+struct BatchNormOptions {
+  double eps = 1e-5, momentum = 0.1;
+};
+Layer batch_norm(std::string name, BatchNormOptions = {}, std::source_location at = std::source_location::current());
+
+struct PoolLayerOptions {
+  Size2 stride = 0;                                  // 0: the window's size
+  Size2 padding = 0;
+  bool ceil_mode = false;
+  bool count_include_pad = true;                     // average only
+};
+Layer max_pool(Size2 window, PoolLayerOptions = {}, std::source_location at = std::source_location::current());
+Layer avg_pool(Size2 window, PoolLayerOptions = {}, std::source_location at = std::source_location::current());
+
+extern Layer const global_avg_pool;                  // N,C,H,W -> N,C,1,1
+extern Layer const flatten;                          // N,C,H,W -> N,C*H*W
+extern Layer const relu, relu6, gelu, silu, sigmoid, tanh;
+Layer leaky_relu(double negative_slope = 0.01, std::source_location at = std::source_location::current());
+extern Layer const softmax;                          // over the channels
+// Zeroes each element with probability p while training. The name keys its random bits; without one, dropouts are numbered.
+Layer dropout(double p = 0.5, std::string name = {}, std::source_location at = std::source_location::current());
+
+Var operator+(Var a, Var b);
+Var operator*(Var a, Var b);                         // [N,C,1,1] is broadcast over [N,C,H,W]
+Var concat(std::initializer_list<Var> parts, std::source_location at = std::source_location::current());   // along the channels
+// Applies each layer to the same input and concatenates along the channels.
+Layer concat(std::vector<Layer> branches, std::source_location at = std::source_location::current());
+
+// ---- losses: from the network's output and the targets to a loss of one element ----
+struct LossOutputs {
+  Var loss;
+  Var correct;                                       // rows classified right; empty for losses without classes
+};
+struct Loss {
+  std::string name;
+  bool labels = true;                                // targets are i32 class indices [N]; else f32 shaped as the output
+  std::function<LossOutputs(Var output, Var target)> apply;
+};
+struct CrossEntropyOptions {
+  double label_smoothing = 0;
+};
+Loss cross_entropy(CrossEntropyOptions = {});
+Loss mse();
+Loss binary_cross_entropy_with_logits();
+
+}  // namespace falconet
