@@ -1,0 +1,63 @@
+// From a traced graph to a plan, through one named list of passes.
+#pragma once
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "falconet/graph/graph.h"
+#include "falconet/ops/optimizer/op.h"
+#include "falconet/plan/plan.h"
+
+namespace falconet {
+
+struct CompileOptions {
+  DeviceFacts facts;
+  DType precision = DType::f32;                 // of activations and arithmetic: f32, bf16 (f32 masters), f64
+  bool rivals = false;                          // let vendor libraries be chosen
+  bool fuse = true;
+  std::map<std::string, std::string> pins;      // "layer" or "layer:direction" -> algorithm[:config]
+  Plan const* recorded = nullptr;               // choices to repeat where layer, direction and problem agree
+  std::string stop_after;                       // summary: stop after this pass
+};
+
+// What a compilation works on.
+struct CompileContext {
+  CompileOptions options;
+  Var loss;                                     // training: the loss to minimise; empty otherwise
+  std::optional<OptimizerOptions> optimizer;    // training: how
+  std::vector<std::pair<std::string, ValueId>> outputs;   // kept and readable after a step: "loss", "correct", "output"
+  std::vector<Choice> choices;                  // per node, by the pass choose
+  Plan plan;                                    // by the passes place and emit
+  std::vector<std::int64_t> offset;             // per value in memory, -1 for none, by place
+  std::vector<std::int64_t> scratch;            // per node: bytes, by choose; offsets by place
+  std::vector<std::int64_t> scratch_offset;
+};
+
+struct Pass {
+  char const* name;
+  void (*run)(Graph&, CompileContext&);
+};
+std::vector<Pass> const& passes();
+
+// Compiles the graph (which the passes rewrite). Throws usage errors for pins that match nothing or cannot run.
+Plan compile(Graph& graph, CompileContext& context);
+
+// The problem's text of a node, from the types that its operands have now.
+std::string problem_of(Graph const&, Node const&);
+// Runs infer over all nodes again, after types of leaves have changed.
+void infer_again(Graph&);
+
+// The passes, in plan/passes/.
+void pass_gradients(Graph&, CompileContext&);   // adds d loss / d parameters
+void pass_update(Graph&, CompileContext&);      // adds the optimizer's launch
+void pass_precision(Graph&, CompileContext&);   // chooses element types, inserts conversions
+void pass_layout(Graph&, CompileContext&);      // turns images and filters into nhwc
+void pass_fuse(Graph&, CompileContext&);        // merges neighbours where an algorithm accepts it
+void pass_choose(Graph&, CompileContext&);      // an algorithm and config for every node
+void pass_place(Graph&, CompileContext&);       // offsets in the arena
+void pass_emit(Graph&, CompileContext&);        // the launches
+
+}  // namespace falconet

@@ -1,0 +1,96 @@
+// choose: an algorithm and a config for every node. Order: a pin, then the choice of a recorded plan, then the lowest estimate of
+// those that accept; a tie goes to the table's order.
+#include <algorithm>
+#include <set>
+
+#include "falconet/base/error.h"
+#include "falconet/base/settings.h"
+#include "falconet/ops/algorithms.h"
+#include "falconet/plan/compile.h"
+
+namespace falconet {
+namespace {
+
+Candidate const* find(std::vector<Candidate> const& candidates, std::string const& name) {
+  for (auto const& c : candidates)
+    if (c.algorithm == name) return &c;
+  return nullptr;
+}
+
+// A recorded plan lists launches in node order; the n-th of equal (layer, direction, op, problem) meets the n-th.
+class Recorded {
+ public:
+  explicit Recorded(Plan const* plan) : plan_(plan), used_(plan ? plan->step.size() : 0) {}
+  Choice const* take(Node const& node, std::string const& problem) {
+    for (std::size_t i = 0; i < used_.size(); ++i) {
+      auto const& l = plan_->step[i];
+      if (used_[i] || l.layer != node.layer || l.direction != node.direction || l.op != node.op->name() || l.problem != problem) continue;
+      used_[i] = true;
+      return &l.choice;
+    }
+    return nullptr;
+  }
+
+ private:
+  Plan const* plan_;
+  std::vector<bool> used_;
+};
+
+}  // namespace
+
+void pass_choose(Graph& graph, CompileContext& context) {
+  auto const& options = context.options;
+  Recorded recorded(options.recorded);
+  std::set<std::string> pins_used;
+  context.choices.clear();
+  context.scratch.clear();
+  for (auto const& node : graph.nodes) {
+    auto const problem = problem_of(graph, node);
+    auto const& table = algorithms_of(node.op->name());
+    auto const candidates = table.candidates(problem, options.facts);
+    std::optional<Choice> choice;
+    for (auto const& key : {node.layer + ":" + node.direction, node.layer}) {
+      auto pin = options.pins.find(key);
+      if (pin == options.pins.end() || choice) continue;
+      Choice wanted = Choice::parse(pin->second);
+      Candidate const* c = find(candidates, wanted.algorithm);
+      if (!c) continue;                                     // another launch of this layer, of another operation
+      pins_used.insert(key);
+      if (!c->refusal.empty()) fail(ErrorKind::usage, "pin." + key + "=" + pin->second + ": " + wanted.algorithm + " refuses: " + c->refusal);
+      if (wanted.config.empty()) wanted.config = c->configs.front();
+      choice = wanted;
+    }
+    if (!choice)
+      if (Choice const* old = recorded.take(node, problem))
+        if (Candidate const* c = find(candidates, old->algorithm); c && c->refusal.empty()) choice = *old;
+    if (!choice) {
+      Candidate const* best = nullptr;
+      for (auto const& c : candidates)
+        if (c.refusal.empty() && (!c.rival || options.rivals) && (!best || c.seconds < best->seconds)) best = &c;
+      if (!best) {
+        std::string why;
+        for (auto const& c : candidates) why += "; " + c.algorithm + ": " + c.refusal;
+        fail_in_layer(ErrorKind::model, node.layer, "nothing on " + options.facts.device.text() + " runs " + std::string(node.op->name()) + " '" + problem + "'" + why, node.at);
+      }
+      choice = Choice{best->algorithm, best->configs.front()};
+    }
+    context.scratch.push_back(std::int64_t(table.scratch(problem, *choice, options.facts.device.kind)));
+    context.choices.push_back(std::move(*choice));
+  }
+  for (auto const& [key, algorithm] : options.pins) {
+    if (pins_used.contains(key)) continue;
+    std::vector<std::string> layers, algorithms;
+    bool known = false;
+    for (auto const& node : graph.nodes) {
+      layers.push_back(node.layer);
+      if (key != node.layer && key != node.layer + ":" + node.direction) continue;
+      known = true;
+      for (auto const& c : algorithms_of(node.op->name()).candidates(problem_of(graph, node), options.facts)) algorithms.push_back(c.algorithm);
+    }
+    auto const name = Choice::parse(algorithm).algorithm;
+    if (known) fail(ErrorKind::usage, "pin." + key + ": unknown algorithm '" + name + "'" + did_you_mean(name, algorithms));
+    fail(ErrorKind::usage, "pin." + key + ": no launch of that layer and direction" + did_you_mean(key, layers));
+  }
+}
+
+}  // namespace falconet

@@ -1,0 +1,75 @@
+// place: offsets in one arena. Two values may share memory when their lives, counted in nodes, do not overlap. The largest are
+// placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020).
+#include <algorithm>
+
+#include "falconet/plan/compile.h"
+
+namespace falconet {
+namespace {
+
+struct Block {
+  std::int64_t bytes;
+  int first, last;               // nodes during which it is alive
+  std::int64_t* offset;          // where to write the answer
+};
+
+std::int64_t rounded(std::int64_t bytes) { return (std::max<std::int64_t>(bytes, 1) + 63) / 64 * 64; }
+
+std::int64_t place_all(std::vector<Block>& blocks) {
+  std::stable_sort(blocks.begin(), blocks.end(), [](Block const& a, Block const& b) { return a.bytes > b.bytes; });
+  std::vector<Block const*> placed;    // by offset
+  std::int64_t total = 0;
+  for (auto& b : blocks) {
+    std::int64_t at = 0;
+    for (Block const* p : placed) {
+      if (p->last < b.first || b.last < p->first) continue;
+      if (*p->offset - at >= b.bytes) break;               // the gap before p is large enough
+      at = std::max(at, *p->offset + p->bytes);
+    }
+    *b.offset = at;
+    total = std::max(total, at + b.bytes);
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), &b, [](Block const* a, Block const* c) { return *a->offset < *c->offset; }), &b);
+  }
+  return total;
+}
+
+}  // namespace
+
+void pass_place(Graph& graph, CompileContext& context) {
+  int const nodes = int(graph.nodes.size());
+  auto const values = graph.values.size();
+  // The value whose memory each one lies in.
+  std::vector<ValueId> home(values);
+  for (std::size_t i = 0; i < values; ++i) home[i] = graph.values[i].alias >= 0 ? home[std::size_t(graph.values[i].alias)] : ValueId(i);
+  std::vector<int> first(values, nodes), last(values, -1);
+  auto alive = [&](ValueId v, int n) {
+    auto h = std::size_t(home[std::size_t(v)]);
+    first[h] = std::min(first[h], n);
+    last[h] = std::max(last[h], n);
+  };
+  for (int n = 0; n < nodes; ++n) {
+    for (ValueId v : graph.nodes[std::size_t(n)].in) alive(v, n);
+    for (ValueId v : graph.nodes[std::size_t(n)].out) alive(v, n);
+  }
+  for (std::size_t i = 0; i < values; ++i)
+    if (graph.values[i].role == Role::input) first[i] = 0, last[i] = nodes;      // written from outside, at any time between steps
+  for (auto const& [name, id] : context.outputs) alive(id, nodes);
+
+  context.offset.assign(values, -1);
+  context.scratch_offset.assign(std::size_t(nodes), 0);
+  std::vector<Block> blocks;
+  for (std::size_t i = 0; i < values; ++i) {
+    auto const& v = graph.values[i];
+    bool const kept_elsewhere = v.from < 0 && (v.role == Role::parameter || v.role == Role::state);
+    bool const used = last[i] >= 0 || v.role == Role::input;
+    if (home[i] != ValueId(i) || kept_elsewhere || !used || v.name == "(removed)") continue;
+    blocks.push_back({rounded(std::int64_t(v.type.bytes())), first[i], last[i], &context.offset[i]});
+  }
+  for (int n = 0; n < nodes; ++n)
+    if (context.scratch[std::size_t(n)] > 0) blocks.push_back({rounded(context.scratch[std::size_t(n)]), n, n, &context.scratch_offset[std::size_t(n)]});
+  context.plan.memory_bytes = place_all(blocks);
+  for (std::size_t i = 0; i < values; ++i)
+    if (home[i] != ValueId(i)) context.offset[i] = context.offset[std::size_t(home[i])];
+}
+
+}  // namespace falconet

@@ -1,0 +1,54 @@
+// A plan: the flat list of kernel launches that a network, its gradient and its optimizer compile to, over memory laid out
+// beforehand. Plain data without pointers, streams or times: it prints, parses, compares, goes into run folders and checkpoints,
+// and a CUDA plan compiles where no GPU is.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "falconet/ops/algorithm.h"
+
+namespace falconet {
+
+// Where an operand lies.
+struct Slot {
+  enum Kind : std::uint8_t { memory, parameter } kind = memory;
+  std::int64_t offset = 0;             // memory: bytes from the start of the plan's arena
+  std::string name;                    // parameter: its key
+  TensorType type;
+  bool operator==(Slot const&) const = default;
+};
+
+struct Launch {
+  std::string layer;                   // "layer1.0.conv1"
+  std::string direction;               // "fwd", "bwd", "bwd_data", "bwd_filter", "update"
+  std::string op;                      // the operation whose table has the algorithm
+  std::string problem;                 // its text
+  Choice choice;
+  std::vector<Slot> operands;          // in the problem's order
+  std::int64_t scratch_offset = 0, scratch_bytes = 0;
+  int lane = 0;                        // launches of one lane run in order
+  std::vector<int> waits;              // launches of other lanes that must have ended
+  bool operator==(Launch const&) const = default;
+};
+
+struct NamedSlot {
+  std::string name;
+  Slot slot;
+  bool operator==(NamedSlot const&) const = default;
+};
+
+struct Plan {
+  Device device;
+  std::vector<Launch> prepare;         // run once, when the parameters have changed (inference: folded weights)
+  std::vector<Launch> step;
+  std::vector<NamedSlot> inputs;       // what the caller writes before a step
+  std::vector<NamedSlot> outputs;      // what the caller may read after it
+  std::int64_t memory_bytes = 0;       // of the arena
+  std::string text() const;            // tab-separated, one line per launch
+  static Plan parse(std::string_view); // of text(); throws a data error naming the line
+  bool operator==(Plan const&) const = default;
+};
+
+}  // namespace falconet
