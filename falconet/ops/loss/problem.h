@@ -1,0 +1,54 @@
+// A loss over a batch, or its gradient, or both in one go. Rows at or past StepState.valid_count are padding: they count in
+// nothing and their gradient is zero. The mathematics is in README.md.
+#pragma once
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "falconet/ops/algorithm.h"
+
+namespace falconet {
+
+// cross_entropy: of softmax(x) with the labels; bce: binary cross-entropy of sigmoid(x) with targets in [0, 1].
+enum class LossKind : std::uint8_t { cross_entropy, mse, bce };
+std::string_view name(LossKind);
+enum class LossResult : std::uint8_t { loss, gradient, both };
+std::string_view name(LossResult);
+
+struct LossArgs {
+  View x;                          // logits, or the prediction
+  View target;                     // labels, i32 [N], of cross_entropy; else like x
+  StepState const* step = nullptr;
+  View dloss;                      // scalar: the gradient that arrives; read for LossResult::gradient
+  View loss;                       // scalar
+  View correct;                    // scalar, cross_entropy: valid rows whose first maximum is the label
+  View dx;
+};
+
+struct LossProblem {
+  LossKind kind = LossKind::cross_entropy;
+  LossResult result = LossResult::loss;
+  TensorType x;                    // cross_entropy: [N,C]; mse, bce: any shape whose first axis is the batch
+  DType target = DType::i32;       // cross_entropy: i32; else the element type of the target
+  double label_smoothing = 0;      // cross_entropy
+  double dloss = 1;                // LossResult::both: the gradient that arrives, known beforehand
+
+  std::int64_t n() const { return x.shape[0]; }
+  std::int64_t row() const { return x.shape.elements() / x.shape[0]; }              // elements of one sample
+  DType loss_type() const { return x.dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+  // "kind=cross_entropy result=both x=f32[64x10]", "kind=mse result=loss x=bf16[8x3x4x4]nhwc target=f32"; further, where they
+  // differ from the defaults: smoothing=0.1, dloss=128.
+  std::string text() const;
+  static LossProblem parse(std::string_view);      // throws a usage error
+  bool operator==(LossProblem const&) const = default;
+
+  using Args = LossArgs;
+  // x, target, step -> loss[, correct] | x, target, step, dloss -> dx | x, target, step -> loss[, correct], dx
+  std::vector<Operand> operands() const;
+  static LossArgs args(LossProblem const&, std::span<View const> operands);
+  double operations() const { return 4.0 * double(x.shape.elements()); }
+};
+
+}  // namespace falconet
