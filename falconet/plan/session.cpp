@@ -42,8 +42,17 @@ View Session::output(std::string_view name) const {
   fail(ErrorKind::internal, "the plan has no output '" + std::string(name) + "'");
 }
 
-void Session::step() {
-  for (auto const& launch : launches_) launch(stream_);
+void Session::run(int begin, int end) {
+  for (int i = begin; i < end; ++i) launches_[std::size_t(i)](stream_);
+}
+
+std::vector<View> Session::results_of(int launch) const {
+  auto const& l = plan_.step[std::size_t(launch)];
+  auto const operands = algorithms_of(l.op).operands(l.problem);
+  std::vector<View> out;
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (operands[i].written) out.push_back(at(l.operands[i]));
+  return out;
 }
 
 void Session::step_timed(std::vector<double>& seconds) {

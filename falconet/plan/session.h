@@ -22,7 +22,9 @@ class Session {
   StepState& state() { return *state_; }        // the "step" input, if the plan has one; otherwise a spare one
   Parameters& parameters() const { return *parameters_; }
 
-  void step();                                  // runs every launch in order
+  void step() { run(0, int(launches_.size())); }
+  void run(int begin, int end);                 // launches [begin, end) in order
+  std::vector<View> results_of(int launch) const;   // what it writes
   // The same, adding each launch's seconds to `seconds` (as many entries as launches).
   void step_timed(std::vector<double>& seconds);
   std::int64_t memory_bytes() const { return plan_.memory_bytes; }

@@ -1,0 +1,127 @@
+#include "falconet/plan/step.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "falconet/base/error.h"
+#include "falconet/ops/softmax/op.h"
+#include "falconet/tensor/bf16.h"
+
+namespace falconet {
+namespace {
+
+Var image_input(Graph& graph, Model const& model, int batch) {
+  if (batch < 1) fail(ErrorKind::usage, "batch should be at least 1, not " + std::to_string(batch));
+  auto const& s = model.spec().image;
+  return graph.input("images", {DType::f32, Shape{batch, s[0], s[1], s[2]}, Layout::nchw});
+}
+
+CompileOptions compile_options(Model const& model, StepOptions const& o) {
+  CompileOptions c;
+  c.facts = model.facts();
+  c.precision = o.precision;
+  c.rivals = o.rivals;
+  c.fuse = o.fuse;
+  c.pins = o.pins;
+  c.recorded = o.recorded;
+  return c;
+}
+
+std::unique_ptr<Session> bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
+  DType const masters = o.precision == DType::f64 ? DType::f64 : DType::f32;
+  if (model.parameters()->dtype() != masters) model.parameters()->convert(masters);
+  Plan plan = compile(graph, context);
+  model.parameters()->adopt(graph);
+  return std::make_unique<Session>(std::move(plan), model.parameters(), std::move(threads), model.options().isa);
+}
+
+double scalar(View v) { return v.type.dtype == DType::f64 ? *v.as<double>() : double(*v.as<float>()); }
+
+bool finite(View v) {
+  auto const n = v.type.shape.elements();
+  for (std::int64_t i = 0; i < n; ++i) {
+    double x = 0;
+    switch (v.type.dtype) {
+      case DType::f64: x = v.as<double>()[i]; break;
+      case DType::f32: x = v.as<float>()[i]; break;
+      case DType::bf16: x = to_float(v.as<bf16>()[i]); break;
+      default: return true;
+    }
+    if (!std::isfinite(x)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void trace_training(Graph& graph, CompileContext& context, Model const& model, StepOptions const& o, Loss const& loss, OptimizerOptions const& optimizer) {
+  context.options = compile_options(model, o);
+  graph.training = true;
+  Var output = model.net()(image_input(graph, model, o.batch));
+  Var target = loss.labels ? graph.input("targets", {DType::i32, Shape{o.batch}, Layout::nchw})
+                           : graph.input("targets", {DType::f32, output.shape(), Layout::nchw});
+  auto results = loss.apply(output, target);
+  context.loss = results.loss;
+  context.optimizer = optimizer;
+  context.outputs.emplace_back("loss", results.loss.id());
+  if (results.correct) context.outputs.emplace_back("correct", results.correct.id());
+}
+
+void trace_inference(Graph& graph, CompileContext& context, Model const& model, StepOptions const& o) {
+  context.options = compile_options(model, o);
+  Var output = model.net()(image_input(graph, model, o.batch));
+  context.outputs.emplace_back("output", output.id());
+  if (output.shape().rank() == 2) context.outputs.emplace_back("probability", softmax(output, "softmax", std::source_location::current()).id());
+}
+
+TrainStep::TrainStep(Model& model, StepOptions o, Loss loss, OptimizerOptions optimizer) : batch_(o.batch) {
+  Graph graph;
+  CompileContext context;
+  trace_training(graph, context, model, o, loss, optimizer);
+  session_ = bind(model, graph, context, o, model.threads());
+  images_ = session_->input("images");
+  targets_ = session_->input("targets");
+  loss_ = session_->output("loss");
+  for (auto const& out : session_->plan().outputs)
+    if (out.name == "correct") correct_ = session_->output("correct");
+  auto const& launches = session_->plan().step;
+  update_ = int(launches.size());
+  while (update_ > 0 && launches[std::size_t(update_ - 1)].direction == "update") --update_;
+  state().seed = model.options().seed;
+  state().valid_count = batch_;
+}
+
+double TrainStep::run() {
+  session_->run(0, update_);
+  double const loss = scalar(loss_);
+  if (!std::isfinite(loss)) {
+    std::string layer = "the loss";
+    for (int i = 0; i < update_ && layer == "the loss"; ++i) {       // again, one by one: the weights are still those of before
+      session_->run(i, i + 1);
+      auto const& launch = session_->plan().step[std::size_t(i)];
+      for (auto const& v : session_->results_of(i))
+        if (!finite(v)) layer = launch.layer + " (" + launch.direction + ")";
+    }
+    fail(ErrorKind::numeric, "step " + std::to_string(state().step + 1) + ": the loss is " + (std::isnan(loss) ? "NaN" : "infinite") + "; the first layer that is not finite is " +
+                                 layer + "; a lower learning rate may help");
+  }
+  session_->run(update_, int(session_->plan().step.size()));
+  ++state().step;
+  state().sample += state().valid_count;
+  return loss;
+}
+double TrainStep::correct() const { return correct_ ? scalar(correct_) : std::numeric_limits<double>::quiet_NaN(); }
+
+InferenceStep::InferenceStep(Model& model, StepOptions o, std::shared_ptr<ThreadPool> threads) : batch_(o.batch) {
+  Graph graph;
+  CompileContext context;
+  trace_inference(graph, context, model, o);
+  session_ = bind(model, graph, context, o, threads ? std::move(threads) : model.threads());
+  images_ = session_->input("images");
+  output_ = session_->output("output");
+  for (auto const& out : session_->plan().outputs)
+    if (out.name == "probability") probability_ = session_->output("probability");
+}
+
+}  // namespace falconet

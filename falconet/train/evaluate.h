@@ -1,0 +1,35 @@
+// Measures a model on a data set.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "falconet/data/dataset.h"
+#include "falconet/plan/step.h"
+
+namespace falconet {
+
+struct Evaluation {
+  double loss = 0;                       // mean cross-entropy
+  double accuracy = 0;                   // share classified right
+  std::int64_t samples = 0;
+  std::vector<std::int64_t> confusion;   // [label][prediction], classes x classes
+  int classes = 0;
+  double recall(int label) const;        // share of the label's samples classified right; NaN if there are none
+  double precision(int label) const;     // share right of those predicted as the label; NaN if there are none
+};
+
+struct EvaluateOptions {
+  int batch = 1000;                      // at most; a smaller data set takes its own size
+  DType precision = DType::f32;
+};
+class Evaluator {
+ public:
+  Evaluator(Model& model, EvaluateOptions options = {});
+  Evaluation operator()(data::Dataset const& set);
+
+ private:
+  Model& model_;
+  InferenceStep step_;
+};
+
+}  // namespace falconet

@@ -1,0 +1,76 @@
+// Trains a model on a data set, with validation, a run folder, checkpoints and callbacks. The library itself is silent.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "falconet/data/loader.h"
+#include "falconet/plan/step.h"
+#include "falconet/train/evaluate.h"
+#include "falconet/train/schedule.h"
+
+namespace falconet {
+
+struct TrainerOptions {
+  int batch = 64;
+  DType precision = DType::f32;
+  Loss loss = cross_entropy();
+  Optimizer optimizer = adam();
+  Schedule schedule = constant_rate();
+  bool rivals = false, fuse = true;
+  std::map<std::string, std::string> pins;
+};
+
+// One row of results.csv.
+struct EpochResult {
+  int epoch = 0;                        // from 1
+  std::int64_t step = 0;                // optimizer steps done
+  double train_loss = 0, train_accuracy = 0;
+  double val_loss = 0, val_accuracy = 0;   // NaN without a validation set
+  double learning_rate = 0;             // of the last step
+  double seconds = 0;                   // of the epoch, validation included
+};
+
+struct Progress {
+  int epoch = 0, epochs = 0;            // epoch from 1
+  std::int64_t batch = 0, batches = 0;  // within the epoch, from 1
+  double loss = 0;                      // of this step
+  double mean_loss = 0, accuracy = 0;   // over the epoch so far
+  double learning_rate = 0;
+  double seconds = 0;                   // since fit began
+};
+
+struct FitOptions {
+  int epochs = 1;
+  data::Dataset const* validate = nullptr;
+  std::string run;                      // run folder; empty: nothing is written
+  bool resume = false;                  // go on from the folder's checkpoint
+  std::string settings;                 // kept in checkpoints, for the command line
+  int validation_batch = 1000;
+  std::function<bool(Progress const&)> on_step;         // return false to stop: the checkpoint is written first
+  std::function<bool(EpochResult const&)> on_epoch;
+  std::function<void(std::string const&)> on_message;   // "last.ckpt is damaged ...; going on from previous.ckpt"
+};
+
+struct FitResult {
+  std::vector<EpochResult> epochs;      // of the whole run, those before a resume included
+  double best_accuracy = 0;
+  int best_epoch = 0;
+  bool stopped = false;                 // by a callback
+  bool was_finished = false;            // resumed a run that had already ended: nothing was done
+};
+
+class Trainer {
+ public:
+  Trainer(Model& model, TrainerOptions options);
+  // Throws numeric errors (loss not finite), file errors (run folder), data errors. Same seed, same bytes.
+  FitResult fit(data::Pipeline const& train, FitOptions options);
+  TrainStep& step() { return step_; }
+
+ private:
+  Model& model_;
+  TrainerOptions options_;
+  TrainStep step_;
+};
+
+}  // namespace falconet
