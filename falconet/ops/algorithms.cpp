@@ -1,0 +1,35 @@
+#include "falconet/ops/algorithms.h"
+
+#include "falconet/base/error.h"
+#include "falconet/ops/gemm/algorithms.h"
+
+namespace falconet {
+namespace {
+
+struct Entry {
+  std::string_view operation;
+  AlgorithmTable const& (*table)();
+};
+template <class Problem, TableOf<Problem> const& (*Table)()>
+AlgorithmTable const& table_of() { return Table(); }
+
+// One line per operation: its name and its table.
+constexpr Entry tables[] = {
+    {"gemm", table_of<GemmProblem, gemm_algorithms>},
+};
+
+}  // namespace
+
+AlgorithmTable const& algorithms_of(std::string_view operation) {
+  for (auto const& e : tables)
+    if (e.operation == operation) return e.table();
+  fail(ErrorKind::internal, "no table of algorithms for operation '" + std::string(operation) + "'");
+}
+
+std::vector<std::string_view> operations_with_algorithms() {
+  std::vector<std::string_view> out;
+  for (auto const& e : tables) out.push_back(e.operation);
+  return out;
+}
+
+}  // namespace falconet

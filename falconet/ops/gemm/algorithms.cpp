@@ -1,0 +1,12 @@
+#include "falconet/ops/gemm/algorithms.h"
+
+namespace falconet {
+
+TableOf<GemmProblem> const& gemm_algorithms() {
+  static TableOf<GemmProblem> const table({
+      gemm_reference(),
+  });
+  return table;
+}
+
+}  // namespace falconet

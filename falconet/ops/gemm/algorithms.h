@@ -1,0 +1,12 @@
+// The algorithms of the matrix product.
+#pragma once
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/gemm/problem.h"
+
+namespace falconet {
+
+Algorithm<GemmProblem> gemm_reference();
+
+TableOf<GemmProblem> const& gemm_algorithms();   // best first, the reference last
+
+}  // namespace falconet
