@@ -2,6 +2,9 @@
 # once as it is (its host half) and once per instruction set with FALCONET_ISA defined (its kernels).
 file(GLOB_RECURSE falconet_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/falconet/*.cpp)
 list(FILTER falconet_sources EXCLUDE REGEX "/cuda/")
+if(FALCONET_WITH_CUDA)
+  list(FILTER falconet_sources EXCLUDE REGEX "/no_cuda\\.cpp$")   # the stubs
+endif()
 
 set(falconet_isas plain)
 set(falconet_flags_plain "")
@@ -46,6 +49,10 @@ foreach(isa IN LISTS falconet_isas)
     target_sources(falconet PRIVATE $<TARGET_OBJECTS:falconet_${isa}>)
   endif()
 endforeach()
+
+if(FALCONET_WITH_CUDA)
+  falconet_add_cuda(falconet)
+endif()
 
 # Optional image and archive decoders, linked statically where Debian ships the archive.
 foreach(codec IN ITEMS "JPEG jpeg" "PNG png16" "LZMA lzma")

@@ -1,0 +1,33 @@
+// Turns CUDA's return codes into device errors that name the call and what ran. For sources of the CUDA side only.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <string>
+
+namespace falconet {
+
+// Throws a device error "CALL failed: DESCRIPTION (NAME)[; WHILE]" unless the code is cudaSuccess.
+void check_cuda(cudaError_t code, char const* call, std::string const& context = {});
+#define FALCONET_CUDA(call) ::falconet::check_cuda((call), #call)
+
+// To be called after every launch: reports a refused launch, and under CudaCheck::sync also a fault of the kernel itself. The
+// problem's text is only made when there is something to report.
+template <class Problem>
+void check_launch(char const* kernel, Problem const& problem, cudaStream_t stream);
+cudaError_t launch_result(cudaStream_t stream);
+[[noreturn]] void fail_launch(cudaError_t code, char const* kernel, std::string const& problem);
+
+template <class Problem>
+void check_launch(char const* kernel, Problem const& problem, cudaStream_t stream) {
+  if (cudaError_t code = launch_result(stream); code != cudaSuccess) fail_launch(code, kernel, problem.text());
+}
+
+// Allows a kernel its dynamic shared memory; remembers what it has already asked for, so that it costs nothing in a steady step.
+template <class Kernel>
+void allow_shared_memory(Kernel* kernel, int bytes) {
+  if (bytes > 48 << 10)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute",
+               std::to_string(bytes) + " bytes of shared memory");
+}
+
+}  // namespace falconet

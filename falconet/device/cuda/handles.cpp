@@ -1,0 +1,203 @@
+#include "falconet/device/cuda/handles.h"
+
+#include <atomic>
+#include <utility>
+
+#include "falconet/base/error.h"
+#include "falconet/device/cuda/check.h"
+
+#ifndef FALCONET_CUDA_ARCHITECTURES
+#define FALCONET_CUDA_ARCHITECTURES "unknown"
+#endif
+
+namespace falconet {
+namespace {
+
+std::atomic<CudaCheck> check_mode{CudaCheck::off};
+
+std::string described(cudaError_t code) { return std::string(cudaGetErrorString(code)) + " (" + cudaGetErrorName(code) + ")"; }
+std::string version_text(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
+
+cudaStream_t raw(void* handle) { return static_cast<cudaStream_t>(handle); }
+cudaStream_t raw(CudaStream const& s) { return static_cast<cudaStream_t>(s.stream().cuda()); }
+
+}  // namespace
+
+void check_cuda(cudaError_t code, char const* call, std::string const& context) {
+  if (code == cudaSuccess) return;
+  cudaGetLastError();   // a refused call must not be blamed on the next launch
+  fail(ErrorKind::device, std::string(call) + " failed: " + described(code) + (context.empty() ? "" : "; " + context));
+}
+
+cudaError_t launch_result(cudaStream_t stream) {
+  cudaError_t code = cudaGetLastError();
+  if (code != cudaSuccess || check_mode.load(std::memory_order_relaxed) == CudaCheck::off) return code;
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &capturing) == cudaSuccess && capturing == cudaStreamCaptureStatusNone) code = cudaStreamSynchronize(stream);
+  return code;
+}
+
+void fail_launch(cudaError_t code, char const* kernel, std::string const& problem) {
+  fail(ErrorKind::device, "kernel " + std::string(kernel) + " failed: " + described(code) + "; problem '" + problem + "'");
+}
+
+void set_cuda_check(CudaCheck mode) { check_mode = mode; }
+
+CudaStatus cuda_status() {
+  CudaStatus s;
+  s.built = true;
+  s.architectures = FALCONET_CUDA_ARCHITECTURES;
+  cudaRuntimeGetVersion(&s.runtime_version);
+  cudaDriverGetVersion(&s.driver_version);
+  int count = 0;
+  cudaError_t code = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (s.driver_version == 0)
+    s.reason = "no NVIDIA driver was found";
+  else if (code == cudaErrorInsufficientDriver)
+    s.reason = "the NVIDIA driver supports CUDA " + version_text(s.driver_version) + ", this program needs " + version_text(s.runtime_version);
+  else if (code != cudaSuccess)
+    s.reason = described(code);
+  else if (count == 0)
+    s.reason = "no NVIDIA GPU was found";
+  else
+    s.devices = count;
+  return s;
+}
+
+DeviceFacts cuda_facts(int device) {
+  cudaDeviceProp p{};
+  check_cuda(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties", "cuda:" + std::to_string(device));
+  DeviceFacts f;
+  f.device = {DeviceKind::cuda, device};
+  f.name = p.name;
+  f.compute_capability = p.major * 10 + p.minor;
+  f.multiprocessors = p.multiProcessorCount;
+  f.shared_memory_bytes = std::int64_t(p.sharedMemPerBlockOptin);
+  f.memory_bytes = std::int64_t(p.totalGlobalMem);
+  f.l2_bytes = p.l2CacheSize;
+  return f;
+}
+
+CudaStream::CudaStream(int device) : device_(device) {
+  FALCONET_CUDA(cudaSetDevice(device));
+  cudaStream_t s = nullptr;
+  FALCONET_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
+  handle_ = s;
+}
+CudaStream::CudaStream(CudaStream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)), device_(other.device_) {}
+CudaStream& CudaStream::operator=(CudaStream&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  std::swap(device_, other.device_);
+  return *this;
+}
+CudaStream::~CudaStream() {
+  if (handle_) cudaStreamDestroy(raw(handle_));
+}
+void CudaStream::synchronize() const { FALCONET_CUDA(cudaStreamSynchronize(raw(handle_))); }
+void CudaStream::wait(CudaEvent const& event) const {
+  FALCONET_CUDA(cudaStreamWaitEvent(raw(handle_), static_cast<cudaEvent_t>(event.handle()), 0));
+}
+
+CudaEvent::CudaEvent(int device) {
+  FALCONET_CUDA(cudaSetDevice(device));
+  cudaEvent_t e = nullptr;
+  FALCONET_CUDA(cudaEventCreate(&e));
+  handle_ = e;
+}
+CudaEvent::CudaEvent(CudaEvent&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
+CudaEvent& CudaEvent::operator=(CudaEvent&& other) noexcept { return std::swap(handle_, other.handle_), *this; }
+CudaEvent::~CudaEvent() {
+  if (handle_) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
+}
+void CudaEvent::record(CudaStream const& s) { FALCONET_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(handle_), raw(s))); }
+void CudaEvent::synchronize() const { FALCONET_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_))); }
+double CudaEvent::milliseconds_since(CudaEvent const& earlier) const {
+  float ms = 0;
+  FALCONET_CUDA(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(earlier.handle_), static_cast<cudaEvent_t>(handle_)));
+  return ms;
+}
+
+CudaGraph::CudaGraph(CudaStream const& s, std::function<void(Stream&)> const& work) {
+  FALCONET_CUDA(cudaSetDevice(s.device()));
+  FALCONET_CUDA(cudaStreamBeginCapture(raw(s), cudaStreamCaptureModeThreadLocal));
+  cudaGraph_t graph = nullptr;
+  try {
+    Stream stream = s.stream();
+    work(stream);
+  } catch (...) {
+    cudaStreamEndCapture(raw(s), &graph);
+    if (graph) cudaGraphDestroy(graph);
+    cudaGetLastError();
+    throw;
+  }
+  FALCONET_CUDA(cudaStreamEndCapture(raw(s), &graph));
+  cudaGraphExec_t executable = nullptr;
+  cudaError_t code = cudaGraphGetNodes(graph, nullptr, &nodes_);
+  if (code == cudaSuccess) code = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(code, "cudaGraphInstantiate", std::to_string(nodes_) + " nodes");
+  executable_ = executable;
+  FALCONET_CUDA(cudaGraphUpload(executable, raw(s)));
+}
+CudaGraph::CudaGraph(CudaGraph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)), nodes_(other.nodes_) {}
+CudaGraph& CudaGraph::operator=(CudaGraph&& other) noexcept {
+  std::swap(executable_, other.executable_);
+  std::swap(nodes_, other.nodes_);
+  return *this;
+}
+CudaGraph::~CudaGraph() {
+  if (executable_) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
+}
+void CudaGraph::launch(CudaStream const& s) const { FALCONET_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), raw(s))); }
+
+CudaMemory::CudaMemory(int device, std::size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  FALCONET_CUDA(cudaSetDevice(device));
+  cudaError_t code = cudaMalloc(&data_, bytes);
+  if (code == cudaErrorMemoryAllocation) {
+    std::size_t free = 0, total = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&free, &total);
+    fail(ErrorKind::device, "out of memory on cuda:" + std::to_string(device) + ": " + std::to_string(bytes) + " bytes wanted, " +
+                                std::to_string(free) + " of " + std::to_string(total) + " free");
+  }
+  check_cuda(code, "cudaMalloc", std::to_string(bytes) + " bytes on cuda:" + std::to_string(device));
+}
+CudaMemory::CudaMemory(CudaMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+CudaMemory& CudaMemory::operator=(CudaMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+CudaMemory::~CudaMemory() {
+  if (data_) cudaFree(data_);
+}
+
+PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
+  if (bytes) check_cuda(cudaMallocHost(&data_, bytes), "cudaMallocHost", std::to_string(bytes) + " bytes");
+}
+PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+PinnedMemory::~PinnedMemory() {
+  if (data_) cudaFreeHost(data_);
+}
+
+void copy_to_device(void* device, void const* host, std::size_t bytes, CudaStream const& s) {
+  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, raw(s)));
+}
+void copy_to_host(void* host, void const* device, std::size_t bytes, CudaStream const& s) {
+  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, raw(s)));
+}
+void copy_on_device(void* to, void const* from, std::size_t bytes, CudaStream const& s) {
+  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, raw(s)));
+}
+void fill_bytes(void* device, int byte, std::size_t bytes, CudaStream const& s) {
+  if (bytes) FALCONET_CUDA(cudaMemsetAsync(device, byte, bytes, raw(s)));
+}
+
+}  // namespace falconet

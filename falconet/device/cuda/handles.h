@@ -1,0 +1,113 @@
+// CUDA's streams, events, graphs and memory as move-only types, free of CUDA's own headers. Without CUDA in the build
+// (device/no_cuda.cpp) the same functions exist, no device is found and every constructor throws a device error.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <string>
+
+#include "falconet/device/device.h"
+
+namespace falconet {
+
+struct CudaStatus {
+  bool built = false;            // this library has its CUDA side
+  int devices = 0;               // usable now
+  int driver_version = 0;        // 13000 for 13.0; 0: no driver
+  int runtime_version = 0;       // the runtime inside this library
+  std::string architectures;     // kernels built for: "sm_90a"
+  std::string reason;            // why devices == 0, one line; empty otherwise
+};
+CudaStatus cuda_status();        // never throws
+DeviceFacts cuda_facts(int device);
+
+// sync: every launch is followed by a synchronisation, so that an asynchronous fault is reported by the kernel that caused it.
+enum class CudaCheck { off, sync };
+void set_cuda_check(CudaCheck);
+
+// A stream that synchronises with no other. Falconet's kernels take it as Stream.
+class CudaStream {
+ public:
+  explicit CudaStream(int device);
+  CudaStream(CudaStream&& other) noexcept;
+  CudaStream& operator=(CudaStream&& other) noexcept;
+  ~CudaStream();
+  Stream stream() const { return Stream(handle_); }
+  int device() const { return device_; }
+  void synchronize() const;      // throws the device error of anything that ran before
+  void wait(class CudaEvent const&) const;
+
+ private:
+  void* handle_ = nullptr;
+  int device_ = 0;
+};
+
+class CudaEvent {
+ public:
+  explicit CudaEvent(int device);
+  CudaEvent(CudaEvent&& other) noexcept;
+  CudaEvent& operator=(CudaEvent&& other) noexcept;
+  ~CudaEvent();
+  void record(CudaStream const&);
+  void synchronize() const;
+  double milliseconds_since(CudaEvent const& earlier) const;   // both recorded and reached
+  void* handle() const { return handle_; }
+
+ private:
+  void* handle_ = nullptr;
+};
+
+// Work captured once and launched many times. Whatever `work` launches on the stream becomes a node; nothing runs during capture.
+class CudaGraph {
+ public:
+  CudaGraph(CudaStream const&, std::function<void(Stream&)> const& work);
+  CudaGraph(CudaGraph&& other) noexcept;
+  CudaGraph& operator=(CudaGraph&& other) noexcept;
+  ~CudaGraph();
+  void launch(CudaStream const&) const;
+  std::size_t nodes() const { return nodes_; }
+
+ private:
+  void* executable_ = nullptr;
+  std::size_t nodes_ = 0;
+};
+
+// Device memory, 256-byte aligned (in practice 2 MiB). One block serves as an arena; plans place everything inside it.
+class CudaMemory {
+ public:
+  CudaMemory() = default;
+  CudaMemory(int device, std::size_t bytes);          // throws, naming the bytes wanted and the bytes free
+  CudaMemory(CudaMemory&& other) noexcept;
+  CudaMemory& operator=(CudaMemory&& other) noexcept;
+  ~CudaMemory();
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Host memory that copies overlap with kernels from.
+class PinnedMemory {
+ public:
+  PinnedMemory() = default;
+  explicit PinnedMemory(std::size_t bytes);
+  PinnedMemory(PinnedMemory&& other) noexcept;
+  PinnedMemory& operator=(PinnedMemory&& other) noexcept;
+  ~PinnedMemory();
+  void* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Ordered on the stream. Copies from or to ordinary host memory return when the host memory may be reused; pinned memory may be
+// reused once the stream has passed them.
+void copy_to_device(void* device, void const* host, std::size_t bytes, CudaStream const&);
+void copy_to_host(void* host, void const* device, std::size_t bytes, CudaStream const&);
+void copy_on_device(void* to, void const* from, std::size_t bytes, CudaStream const&);
+void fill_bytes(void* device, int byte, std::size_t bytes, CudaStream const&);
+
+}  // namespace falconet

@@ -1,0 +1,10 @@
+#include "falconet/ops/conv/cuda/algorithms.h"
+
+namespace falconet {
+
+std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms() {
+  static Algorithm<ConvProblem> const* const table[] = {&conv_cuda_naive};
+  return table;
+}
+
+}  // namespace falconet

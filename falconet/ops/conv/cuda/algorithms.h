@@ -1,0 +1,15 @@
+// The convolution algorithms that run on NVIDIA GPUs. conv/algorithms.cpp appends conv_cuda_algorithms() to its table; without
+// CUDA in the build the list is empty (ops/no_cuda.cpp).
+#pragma once
+#include <span>
+
+#include "falconet/ops/conv/problem.h"
+
+namespace falconet {
+
+// Best first.
+std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms();
+
+extern Algorithm<ConvProblem> const conv_cuda_naive;                  // naive.cu: any problem, f64, f32, bf16
+
+}  // namespace falconet
