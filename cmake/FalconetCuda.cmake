@@ -26,6 +26,8 @@ if(FALCONET_WITH_CUDA)
     set(CMAKE_CUDA_COMPILER_LAUNCHER ${FALCONET_CCACHE})
   endif()
   enable_language(CUDA)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")   # CMake 3.25 does not know that nvcc 13 has it
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   find_package(CUDAToolkit REQUIRED)
 endif()
 
@@ -43,7 +45,7 @@ function(falconet_add_cuda target)
   string(STRIP "${names}" names)
   target_compile_definitions(falconet_cuda PRIVATE FALCONET_CUDA_ARCHITECTURES="${names}")
   target_compile_options(falconet_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-ffunction-sections ${generate}>
+    $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-ffunction-sections ${generate}>
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffunction-sections -fdata-sections>)
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:falconet_cuda>)
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX)
