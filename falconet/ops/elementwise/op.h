@@ -17,13 +17,11 @@ class ElementwiseOp final : public Op {
     bool residual = false;               // slot of affine
     bool mask = false;                   // slot of add, affine_scale and two_operand
     bool valid_only = false;             // spread
-    DType to_type = DType::f32;          // convert
-    Layout to_layout = Layout::nchw;     // convert; rank-4 tensors only
     bool operator==(Form const&) const = default;
   };
   // Inputs, in this order, slots last:
   //   activation x | activation_gradient dy, y or x (derives_from_output) | add a, b, [mask] | multiply a, b | scale x | fill like
-  //   spread value, like, [step] | convert x | affine x, scale_shift [2,c], [residual] | affine_scale dy, scale_shift [2,c], [mask]
+  //   spread value, like, [step] | affine x, scale_shift [2,c], [residual] | affine_scale dy, scale_shift [2,c], [mask]
   //   sums_gradient x, dsums [2,c], step | two_operand dy, x, coefficients [3,c], step, [mask]
   explicit ElementwiseOp(Form form) : form(form) {}
   Form const form;
@@ -49,8 +47,6 @@ Var scale(Var x, double factor, std::string_view layer = {}, std::source_locatio
 Var fill_like(Var like, double value);
 // A tensor like `like`, every element = factor * value[0]. With a step: divided by valid_count, and zero in rows >= valid_count.
 Var spread(Var value, Var like, double factor, Var step = {});
-// x in another element type and layout (rank-4 tensors; others keep theirs). Its gradient converts back.
-Var convert(Var x, DType type, Layout layout);
 // act(scale[c] * x + shift[c]) with scale_shift [2,c]; x [N,C] or [N,C,H,W].
 Var affine(Var x, Var scale_shift, std::string_view layer = {}, std::source_location at = std::source_location::current());
 // The gradient of channel_sums: dsums[0][c] + 2 dsums[1][c] x, zero in rows >= valid_count.

@@ -18,7 +18,6 @@ enum class ElementwiseFunction : std::uint8_t {
   scale,                // y = alpha * x
   fill,                 // y = alpha
   spread,               // y = alpha * v[0]; with valid_only, 0 in rows >= valid_count and divided by valid_count
-  convert,              // y = x in another element type or layout
   affine,               // y = act(scale[c] * x + shift[c] + residual)
   affine_scale,         // dx = scale[c] * dy, or with mask: 0 where not mask > 0
   sums_gradient,        // dx = d[0][c] + 2 * d[1][c] * x, 0 in rows >= valid_count
@@ -42,8 +41,8 @@ struct ElementwiseArgs {
 struct ElementwiseProblem {
   ElementwiseFunction function = ElementwiseFunction::activation;
   std::int64_t n = 1, c = 1, hw = 1;
-  DType x_type = DType::f32, y_type = DType::f32;              // of all full-size inputs; of the output
-  Layout layout = Layout::nchw, y_layout = Layout::nchw;       // they differ for convert only
+  DType type = DType::f32;          // of all full-size operands; vectors are f32, or f64 where these are
+  Layout layout = Layout::nchw;
   Activation act = Activation::none;
   double alpha = 0;                 // factor of scale and spread, value of fill, negative slope of leaky_relu
   bool broadcast = false;           // multiply: b is [n,c,1,1]
@@ -52,7 +51,7 @@ struct ElementwiseProblem {
   bool valid_only = false;          // spread
 
   std::int64_t elements() const { return n * c * hw; }
-  // "function=affine n=64 c=16 hw=1024 type=f32 layout=nhwc act=relu residual=1"; two types or layouts (x,y) where they differ.
+  // "function=affine n=64 c=16 hw=1024 type=f32 layout=nhwc act=relu residual=1"
   std::string text() const;
   static ElementwiseProblem parse(std::string_view);           // throws a usage error
   bool operator==(ElementwiseProblem const&) const = default;
