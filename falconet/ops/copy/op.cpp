@@ -83,7 +83,7 @@ std::string Slice::problem(std::span<TensorType const> in, std::span<TensorType 
 Var reshape(Var x, Shape shape, std::string_view layer, std::source_location at) {
   return x.graph().add1(std::make_shared<Reshape>(shape), {x}, path_of(x.graph(), layer, "reshape"), at);
 }
-Var flatten(Var x, std::string_view layer, std::source_location at) {
+Var flatten_rows(Var x, std::string_view layer, std::source_location at) {
   Shape const s = x.shape();
   std::int64_t const n = s.rank() ? s[0] : 1;
   return x.graph().add1(std::make_shared<Reshape>(Shape{n, n ? s.elements() / n : 0}), {x}, path_of(x.graph(), layer, "flatten"), at);
@@ -92,8 +92,8 @@ Var concat(std::span<Var const> inputs, std::string_view layer, std::source_loca
   Graph& g = inputs.front().graph();
   return g.add(std::make_shared<Concat>(), inputs, path_of(g, layer, "concat"), at).front();
 }
-Var convert(Var x, DType dtype, Layout layout, std::string_view layer, std::source_location at) {
-  return x.graph().add1(std::make_shared<Convert>(dtype, layout), {x}, path_of(x.graph(), layer, "convert"), at);
+Var convert(Var x, DType dtype, std::string_view layer, std::source_location at) {
+  return x.graph().add1(std::make_shared<Convert>(dtype, x.type().layout), {x}, path_of(x.graph(), layer, "convert"), at);
 }
 
 }  // namespace falconet

@@ -59,9 +59,10 @@ class Slice final : public Op {
 // Shape error if the number of elements differs.
 Var reshape(Var x, Shape shape, std::string_view layer = {}, std::source_location at = std::source_location::current());
 // x [N, ...] -> [N, everything else], in the order C,H,W whatever the layout (as PyTorch's flatten(1)).
-Var flatten(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
+Var flatten_rows(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
 // Shape error unless all agree in everything but their channels (axis 1).
 Var concat(std::span<Var const> inputs, std::string_view layer = {}, std::source_location at = std::source_location::current());
-Var convert(Var x, DType dtype, Layout layout, std::string_view layer = {}, std::source_location at = std::source_location::current());
+// x in another element type, lying as it did.
+Var convert(Var x, DType dtype, std::string_view layer = {}, std::source_location at = std::source_location::current());
 
 }  // namespace falconet

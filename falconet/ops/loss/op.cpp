@@ -44,17 +44,17 @@ std::vector<Var> loss(LossKind kind, double label_smoothing, Var x, Var target, 
                       std::source_location at) {
   Var const in[] = {x, target, step};
   std::string const path = layer.empty() ? x.graph().numbered(name) : std::string(layer);
-  return x.graph().add(std::make_shared<Loss>(kind, label_smoothing), in, path, at);
+  return x.graph().add(std::make_shared<LossOp>(kind, label_smoothing), in, path, at);
 }
 
 }  // namespace
 
-std::string Loss::attributes() const { return describe(kind, label_smoothing); }
-std::vector<TensorType> Loss::infer(std::span<TensorType const> in) const {
+std::string LossOp::attributes() const { return describe(kind, label_smoothing); }
+std::vector<TensorType> LossOp::infer(std::span<TensorType const> in) const {
   check(kind, label_smoothing, in);
   return scalars(kind, in[0]);
 }
-std::vector<Var> Loss::gradient(Graph& g, Node const& node, std::span<Var const> dy) const {
+std::vector<Var> LossOp::gradient(Graph& g, Node const& node, std::span<Var const> dy) const {
   Var const x(&g, node.in[0]), target(&g, node.in[1]), step(&g, node.in[2]);
   if (!dy[0]) return {{}, {}, {}};   // only the number of correct rows was asked for: it is constant almost everywhere
   auto op = std::make_shared<LossGradient>(kind, label_smoothing);
@@ -63,7 +63,7 @@ std::vector<Var> Loss::gradient(Graph& g, Node const& node, std::span<Var const>
   if (kind == LossKind::mse) dtarget = g.add1(op, {target, x, step, dy[0]}, node.layer, node.at);   // (x - t)^2 is symmetric
   return {dx, dtarget, {}};
 }
-std::string Loss::problem(std::span<TensorType const> in, std::span<TensorType const>) const {
+std::string LossOp::problem(std::span<TensorType const> in, std::span<TensorType const>) const {
   return problem_text(kind, LossResult::loss, label_smoothing, 1, in);
 }
 
@@ -88,7 +88,7 @@ std::string LossWithGradient::problem(std::span<TensorType const> in, std::span<
   return problem_text(kind, LossResult::both, label_smoothing, dloss, in);
 }
 
-ClassificationLoss cross_entropy(Var logits, Var labels, Var step, double label_smoothing, std::string_view layer, std::source_location at) {
+std::array<Var, 2> cross_entropy(Var logits, Var labels, Var step, double label_smoothing, std::string_view layer, std::source_location at) {
   auto out = loss(LossKind::cross_entropy, label_smoothing, logits, labels, step, "cross_entropy", layer, at);
   return {out[0], out[1]};
 }

@@ -103,7 +103,7 @@ Var max_pool(Var x, PoolOptions const& options, std::string_view layer, std::sou
 Var avg_pool(Var x, PoolOptions const& options, std::string_view layer, std::source_location at) {
   return pool(x, PoolKind::average, options, "avg_pool", layer, at);
 }
-Var global_avg_pool(Var x, std::string_view layer, std::source_location at) {
+Var global_average(Var x, std::string_view layer, std::source_location at) {
   PoolOptions options;
   if (x.shape().rank() == 4) options.window = {int(x.shape()[2]), int(x.shape()[3])};
   return pool(x, PoolKind::average, options, "global_avg_pool", layer, at);

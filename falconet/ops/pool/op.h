@@ -50,6 +50,6 @@ class PoolGradient final : public Op {
 Var max_pool(Var x, PoolOptions const& options, std::string_view layer = {}, std::source_location at = std::source_location::current());
 Var avg_pool(Var x, PoolOptions const& options, std::string_view layer = {}, std::source_location at = std::source_location::current());
 // x [N,C,H,W] -> [N,C,1,1], the mean over each channel's image.
-Var global_avg_pool(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
+Var global_average(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
 
 }  // namespace falconet

@@ -23,10 +23,10 @@ std::string SoftmaxGradient::problem(std::span<TensorType const> in, std::span<T
   return SoftmaxProblem{log, true, in[0]}.text();
 }
 
-Var softmax(Var x, std::string_view layer, std::source_location at) {
+Var channel_softmax(Var x, std::string_view layer, std::source_location at) {
   return x.graph().add1(std::make_shared<Softmax>(false), {x}, layer, at);
 }
-Var log_softmax(Var x, std::string_view layer, std::source_location at) {
+Var channel_log_softmax(Var x, std::string_view layer, std::source_location at) {
   return x.graph().add1(std::make_shared<Softmax>(true), {x}, layer.empty() ? x.graph().numbered("log_softmax") : std::string(layer), at);
 }
 

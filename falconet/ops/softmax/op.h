@@ -30,7 +30,7 @@ class SoftmaxGradient final : public Op {
 };
 
 // Throw a shape error if x is neither [N,C] nor [N,C,H,W].
-Var softmax(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
-Var log_softmax(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
+Var channel_softmax(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
+Var channel_log_softmax(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
 
 }  // namespace falconet
