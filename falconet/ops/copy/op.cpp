@@ -92,8 +92,8 @@ Var concat(std::span<Var const> inputs, std::string_view layer, std::source_loca
   Graph& g = inputs.front().graph();
   return g.add(std::make_shared<Concat>(), inputs, path_of(g, layer, "concat"), at).front();
 }
-Var convert(Var x, DType dtype, std::string_view layer, std::source_location at) {
-  return x.graph().add1(std::make_shared<Convert>(dtype, x.type().layout), {x}, path_of(x.graph(), layer, "convert"), at);
+Var convert(Var x, DType dtype, Layout layout, std::string_view layer, std::source_location at) {
+  return x.graph().add1(std::make_shared<Convert>(dtype, layout), {x}, path_of(x.graph(), layer, "convert"), at);
 }
 
 }  // namespace falconet

@@ -62,7 +62,7 @@ Var reshape(Var x, Shape shape, std::string_view layer = {}, std::source_locatio
 Var flatten_rows(Var x, std::string_view layer = {}, std::source_location at = std::source_location::current());
 // Shape error unless all agree in everything but their channels (axis 1).
 Var concat(std::span<Var const> inputs, std::string_view layer = {}, std::source_location at = std::source_location::current());
-// x in another element type, lying as it did.
-Var convert(Var x, DType dtype, std::string_view layer = {}, std::source_location at = std::source_location::current());
+// x in another element type and layout (four axes; others keep theirs).
+Var convert(Var x, DType dtype, Layout layout, std::string_view layer = {}, std::source_location at = std::source_location::current());
 
 }  // namespace falconet

@@ -88,7 +88,7 @@ std::string LossWithGradient::problem(std::span<TensorType const> in, std::span<
   return problem_text(kind, LossResult::both, label_smoothing, dloss, in);
 }
 
-std::array<Var, 2> cross_entropy(Var logits, Var labels, Var step, double label_smoothing, std::string_view layer, std::source_location at) {
+ClassificationLoss cross_entropy(Var logits, Var labels, Var step, double label_smoothing, std::string_view layer, std::source_location at) {
   auto out = loss(LossKind::cross_entropy, label_smoothing, logits, labels, step, "cross_entropy", layer, at);
   return {out[0], out[1]};
 }

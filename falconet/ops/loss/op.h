@@ -1,8 +1,6 @@
 // Losses: cross-entropy with label smoothing, mean squared error, binary cross-entropy with logits. Each is the mean over the
 // valid rows of the batch, in f32 (f64 where x is f64) whatever the element type of x.
 #pragma once
-#include <array>
-
 #include "falconet/graph/graph.h"
 #include "falconet/ops/loss/problem.h"
 
@@ -48,10 +46,13 @@ class LossWithGradient final : public Op {
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 
+struct ClassificationLoss {
+  Var loss;      // scalar
+  Var correct;   // scalar: how many valid rows have their first maximum at the label
+};
 // logits [N,C], labels i32 [N], step: the StepState input. label_smoothing in [0, 1): Szegedy et al. 2016, section 7.
-// Returns two scalars: the loss, and correct: how many valid rows have their first maximum at the label.
 // A label outside [0, C) makes the loss NaN (data sets check theirs when they are read).
-std::array<Var, 2> cross_entropy(Var logits, Var labels, Var step, double label_smoothing = 0, std::string_view layer = {},
+ClassificationLoss cross_entropy(Var logits, Var labels, Var step, double label_smoothing = 0, std::string_view layer = {},
                                  std::source_location at = std::source_location::current());
 // x and target of equal shape, the batch first: mean of (x - target)^2.
 Var mse(Var x, Var target, Var step, std::string_view layer = {}, std::source_location at = std::source_location::current());
