@@ -1,5 +1,6 @@
 #include "falconet/graph/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "falconet/base/error.h"
@@ -21,13 +22,11 @@ void initialise(Tensor& tensor, Init const& init, std::uint64_t seed, std::strin
     case Init::pytorch: spread = 1.0 / std::sqrt(in); break;
   }
   Tensor logical({DType::f32, tensor.shape(), Layout::nchw});
-  std::uint64_t const stream = random::hash(name);
-  for (std::int64_t i = 0; i < tensor.shape().elements(); ++i) {
-    double v = init.value;
-    if (init.kind != Init::constant)
-      v = normal ? spread * random::normal(seed, stream, std::uint64_t(i), 0) : spread * (2.0 * random::uniform(seed, stream, std::uint64_t(i), 0) - 1.0);
-    logical.as<float>()[i] = float(v);
-  }
+  std::span<float> const values(logical.as<float>(), std::size_t(tensor.shape().elements()));
+  RandomKey const key = random_key(seed, hash(name));
+  if (init.kind == Init::constant) std::fill(values.begin(), values.end(), float(init.value));
+  else if (normal) fill_normal(values, key, 0, 0.0f, float(spread));
+  else fill_uniform(values, key, 0, float(-spread), float(spread));
   convert(logical.view(), tensor.view());
 }
 

@@ -151,7 +151,7 @@ Layer dropout(double p, std::string name, std::source_location at) {
     Graph& g = x.graph();
     auto const layer = name.empty() ? g.numbered("dropout") : g.path(name);
     if (!g.training || p == 0) return x;
-    return dropout(x, g.step(), p, random::hash(layer), layer, at);
+    return dropout(x, g.step(), p, hash(layer), layer, at);
   };
 }
 
@@ -168,16 +168,16 @@ Layer concat(std::vector<Layer> branches, std::source_location at) {
   };
 }
 
-Loss cross_entropy(CrossEntropyOptions o) {
+LossFunction cross_entropy(CrossEntropyOptions o) {
   return {"cross_entropy", true, [o](Var output, Var target) {
             auto r = cross_entropy(output, target, output.graph().step(), o.label_smoothing);
-            return LossOutputs{r[0], r[1]};
+            return LossOutputs{r.loss, r.correct};
           }};
 }
-Loss mse() {
+LossFunction mse() {
   return {"mse", false, [](Var output, Var target) { return LossOutputs{mse(output, target, output.graph().step()), {}}; }};
 }
-Loss binary_cross_entropy_with_logits() {
+LossFunction binary_cross_entropy_with_logits() {
   return {"binary_cross_entropy_with_logits", false, [](Var output, Var target) {
             return LossOutputs{binary_cross_entropy_with_logits(output, target, output.graph().step()), {}};
           }};

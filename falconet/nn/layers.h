@@ -79,7 +79,7 @@ struct LossOutputs {
   Var loss;
   Var correct;                                       // rows classified right; empty for losses without classes
 };
-struct Loss {
+struct LossFunction {
   std::string name;
   bool labels = true;                                // targets are i32 class indices [N]; else f32 shaped as the output
   std::function<LossOutputs(Var output, Var target)> apply;
@@ -87,8 +87,8 @@ struct Loss {
 struct CrossEntropyOptions {
   double label_smoothing = 0;
 };
-Loss cross_entropy(CrossEntropyOptions = {});
-Loss mse();
-Loss binary_cross_entropy_with_logits();
+LossFunction cross_entropy(CrossEntropyOptions = {});
+LossFunction mse();
+LossFunction binary_cross_entropy_with_logits();
 
 }  // namespace falconet

@@ -55,7 +55,7 @@ bool finite(View v) {
 
 }  // namespace
 
-void trace_training(Graph& graph, CompileContext& context, Model const& model, StepOptions const& o, Loss const& loss, OptimizerOptions const& optimizer) {
+void trace_training(Graph& graph, CompileContext& context, Model const& model, StepOptions const& o, LossFunction const& loss, OptimizerOptions const& optimizer) {
   context.options = compile_options(model, o);
   graph.training = true;
   Var output = model.net()(image_input(graph, model, o.batch));
@@ -75,7 +75,7 @@ void trace_inference(Graph& graph, CompileContext& context, Model const& model, 
   if (output.shape().rank() == 2) context.outputs.emplace_back("probability", softmax(output, "softmax", std::source_location::current()).id());
 }
 
-TrainStep::TrainStep(Model& model, StepOptions o, Loss loss, OptimizerOptions optimizer) : batch_(o.batch) {
+TrainStep::TrainStep(Model& model, StepOptions o, LossFunction loss, OptimizerOptions optimizer) : batch_(o.batch) {
   Graph graph;
   CompileContext context;
   trace_training(graph, context, model, o, loss, optimizer);

@@ -27,7 +27,7 @@ struct StepOptions {
 //   fill step.images(), step.targets(); set step.state().learning_rate and valid_count;  double loss = step.run();
 class TrainStep {
  public:
-  TrainStep(Model& model, StepOptions options, Loss loss, OptimizerOptions optimizer);
+  TrainStep(Model& model, StepOptions options, LossFunction loss, OptimizerOptions optimizer);
   View images() const { return images_; }      // f32 [batch,C,H,W] nhwc, normalised
   View targets() const { return targets_; }    // i32 [batch] labels, or f32 shaped as the output
   StepState& state() const { return session_->state(); }
@@ -62,7 +62,7 @@ class InferenceStep {
 };
 
 // The graphs that the two are compiled from, and their contexts: for `summary` and for tests of the passes.
-void trace_training(Graph&, CompileContext&, Model const&, StepOptions const&, Loss const&, OptimizerOptions const&);
+void trace_training(Graph&, CompileContext&, Model const&, StepOptions const&, LossFunction const&, OptimizerOptions const&);
 void trace_inference(Graph&, CompileContext&, Model const&, StepOptions const&);
 
 }  // namespace falconet

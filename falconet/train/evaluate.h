@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "falconet/data/dataset.h"
+#include "falconet/data/pipeline.h"
 #include "falconet/plan/step.h"
 
 namespace falconet {
@@ -25,7 +25,7 @@ struct EvaluateOptions {
 class Evaluator {
  public:
   Evaluator(Model& model, EvaluateOptions options = {});
-  Evaluation operator()(data::Dataset const& set);
+  Evaluation operator()(data::Pipeline const& set);
 
  private:
   Model& model_;

@@ -1,6 +1,7 @@
 // Trains a model on a data set, with validation, a run folder, checkpoints and callbacks. The library itself is silent.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,11 +15,12 @@ namespace falconet {
 struct TrainerOptions {
   int batch = 64;
   DType precision = DType::f32;
-  Loss loss = cross_entropy();
+  LossFunction loss = cross_entropy();
   Optimizer optimizer = adam();
   Schedule schedule = constant_rate();
   bool rivals = false, fuse = true;
   std::map<std::string, std::string> pins;
+  Plan const* recorded = nullptr;       // choices of algorithms to repeat: a resumed run's own
 };
 
 // One row of results.csv.
@@ -42,7 +44,7 @@ struct Progress {
 
 struct FitOptions {
   int epochs = 1;
-  data::Dataset const* validate = nullptr;
+  std::optional<data::Pipeline> validate;   // measured after each epoch; decides which weights are the best
   std::string run;                      // run folder; empty: nothing is written
   bool resume = false;                  // go on from the folder's checkpoint
   std::string settings;                 // kept in checkpoints, for the command line

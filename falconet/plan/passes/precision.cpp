@@ -29,7 +29,7 @@ void to_bf16(Graph& graph) {
         auto [at, fresh] = converted.try_emplace(id, -1);
         if (fresh) {
           graph.result_layer = node.layer;
-          at->second = convert(Var(&graph, id), DType::bf16).id();
+          at->second = convert(Var(&graph, id), DType::bf16, v.type.layout).id();
           graph.result_layer.clear();
         }
         node.in[i] = at->second;

@@ -1,0 +1,51 @@
+// The run folder: results.csv, plan.tsv, best.safetensors, last.ckpt, previous.ckpt and the lock. One process at a time.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "falconet/base/file.h"
+#include "falconet/nn/model.h"
+#include "falconet/plan/plan.h"
+#include "falconet/train/trainer.h"
+
+namespace falconet {
+
+// Where a run stands: everything beside the parameters that going on needs.
+struct RunPosition {
+  StepState state;
+  int epoch = 0;                         // finished epochs
+  std::int64_t batch = 0;                // batches done of the next one
+  double loss_sum = 0, right = 0;        // over the batches done of the unfinished epoch
+  std::int64_t seen = 0;
+  double best_accuracy = -1;
+  int best_epoch = 0;
+  bool finished = false;
+  std::vector<EpochResult> epochs;
+  std::string plan, settings;
+};
+
+class RunFolder {
+ public:
+  // Makes the folder (and its parents) and takes its lock. Throws a file error if that cannot be done or another process has it.
+  explicit RunFolder(std::string path);
+  std::string file(std::string const& name) const { return path_ + "/" + name; }
+  bool has_checkpoint() const;
+
+  // last.ckpt becomes previous.ckpt, then the new one takes its place.
+  void write_checkpoint(Model const& model, RunPosition const& position);
+  // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so).
+  RunPosition read_checkpoint(Model& model, std::function<void(std::string const&)> const& say);
+  void write_results(std::vector<EpochResult> const& epochs);
+  void write_plan(Plan const& plan);
+
+ private:
+  std::string path_;
+  std::unique_ptr<FileLock> lock_;
+};
+
+// Only the settings kept in a run folder's checkpoint: what `resume=` needs before a model exists.
+std::string settings_of_run(std::string const& path);
+
+}  // namespace falconet

@@ -1,0 +1,132 @@
+#include "falconet/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "falconet/base/error.h"
+#include "falconet/train/model_file.h"
+#include "falconet/train/run_folder.h"
+
+namespace falconet {
+namespace {
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+}  // namespace
+
+Trainer::Trainer(Model& model, TrainerOptions options)
+    : model_(model),
+      options_(std::move(options)),
+      step_(model, {.batch = options_.batch, .precision = options_.precision, .rivals = options_.rivals, .fuse = options_.fuse, .pins = options_.pins, .recorded = options_.recorded},
+            options_.loss, options_.optimizer.options) {}
+
+FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
+  if (o.epochs < 1) fail(ErrorKind::usage, "epochs should be at least 1, not " + std::to_string(o.epochs));
+  if (train.size() < 1) fail(ErrorKind::data, "the training set is empty");
+  if (!(train.spec().image == model_.spec().image))
+    fail(ErrorKind::data, "the data's images are " + train.spec().image.text() + ", the model wants " + model_.spec().image.text());
+  if (options_.loss.labels && std::int64_t(train.spec().labels.size()) > model_.output_shape()[1])
+    fail(ErrorKind::data, "the data has " + std::to_string(train.spec().labels.size()) + " classes, the model " + std::to_string(model_.output_shape()[1]));
+
+  std::optional<RunFolder> folder;
+  RunPosition at;
+  at.state = step_.state();
+  at.plan = step_.session().plan().text();
+  at.settings = o.settings;
+  if (!o.run.empty()) {
+    folder.emplace(o.run);
+    if (o.resume) at = folder->read_checkpoint(model_, o.on_message ? o.on_message : [](std::string const&) {});
+    else if (folder->has_checkpoint()) fail(ErrorKind::file, o.run + " holds a run already; resume it, or name another folder");
+    folder->write_plan(step_.session().plan());
+  } else if (o.resume) {
+    fail(ErrorKind::usage, "resuming needs a run folder");
+  }
+
+  FitResult result;
+  if (at.finished && at.epoch >= o.epochs) {
+    result.epochs = at.epochs;
+    result.best_accuracy = at.best_accuracy;
+    result.best_epoch = at.best_epoch;
+    result.was_finished = true;
+    return result;
+  }
+  at.finished = false;
+  step_.state() = at.state;
+  step_.state().seed = model_.options().seed;
+
+  data::Loader loader(train, {.batch = options_.batch, .seed = model_.options().seed, .epoch = at.epoch, .index = at.batch, .epochs = o.epochs});
+  std::int64_t const batches = loader.batches_per_epoch(), total = batches * o.epochs;
+  std::optional<Evaluator> evaluator;
+  std::int64_t const validation_size = o.validate ? o.validate->size() : 0;
+  if (validation_size > 0) evaluator.emplace(model_, EvaluateOptions{.batch = int(std::min<std::int64_t>(o.validation_batch, validation_size)), .precision = options_.precision});
+
+  auto const begin = std::chrono::steady_clock::now();
+  auto checkpoint = [&] {
+    at.state = step_.state();
+    if (folder) folder->write_checkpoint(model_, at);
+  };
+  while (at.epoch < o.epochs && !result.stopped) {
+    auto const epoch_begin = std::chrono::steady_clock::now();
+    for (; at.batch < batches;) {
+      auto const& batch = loader.next();
+      convert(batch.images, step_.images());
+      convert(batch.labels, step_.targets());
+      auto& state = step_.state();
+      state.valid_count = batch.valid_count;
+      state.sample = batch.sample;
+      state.learning_rate = float(options_.optimizer.lr * options_.schedule.factor(state.step, total, batches));
+      float const rate = state.learning_rate;
+      double const loss = step_.run();
+      at.loss_sum += loss * batch.valid_count;
+      at.right += step_.correct();
+      at.seen += batch.valid_count;
+      ++at.batch;
+      if (o.on_step) {
+        Progress p{at.epoch + 1, o.epochs, at.batch, batches, loss, at.loss_sum / double(at.seen), at.right / double(at.seen), rate, seconds_since(begin)};
+        if (!o.on_step(p)) {
+          result.stopped = true;
+          break;
+        }
+      }
+    }
+    if (at.batch < batches) break;                       // stopped in mid-epoch
+    EpochResult r;
+    r.epoch = at.epoch + 1;
+    r.step = step_.state().step;
+    r.train_loss = at.loss_sum / double(at.seen);
+    r.train_accuracy = at.right / double(at.seen);
+    r.learning_rate = step_.state().learning_rate;
+    r.val_loss = r.val_accuracy = std::numeric_limits<double>::quiet_NaN();
+    if (evaluator) {
+      auto const e = (*evaluator)(*o.validate);
+      r.val_loss = e.loss;
+      r.val_accuracy = e.accuracy;
+    }
+    double const score = evaluator ? r.val_accuracy : r.train_accuracy;
+    bool const best = score > at.best_accuracy;
+    if (best) at.best_accuracy = score, at.best_epoch = r.epoch;
+    r.seconds = seconds_since(epoch_begin);
+    at.epochs.push_back(r);
+    ++at.epoch;
+    at.batch = 0;
+    at.loss_sum = at.right = 0;
+    at.seen = 0;
+    at.finished = at.epoch == o.epochs;
+    if (folder) {
+      folder->write_results(at.epochs);
+      if (best) save_model(model_, folder->file("best.safetensors"));
+    }
+    checkpoint();
+    if (o.on_epoch && !o.on_epoch(r)) result.stopped = at.epoch < o.epochs;
+  }
+  if (result.stopped) checkpoint();
+  result.epochs = at.epochs;
+  result.best_accuracy = at.best_accuracy;
+  result.best_epoch = at.best_epoch;
+  return result;
+}
+
+}  // namespace falconet
