@@ -221,7 +221,7 @@ inline void expect_agreement(std::string_view operation, std::string const& prob
       DeviceFacts facts;   // a processor of no particular make
       facts.isa = Isa(isa);
       for (auto const& candidate : table.candidates(problem, facts)) {
-        if (!candidate.refusal.empty() || (isa > 0 && candidate.algorithm == "reference")) continue;
+        if (!candidate.refusal.empty() || (isa > 0 && candidate.baseline)) continue;   // baselines are the same code on each
         bool const inexact = std::find(bounds.inexact.begin(), bounds.inexact.end(), candidate.algorithm) != bounds.inexact.end();
         bool const exact = integers && bounds.exact_integers && !inexact && !inexact_activation(problem);
         for (auto const& config : candidate.configs) {

@@ -1,6 +1,7 @@
 #include "falconet/ops/algorithms.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/gemm/algorithms.h"
 
 namespace falconet {
@@ -15,6 +16,7 @@ AlgorithmTable const& table_of() { return Table(); }
 
 // One line per operation: its name and its table.
 constexpr Entry tables[] = {
+    {"conv", table_of<ConvProblem, conv_algorithms>},
     {"gemm", table_of<GemmProblem, gemm_algorithms>},
 };
 

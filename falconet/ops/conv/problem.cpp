@@ -117,12 +117,8 @@ void visit_operands(ConvProblem const& p, Visit visit) {
 
 std::string_view name(Direction d) { return direction_names[int(d)]; }
 
-std::string ConvProblem::text() const {
-  std::string out(name(direction));
-  out += " n" + std::to_string(n) + " c" + std::to_string(c);
-  pair(out, "hw", "h", "w", h, this->w);
-  out += " k" + std::to_string(k);
-  pair(out, "rs", "r", "s", r, s);
+std::string ConvProblem::attributes() const {
+  std::string out;
   if (pad_top == pad_left && pad_top == pad_bottom && pad_top == pad_right) {
     if (pad_top) out += " p" + std::to_string(pad_top);
   } else {
@@ -136,14 +132,26 @@ std::string ConvProblem::text() const {
   optional_pair("st", stride_h, stride_w);
   optional_pair("d", dilation_h, dilation_w);
   if (groups != 1) out += " g" + std::to_string(groups);
-  out += ' ';
-  out += name(x_type);
-  if (!one_type(x_type)) ((out += ',') += name(w_type)) += ',', out += name(y_type);
-  (out += ' ') += name(layout);
+  return out;
+}
+std::string ConvProblem::slots() const {
+  std::string out;
   if (load_x != OnLoad{}) out += " load_x=" + text_of(load_x);
   if (load_dy != OnLoad{}) out += " load_dy=" + text_of(load_dy);
   if (store != OnStore{}) out += " store=" + text_of(store);
   return out;
+}
+std::string ConvProblem::text() const {
+  std::string out(name(direction));
+  out += " n" + std::to_string(n) + " c" + std::to_string(c);
+  pair(out, "hw", "h", "w", h, this->w);
+  out += " k" + std::to_string(k);
+  pair(out, "rs", "r", "s", r, s);
+  (out += attributes()) += ' ';
+  out += name(x_type);
+  if (!one_type(x_type)) ((out += ',') += name(w_type)) += ',', out += name(y_type);
+  (out += ' ') += name(layout);
+  return out += slots();
 }
 
 ConvProblem ConvProblem::parse(std::string_view text) {
@@ -210,6 +218,18 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   if (p.h + p.pad_top + p.pad_bottom < p.dilation_h * (p.r - 1) + 1 || p.w + p.pad_left + p.pad_right < p.dilation_w * (p.s - 1) + 1)
     bad("the filter is larger than the padded image");
   if (p.stored_p() < 1 || p.stored_q() < 1) bad("the pooling window is larger than the map");
+  // A slot means something only where its operand is read or its result written.
+  if (p.direction == Direction::bwd_data && p.load_x != OnLoad{}) bad("bwd_data reads no x: it has no load_x");
+  if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) bad("fwd reads no dy: it has no load_dy");
+  if (p.load_x.affine == Affine::two_operand || p.load_x.unpool.kind != PoolSlot::none) bad("load_x is scale_shift and an activation at most");
+  if (p.load_dy.affine == Affine::scale_shift) bad("the affine of load_dy is two_operand");
+  if (p.store.affine == Affine::two_operand) bad("the affine of store is scale_shift");
+  if (p.direction != Direction::fwd && p.store.pool.kind != PoolSlot::none) bad("only fwd stores a pooled map");
+  if (p.store.pool.kind != PoolSlot::none && (p.store.residual || p.store.mask != Mask::none))
+    bad("residual and mask lie like the result, so they cannot be applied before max_pool");
+  OnStore bias_alone;
+  bias_alone.bias = p.store.bias;
+  if (p.direction == Direction::bwd_filter && p.store != bias_alone) bad("bwd_filter stores dw and at most the bias gradient");
   return p;
 }
 

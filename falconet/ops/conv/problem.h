@@ -51,7 +51,10 @@ struct ConvProblem {
   // "bwd_filter n2 c6 h9 w7 k4 r3 s5 p0.1.2.3 st2.1 d1.2 g2 bf16,f32,bf16 nchw load_x=scale_shift+relu store=bias+relu+max_pool2"
   // (pads top.left.bottom.right; types x,w,y). Left out: p0, st1, d1, g1 and empty slots. Without a direction: fwd.
   std::string text() const;
-  static ConvProblem parse(std::string_view);   // throws a usage error; checks that every extent is positive
+  // Throws a usage error; checks that every extent is positive and every slot has its place in the direction.
+  static ConvProblem parse(std::string_view);
+  std::string attributes() const;               // " p1 st2 d2 g4": padding, stride, dilation, groups where they are not the default
+  std::string slots() const;                    // " load_x=... store=..."
   bool operator==(ConvProblem const&) const = default;
 
   using Args = ConvArgs;

@@ -1,0 +1,13 @@
+#include "falconet/ops/conv/algorithms.h"
+
+namespace falconet {
+
+TableOf<ConvProblem> const& conv_algorithms() {
+  static TableOf<ConvProblem> const table({
+      conv_naive,
+      conv_reference,
+  });
+  return table;
+}
+
+}  // namespace falconet

@@ -1,0 +1,13 @@
+// All algorithms for convolution. One algorithm is one file with all its directions; its object is named conv_<name>.
+#pragma once
+#include "falconet/ops/conv/problem.h"
+
+namespace falconet {
+
+extern Algorithm<ConvProblem> const conv_direct;      // cpu/direct.cpp
+extern Algorithm<ConvProblem> const conv_naive;       // cpu/naive.cpp
+extern Algorithm<ConvProblem> const conv_reference;   // reference.cpp
+
+TableOf<ConvProblem> const& conv_algorithms();        // best first, reference last
+
+}  // namespace falconet

@@ -1,0 +1,139 @@
+// Every convolution algorithm of the CPU against the reference: all lists of problems, three directions, every instruction
+// set of this machine, one to three threads, by the harness for all operations (agreement.h); and, for ugly shapes and the slots,
+// within a bound relative to the sum of absolute products.
+#include <gtest/gtest.h>
+
+#include "agreement.h"
+#include "conv_case.h"
+#include "falconet/ops/problem_list.h"
+
+namespace falconet {
+namespace {
+
+constexpr char const* lists[] = {"li2019", "mnist_cnn", "lenet5", "resnet20", "resnet50", "vgg16", "mobilenet_v2", "ugly"};
+
+// Terms that are added up in one element of the result.
+double terms_of(ConvProblem const& p) {
+  switch (p.direction) {
+    case Direction::fwd: return double(p.c / p.groups) * p.r * p.s;
+    case Direction::bwd_data: return double(p.k / p.groups) * p.r * p.s;
+    case Direction::bwd_filter: return double(p.n) * p.p() * p.q();
+  }
+  return 1;
+}
+
+// An element may differ by (8 + 2 sqrt(terms)) roundings of the sum of the absolute products (of the absolute operands of
+// every slot, too), as rounding errors of random sign add up; for bf16 results, by one rounding of the result more.
+void expect_near(ConvCase const& got, ConvCase const& exact, ConvCase const& magnitude, std::string const& who) {
+  double const roundings = 8 + 2 * std::sqrt(terms_of(got.problem));
+  for (std::size_t i = 0; i < got.operands.size(); ++i) {
+    auto const& o = got.operands[i];
+    if (!o.written || o.type.dtype == DType::u8) continue;             // winners: see the exact tests
+    bool const f64 = o.type.dtype == DType::f64;
+    double const unit = f64 ? 0x1p-53 : 0x1p-24;
+    for (std::int64_t e = 0; e < o.type.shape.elements(); ++e) {
+      double const want = element(exact.tensors[i].view(), e), have = element(got.tensors[i].view(), e);
+      double bound = roundings * unit * std::abs(element(magnitude.tensors[i].view(), e)) + 1e-30;
+      if (o.type.dtype == DType::bf16) bound += 0x1p-7 * std::abs(want);
+      ASSERT_LE(std::abs(have - want), bound) << who << ": " << o.name << "[" << e << "] is " << have << ", should be " << want;
+    }
+  }
+}
+void expect_equal(ConvCase const& got, ConvCase const& exact, std::string const& who) {
+  for (std::size_t i = 0; i < got.operands.size(); ++i) {
+    auto const& o = got.operands[i];
+    if (!o.written) continue;
+    for (std::int64_t e = 0; e < o.type.shape.elements(); ++e)
+      ASSERT_EQ(element(got.tensors[i].view(), e), element(exact.tensors[i].view(), e)) << who << ": " << o.name << "[" << e << "]";
+  }
+}
+
+void check(ConvProblem const& problem) {
+  SCOPED_TRACE(problem.text());
+  ConvCase exact(problem, Filling::normal), magnitude(problem, Filling::magnitude), whole(problem, Filling::integer);
+  for (ConvCase* c : {&exact, &magnitude, &whole}) c->run(conv_reference, 2, Isa::plain);
+  for (auto const& algorithm : conv_algorithms().algorithms()) {
+    if (algorithm.target != DeviceKind::cpu || algorithm.rival || algorithm.run == conv_reference.run) continue;
+    for (Isa isa : isas_here()) {
+      if (algorithm.baseline && isa != Isa::plain) continue;            // the same code under each
+      DeviceFacts const facts = facts_of(Device{}, isa);
+      if (!algorithm.reject(problem, facts).empty()) continue;
+      auto configs = algorithm.configs ? algorithm.configs(problem, facts) : std::vector<Config>{Config{}};
+      if (std::find(configs.begin(), configs.end(), Config{}) == configs.end()) configs.push_back(Config{});
+      for (Config const& config : configs) {
+        std::string const who = std::string(algorithm.name) + " {" + config.text() + "} on " + std::string(name(isa));
+        ConvCase got(problem, Filling::normal), got_whole(problem, Filling::integer);
+        got_whole.run(algorithm, 2, isa, config);
+        expect_equal(got_whole, whole, who + ", whole numbers");
+        got.run(algorithm, 2, isa, config);
+        expect_near(got, exact, magnitude, who);
+        auto const two = got.results();
+        got.run(algorithm, 1, isa, config);
+        auto const one = got.results();
+        for (std::size_t i = 0; i < one.size(); ++i)
+          EXPECT_EQ(std::memcmp(one[i].as<void>(), two[i].as<void>(), one[i].type().bytes()), 0) << who << ": bytes differ between 1 and 2 threads";
+        if (testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+class ConvAgreement : public testing::TestWithParam<std::tuple<char const*, Direction>> {};
+
+TEST_P(ConvAgreement, EveryAlgorithmComputesWhatTheReferenceComputes) {
+  auto const [list, direction] = GetParam();
+  for (auto const& line : read_problem_list(std::string(FALCONET_SOURCE_DIR "/problems/conv/") + list + ".txt")) {
+    auto problem = within_reach(ConvProblem::parse(line));
+    problem.direction = direction;
+    agreement::expect_agreement("conv", problem.text());
+    if (HasFailure()) return;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Lists, ConvAgreement,
+                         testing::Combine(testing::ValuesIn(lists), testing::Values(Direction::fwd, Direction::bwd_data, Direction::bwd_filter)),
+                         [](auto const& info) {
+                           return std::string(std::get<0>(info.param)) + "_" + std::string(name(std::get<1>(info.param)));
+                         });
+
+class ConvSlots : public testing::TestWithParam<char const*> {};
+
+TEST_P(ConvSlots, AgreeWithTheReference) {
+  std::string const slots = GetParam();
+  char const* const shapes[] = {
+      "n2 c1 hw28 k8 rs5 f32 nhwc",          "n3 c8 hw24 k8 rs5 f32 nhwc",     "n2 c1 hw28 k6 rs5 p2 f32 nhwc", "n2 c6 hw14 k16 rs5 f32 nhwc",
+      "n2 c16 hw32 k16 rs3 p1 f32 nhwc",     "n2 c16 hw9 k32 rs3 p1 st2 f32 nhwc", "n1 c3 hw13 k33 rs3 p1 f32 nhwc", "n2 c7 h9 w17 k3 r3 s5 p0.1.2.3 f32 nhwc",
+      "n1 c33 hw7 k20 rs1 f32 nhwc",         "n3 c16 hw8 k64 rs1 st2 f32 nhwc", "n2 c64 hw8 k64 rs3 p1 f32 nhwc", "n2 c5 hw11 k12 rs3 p2 d2 f32 nhwc",
+      "n1 c24 h5 w21 k40 rs3 p1 f32 nhwc",   "n2 c8 hw7 k8 rs3 p1 g2 f32 nhwc", "n2 c3 hw10 k5 rs3 p1 f32 nchw"};
+  for (auto shape : shapes) {
+    if (ConvProblem::parse(shape).q() < 3) continue;
+    auto const problem = ConvProblem::parse(std::string(shape) + " " + slots);
+    check(problem);                                                     // with windows that no one wins
+    agreement::expect_agreement("conv", problem.text());                // with guard zones
+    if (HasFailure()) return;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Combinations, ConvSlots,
+                         testing::Values("fwd store=bias", "fwd store=relu", "fwd store=bias+relu", "fwd store=bias+relu+max_pool2", "fwd store=max_pool2",
+                                         "fwd store=relu+max_pool3", "bwd_data store=mask", "bwd_data store=residual", "bwd_data store=residual+mask",
+                                         "bwd_data load_dy=max_unpool2", "bwd_data load_dy=max_unpool3 store=mask", "bwd_data load_dy=max_unpool2 store=residual+mask",
+                                         "bwd_filter store=bias", "bwd_filter load_dy=max_unpool2", "bwd_filter load_dy=max_unpool2 store=bias",
+                                         "bwd_filter load_dy=max_unpool3 store=bias"));
+
+TEST(ConvBounds, HoldForUglyShapes) {
+  for (auto const& line : read_problem_list(FALCONET_SOURCE_DIR "/problems/conv/ugly.txt"))
+    for (auto direction : {"fwd ", "bwd_data ", "bwd_filter "}) {
+      check(ConvProblem::parse(direction + line));
+      if (HasFailure()) return;
+    }
+}
+
+TEST(ConvBounds, HoldForOtherElementTypes) {
+  for (auto types : {"f64", "bf16", "bf16,f32,bf16"})
+    for (auto direction : {"fwd", "bwd_data", "bwd_filter"}) {
+      check(ConvProblem::parse(std::string(direction) + " n2 c6 h9 w7 k4 r3 s5 p0.1.2.3 st2.1 d1.2 g2 " + types + " nhwc"));
+      check(ConvProblem::parse(std::string(direction) + " n2 c16 hw9 k16 rs3 p1 " + types + " nchw"));
+    }
+}
+
+}  // namespace
+}  // namespace falconet
