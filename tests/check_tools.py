@@ -3,6 +3,7 @@
 
 usage: check_tools.py
 """
+import os
 import pathlib
 import subprocess
 import sys
@@ -118,6 +119,51 @@ class Program(unittest.TestCase):
     def test_a_shared_library_or_too_many_bytes_fail(self):
         self.assertIn("needs libstdc++.so.6", self.check([]))
         self.assertIn("bytes stripped", self.check(["-static-libstdc++"], "--most", "1000"))
+
+
+class SetUp(unittest.TestCase):
+    """tools/setup.sh among programs of our own: nothing is installed."""
+
+    def run_with(self, user, lacking, apt="exit 0"):
+        with tempfile.TemporaryDirectory() as folder:
+            calls = pathlib.Path(folder, "calls")
+            for name, script in {
+                "id": f"echo {user}",
+                "apt-get": f'echo "$@" >>{calls}; {apt}',
+                # The compiler finds every header but those lacking, and these too once apt-get has installed something.
+                "cxx": f'cat >/dev/null; grep -q " install " {calls} 2>/dev/null || printf "%s\\n" {" ".join(lacking) or chr(39) * 2}',
+            }.items():
+                path = pathlib.Path(folder, name)
+                path.write_text(f"#!/bin/sh\n{script}\n")
+                path.chmod(0o755)
+            environment = dict(os.environ, PATH=f"{folder}:{os.environ['PATH']}", CXX="cxx")
+            result = subprocess.run([ROOT / "tools/setup.sh"], env=environment, capture_output=True, text=True)
+            return result, calls.read_text() if calls.exists() else ""
+
+    def test_a_complete_machine_is_left_alone(self):
+        result, calls = self.run_with(user=0, lacking=[])
+        self.assertEqual((result.returncode, result.stdout, result.stderr, calls), (0, "", "", ""))
+
+    def test_root_installs_what_is_missing_and_only_that(self):
+        result, calls = self.run_with(user=0, lacking=["libhwy-dev", "libpng-dev"])
+        self.assertEqual((result.returncode, result.stdout), (0, "installing libhwy-dev libpng-dev\n"), result.stderr)
+        self.assertEqual(calls, "-q -y --no-install-recommends install libhwy-dev libpng-dev\n")
+
+    def test_without_root_the_packages_are_named(self):
+        result, calls = self.run_with(user=1000, lacking=["libhwy-dev", "libpng-dev"])
+        self.assertEqual((result.returncode, calls), (1, ""))
+        self.assertIn("\n  sudo apt-get install libhwy-dev libpng-dev\n", result.stderr)
+
+    def test_package_lists_are_fetched_when_a_package_is_not_known(self):
+        result, calls = self.run_with(user=0, lacking=["libhwy-dev"], apt='[ "$2" = update ] || [ -e "$0.known" ] || { touch "$0.known"; exit 100; }')
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([line.split()[1] for line in calls.splitlines()], ["-y", "update", "-y"])
+
+    def test_a_failed_installation_is_an_error(self):
+        result, _ = self.run_with(user=0, lacking=["libhwy-dev"], apt="echo no network; exit 100")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no network", result.stderr)
+        self.assertIn("error: apt-get could not install libhwy-dev", result.stderr)
 
 
 if __name__ == "__main__":

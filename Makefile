@@ -1,0 +1,59 @@
+# Thin: every target is a few CMake, CTest or program calls, which work by hand too (see CMakePresets.json).
+#
+#   make demo       set up, build, train recipe mnist, evaluate, predict a few digits
+#   make test       set up, build everything, run all tests
+#   make build      set up, build the program: build/falconet
+#   make install    install it all below PREFIX (/usr/local)
+#   make asan tsan  build with sanitizers and run the tests
+#   make clean      remove the build folders
+#
+# FALCONET_CUDA=auto|on|off   with NVIDIA GPUs: where nvcc and a GPU are found (auto), in any case, not at all
+# SETUP=true                  leave the packages of this machine alone
+FALCONET_CUDA ?= auto
+PREFIX ?= /usr/local
+SETUP ?= tools/setup.sh
+ifeq ($(filter auto on off,$(FALCONET_CUDA)),)
+$(error FALCONET_CUDA should be auto, on or off, not '$(FALCONET_CUDA)')
+endif
+PRESET := $(shell tools/choose_preset.sh $(FALCONET_CUDA))
+NVCC := $(shell tools/choose_preset.sh nvcc)
+
+.PHONY: build demo test install asan tsan setup configure clean
+build: configure
+	cmake --build build --target falconet_program
+
+demo: build
+	rm -rf runs/demo
+	build/falconet train recipe=mnist run=runs/demo
+	build/falconet eval model=runs/demo data=mnist:data/mnist
+	build/falconet predict model=runs/demo data=mnist:data/mnist count=8
+
+test: configure
+	cmake --build build
+ifneq ($(NVCC),)
+ifeq ($(PRESET),cpu)
+	@echo "make test: compiling the cuda preset too, with $(NVCC)"
+	cmake --preset cuda --log-level=WARNING
+	cmake --build build-cuda --target falconet_program
+endif
+else
+	@echo "make test: no nvcc, so the cuda preset is not compiled"
+endif
+	ctest --test-dir build --output-on-failure
+
+install: build
+	cmake --install build --prefix $(PREFIX)
+
+asan tsan: setup
+	cmake --preset $@ --log-level=WARNING
+	cmake --build --preset $@
+	ctest --preset $@
+
+configure: setup
+	cmake --preset $(PRESET) -B build --log-level=WARNING
+
+setup:
+	@$(SETUP)
+
+clean:
+	rm -rf build build-*
