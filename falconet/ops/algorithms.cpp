@@ -2,7 +2,11 @@
 
 #include "falconet/base/error.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/copy/algorithms.h"
 #include "falconet/ops/gemm/algorithms.h"
+#include "falconet/ops/loss/algorithms.h"
+#include "falconet/ops/pool/algorithms.h"
+#include "falconet/ops/softmax/algorithms.h"
 
 namespace falconet {
 namespace {
@@ -17,7 +21,11 @@ AlgorithmTable const& table_of() { return Table(); }
 // One line per operation: its name and its table.
 constexpr Entry tables[] = {
     {"conv", table_of<ConvProblem, conv_algorithms>},
+    {"copy", table_of<CopyProblem, copy_algorithms>},
     {"gemm", table_of<GemmProblem, gemm_algorithms>},
+    {"loss", table_of<LossProblem, loss_algorithms>},
+    {"pool", table_of<PoolProblem, pool_algorithms>},
+    {"softmax", table_of<SoftmaxProblem, softmax_algorithms>},
 };
 
 }  // namespace

@@ -26,4 +26,16 @@ static inline void store_element(View const& v, std::int64_t index, double value
   }
 }
 
+// Where element (n,c,h,w) of an image tensor lies.
+static inline std::int64_t position(TensorType const& t, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
+  auto const& s = t.shape;
+  return t.layout == Layout::nhwc ? ((n * s[2] + h) * s[3] + w) * s[1] + c : ((n * s[1] + c) * s[2] + h) * s[3] + w;
+}
+// Where the element lies that is number `logical` in the logical, row-major order.
+static inline std::int64_t position(TensorType const& t, std::int64_t logical) {
+  if (t.layout == Layout::nchw) return logical;
+  auto const C = t.shape[1], H = t.shape[2], W = t.shape[3];
+  return position(t, logical / (C * H * W), logical / (H * W) % C, logical / W % H, logical % W);
+}
+
 }  // namespace falconet

@@ -1,0 +1,12 @@
+// The algorithms of copies.
+#pragma once
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/copy/problem.h"
+
+namespace falconet {
+
+Algorithm<CopyProblem> copy_reference();
+
+TableOf<CopyProblem> const& copy_algorithms();   // best first, the reference last
+
+}  // namespace falconet

@@ -1,0 +1,12 @@
+#include "falconet/ops/loss/algorithms.h"
+
+namespace falconet {
+
+TableOf<LossProblem> const& loss_algorithms() {
+  static TableOf<LossProblem> const table({
+      loss_reference(),
+  });
+  return table;
+}
+
+}  // namespace falconet

@@ -1,0 +1,12 @@
+// The algorithms of losses.
+#pragma once
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/loss/problem.h"
+
+namespace falconet {
+
+Algorithm<LossProblem> loss_reference();
+
+TableOf<LossProblem> const& loss_algorithms();   // best first, the reference last
+
+}  // namespace falconet

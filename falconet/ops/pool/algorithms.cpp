@@ -1,0 +1,12 @@
+#include "falconet/ops/pool/algorithms.h"
+
+namespace falconet {
+
+TableOf<PoolProblem> const& pool_algorithms() {
+  static TableOf<PoolProblem> const table({
+      pool_reference(),
+  });
+  return table;
+}
+
+}  // namespace falconet

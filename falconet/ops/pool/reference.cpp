@@ -1,0 +1,65 @@
+// The definition of pooling and its gradients in plain loops, any layout; f64, f32 and bf16 storage. Sums are accumulated in f64, in
+// the order of the loops, and rounded once.
+#include <cmath>
+
+#include "falconet/ops/pool/algorithms.h"
+#include "falconet/tensor/element.h"
+
+namespace falconet {
+namespace {
+
+std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.type == DType::u8 || p.type == DType::i32) return "needs f64, f32 or bf16";
+  return {};
+}
+
+void forward(PoolProblem const& p, PoolArgs const& args, int n, int c, int row, int column) {
+  double sum = 0, best = 0;
+  int winner = -1;
+  for (int r = 0; r < p.r; ++r)
+    for (int s = 0; s < p.s; ++s) {
+      int const h = row * p.stride_h - p.pad_top + r, w = column * p.stride_w - p.pad_left + s;
+      if (h < 0 || h >= p.h || w < 0 || w >= p.w) continue;
+      double const x = load_element(args.x, position(args.x.type, n, c, h, w));
+      sum += x;
+      if (winner < 0 || x > best || std::isnan(x)) best = x, winner = r * p.s + s;
+    }
+  auto const at = position(args.y.type, n, c, row, column);
+  store_element(args.y, at, p.kind == PoolKind::max ? best : sum / p.divisor(row, column));
+  if (args.winner) store_element(args.winner, at, winner);
+}
+
+void backward(PoolProblem const& p, PoolArgs const& args, int n, int c, int h, int w) {
+  double sum = 0;
+  for (int row = 0; row < p.p; ++row)
+    for (int column = 0; column < p.q; ++column) {
+      int const r = h - (row * p.stride_h - p.pad_top), s = w - (column * p.stride_w - p.pad_left);
+      if (r < 0 || r >= p.r || s < 0 || s >= p.s) continue;
+      auto const at = position(args.y.type, n, c, row, column);
+      double const dy = load_element(args.y, at);
+      if (p.kind == PoolKind::average) sum += dy / p.divisor(row, column);
+      else if (load_element(args.winner, at) == r * p.s + s) sum += dy;
+    }
+  store_element(args.x, position(args.x.type, n, c, h, w), sum);
+}
+
+void run(PoolProblem const& p, Config const&, PoolArgs const& args, View, Stream&) {
+  for (int n = 0; n < p.n; ++n)
+    for (int c = 0; c < p.c; ++c) {
+      if (p.gradient) {
+        for (int h = 0; h < p.h; ++h)
+          for (int w = 0; w < p.w; ++w) backward(p, args, n, c, h, w);
+      } else {
+        for (int row = 0; row < p.p; ++row)
+          for (int column = 0; column < p.q; ++column) forward(p, args, n, c, row, column);
+      }
+    }
+}
+
+}  // namespace
+
+Algorithm<PoolProblem> pool_reference() {
+  return {.name = "reference", .target = DeviceKind::cpu, .reject = reject, .run = run, .baseline = true};
+}
+
+}  // namespace falconet

@@ -1,0 +1,12 @@
+#include "falconet/ops/softmax/algorithms.h"
+
+namespace falconet {
+
+TableOf<SoftmaxProblem> const& softmax_algorithms() {
+  static TableOf<SoftmaxProblem> const table({
+      softmax_reference(),
+  });
+  return table;
+}
+
+}  // namespace falconet
