@@ -1,5 +1,6 @@
 // The definition of pooling and its gradients in plain loops, any layout; f64, f32 and bf16 storage. Sums are accumulated in f64, in
 // the order of the loops, and rounded once.
+#include <algorithm>
 #include <cmath>
 
 #include "falconet/ops/pool/algorithms.h"
@@ -31,8 +32,12 @@ void forward(PoolProblem const& p, PoolArgs const& args, int n, int c, int row, 
 
 void backward(PoolProblem const& p, PoolArgs const& args, int n, int c, int h, int w) {
   double sum = 0;
-  for (int row = 0; row < p.p; ++row)
-    for (int column = 0; column < p.q; ++column) {
+  // The last window that may hold the pixel, and how far back others may reach: only to save time, the test is inside.
+  int const row_end = std::min(p.p, (h + p.pad_top) / p.stride_h + 1), column_end = std::min(p.q, (w + p.pad_left) / p.stride_w + 1);
+  int const row_begin = std::max(0, (h + p.pad_top) / p.stride_h - (p.r - 1) / p.stride_h);
+  int const column_begin = std::max(0, (w + p.pad_left) / p.stride_w - (p.s - 1) / p.stride_w);
+  for (int row = row_begin; row < row_end; ++row)
+    for (int column = column_begin; column < column_end; ++column) {
       int const r = h - (row * p.stride_h - p.pad_top), s = w - (column * p.stride_w - p.pad_left);
       if (r < 0 || r >= p.r || s < 0 || s >= p.s) continue;
       auto const at = position(args.y.type, n, c, row, column);
