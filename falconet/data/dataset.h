@@ -20,18 +20,12 @@
 #include <string>
 #include <vector>
 
+#include "falconet/tensor/image_spec.h"
 #include "falconet/tensor/tensor.h"
 
 namespace falconet::data {
 
-// What a model must know of its data: it is stored with the weights, so that a prediction prepares an image as training did.
-struct DataSpec {
-  Shape image;                      // C, H, W
-  std::vector<float> mean, std;     // one per channel, of pixels scaled to 0..1: the network sees (pixel - mean) / std
-  std::vector<std::string> labels;  // names of the classes
-  bool operator==(DataSpec const&) const = default;
-};
-
+using DataSpec = ImageSpec;
 // Throws Error{data} unless the shape has three positive sizes and mean and std have one (positive, for std) value per channel.
 void check(DataSpec const&);
 

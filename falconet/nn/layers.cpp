@@ -131,9 +131,9 @@ Layer avg_pool(Size2 window, PoolLayerOptions o, std::source_location at) {
 Layer const global_avg_pool = [](Var x) {
   auto const layer = x.graph().numbered("global_avg_pool");
   want_image(x, layer, "global average pooling", std::source_location::current());
-  return global_avg_pool(x, layer, std::source_location::current());
+  return global_average(x, layer, std::source_location::current());
 };
-Layer const flatten = [](Var x) { return x.shape().rank() == 2 ? x : flatten(x, x.graph().numbered("flatten"), std::source_location::current()); };
+Layer const flatten = [](Var x) { return x.shape().rank() == 2 ? x : flatten_rows(x, x.graph().numbered("flatten"), std::source_location::current()); };
 Layer const relu = simple(Activation::relu);
 Layer const relu6 = simple(Activation::relu6);
 Layer const gelu = simple(Activation::gelu);
@@ -143,7 +143,7 @@ Layer const tanh = simple(Activation::tanh);
 Layer leaky_relu(double negative_slope, std::source_location at) {
   return [=](Var x) { return activation(Activation::leaky_relu, x, negative_slope, {}, at); };
 }
-Layer const softmax = [](Var x) { return softmax(x, x.graph().numbered("softmax"), std::source_location::current()); };
+Layer const softmax = [](Var x) { return channel_softmax(x, x.graph().numbered("softmax"), std::source_location::current()); };
 
 Layer dropout(double p, std::string name, std::source_location at) {
   if (!(p >= 0 && p < 1)) fail(ErrorKind::usage, "the probability of dropout lies in [0, 1), not " + std::to_string(p), at);

@@ -28,7 +28,7 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
   return c;
 }
 
-std::unique_ptr<Session> bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
+std::unique_ptr<Session> compile_and_bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
   DType const masters = o.precision == DType::f64 ? DType::f64 : DType::f32;
   if (model.parameters()->dtype() != masters) model.parameters()->convert(masters);
   Plan plan = compile(graph, context);
@@ -72,14 +72,14 @@ void trace_inference(Graph& graph, CompileContext& context, Model const& model, 
   context.options = compile_options(model, o);
   Var output = model.net()(image_input(graph, model, o.batch));
   context.outputs.emplace_back("output", output.id());
-  if (output.shape().rank() == 2) context.outputs.emplace_back("probability", softmax(output, "softmax", std::source_location::current()).id());
+  if (output.shape().rank() == 2) context.outputs.emplace_back("probability", channel_softmax(output, "softmax").id());
 }
 
 TrainStep::TrainStep(Model& model, StepOptions o, LossFunction loss, OptimizerOptions optimizer) : batch_(o.batch) {
   Graph graph;
   CompileContext context;
   trace_training(graph, context, model, o, loss, optimizer);
-  session_ = bind(model, graph, context, o, model.threads());
+  session_ = compile_and_bind(model, graph, context, o, model.threads());
   images_ = session_->input("images");
   targets_ = session_->input("targets");
   loss_ = session_->output("loss");
@@ -117,7 +117,7 @@ InferenceStep::InferenceStep(Model& model, StepOptions o, std::shared_ptr<Thread
   Graph graph;
   CompileContext context;
   trace_inference(graph, context, model, o);
-  session_ = bind(model, graph, context, o, threads ? std::move(threads) : model.threads());
+  session_ = compile_and_bind(model, graph, context, o, threads ? std::move(threads) : model.threads());
   images_ = session_->input("images");
   output_ = session_->output("output");
   for (auto const& out : session_->plan().outputs)

@@ -30,9 +30,15 @@ double element(View v, std::int64_t i) {
     default: return v.as<float>()[i];
   }
 }
+StepOptions step_options(EvaluateOptions const& o) {
+  StepOptions s;
+  s.batch = o.batch;
+  s.precision = o.precision;
+  return s;
+}
 }  // namespace
 
-Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), step_(model, {.batch = options.batch, .precision = options.precision}) {
+Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), step_(model, step_options(options)) {
   if (model.output_shape().rank() != 2) fail(ErrorKind::model, "evaluation wants a network that ends in [N, classes], not " + model.output_shape().text());
 }
 

@@ -22,7 +22,7 @@ double half_cosine(double a, double b, double t) { return b + (a - b) * 0.5 * (1
 Optimizer sgd(SgdOptions o) {
   check_rate(o.lr);
   Optimizer out;
-  out.options.kind = OptimizerKind::sgd;
+  out.options.kind = OptimizerOptions::sgd;
   out.options.momentum = o.momentum;
   out.options.nesterov = o.nesterov;
   out.options.weight_decay = o.weight_decay;
@@ -32,7 +32,7 @@ Optimizer sgd(SgdOptions o) {
 Optimizer adam(AdamOptions o) {
   check_rate(o.lr);
   Optimizer out;
-  out.options.kind = OptimizerKind::adam;
+  out.options.kind = OptimizerOptions::adam;
   out.options.beta1 = o.beta1;
   out.options.beta2 = o.beta2;
   out.options.eps = o.eps;
@@ -42,7 +42,7 @@ Optimizer adam(AdamOptions o) {
 }
 Optimizer adamw(AdamWOptions o) {
   Optimizer out = adam({o.lr, o.beta1, o.beta2, o.eps, o.weight_decay});
-  out.options.kind = OptimizerKind::adamw;
+  out.options.kind = OptimizerOptions::adamw;
   return out;
 }
 

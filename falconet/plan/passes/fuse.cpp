@@ -1,0 +1,127 @@
+// fuse: merges neighbours. A fusion is an offer: it is taken only if an algorithm (no baseline) accepts the fused problem and its
+// estimate does not exceed that of the parts. A missing kernel costs speed, never correctness.
+#include <algorithm>
+
+#include "falconet/ops/algorithms.h"
+#include "falconet/plan/passes/fusion.h"
+
+namespace falconet {
+
+void Fusion::refresh() {
+  std::vector<ValueId> wanted;
+  for (auto const& [name, id] : context_.outputs) wanted.push_back(id);
+  graph.remove_dead_nodes(wanted);
+  users_.assign(graph.values.size(), {});
+  for (NodeId n = 0; n < count(); ++n)
+    for (ValueId v : node(n).in)
+      if (auto& u = users_[std::size_t(v)]; u.empty() || u.back() != n) u.push_back(n);
+}
+
+bool Fusion::kept(ValueId v) const {
+  return std::any_of(context_.outputs.begin(), context_.outputs.end(), [&](auto const& o) { return o.second == v; });
+}
+NodeId Fusion::only_user(ValueId v) const { return users(v).size() == 1 && !kept(v) ? users(v).front() : -1; }
+
+double Fusion::seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const {
+  double best = 1e31;
+  for (auto const& c : algorithms_of(op.name()).candidates(op.problem(in, op.infer(in)), context_.options.facts))
+    if (c.refusal.empty() && !c.rival && (baselines || !c.baseline)) best = std::min(best, c.seconds);
+  return best;
+}
+
+bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& replaced) const {
+  auto types = [&](std::vector<ValueId> const& values) {
+    std::vector<TensorType> out;
+    for (ValueId v : values) out.push_back(value(v).type);
+    return out;
+  };
+  double together = 0, parts = 0;
+  for (auto const& o : offers) {
+    double const s = seconds(*o.op, types(o.in), false);
+    if (s > 1e30) return false;
+    together += s;
+  }
+  for (NodeId n : replaced) parts += seconds(*node(n).op, types(node(n).in), true);
+  return together <= parts;
+}
+
+void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
+  std::vector<TensorType> in;
+  for (ValueId v : offer.in) in.push_back(value(v).type);
+  auto const types = offer.op->infer(in);
+  Node& target = graph.nodes[std::size_t(n)];
+  target.op = offer.op;
+  target.in = offer.in;
+  if (!offer.layer.empty()) {
+    target.layer = offer.layer;
+    target.direction = offer.direction;
+    target.at = offer.at;
+  }
+  for (ValueId v : more) {
+    // The value moves here; its old maker gets an unused one instead.
+    Value& moved = graph.values[std::size_t(v)];
+    Value left = moved;
+    left.name.clear();
+    graph.nodes[std::size_t(moved.from)].out[std::size_t(moved.output)] = ValueId(graph.values.size());
+    moved.from = n;
+    moved.output = int(graph.nodes[std::size_t(n)].out.size());
+    graph.nodes[std::size_t(n)].out.push_back(v);
+    graph.values.push_back(left);
+  }
+  Node& done = graph.nodes[std::size_t(n)];
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    if (i == done.out.size()) {
+      Value fresh;
+      fresh.role = done.direction == "fwd" ? Role::activation : Role::gradient;
+      fresh.from = n;
+      fresh.output = int(i);
+      graph.values.push_back(fresh);
+      done.out.push_back(ValueId(graph.values.size() - 1));
+    }
+    graph.values[std::size_t(done.out[i])].type = types[i];
+  }
+  done.out.resize(types.size());
+  refresh();
+}
+
+ValueId Fusion::insert(NodeId before, Offer const& offer) {
+  std::vector<TensorType> in;
+  for (ValueId v : offer.in) in.push_back(value(v).type);
+  auto const types = offer.op->infer(in);
+  Node fresh;
+  fresh.op = offer.op;
+  fresh.in = offer.in;
+  fresh.layer = node(before).layer;
+  fresh.direction = node(before).direction;
+  fresh.at = node(before).at;
+  for (auto& v : graph.values)
+    if (v.from >= before) ++v.from;
+  for (std::size_t i = 0; i < types.size(); ++i) {
+    Value v;
+    v.type = types[i];
+    v.role = fresh.direction == "fwd" ? Role::activation : Role::gradient;
+    v.from = before;
+    v.output = int(i);
+    graph.values.push_back(v);
+    fresh.out.push_back(ValueId(graph.values.size() - 1));
+  }
+  auto const first = fresh.out.front();
+  graph.nodes.insert(graph.nodes.begin() + before, std::move(fresh));
+  users_.resize(graph.values.size());
+  return first;
+}
+
+void pass_fuse(Graph& graph, CompileContext& context) {
+  Fusion fusion(graph, context);
+  if (!context.options.fuse) return;
+  static constexpr FusionRule rules[] = {
+      fuse_loss_with_gradient,  fuse_two_operand,     fuse_affine_residual,        fuse_elementwise_activation,
+      fuse_relu_gradient_masks, fuse_conv_activation_pool, fuse_product_activation, fuse_conv_statistics,
+      fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias,
+  };
+  for (FusionRule rule : rules)
+    for (NodeId n = 0; n < fusion.count(); ++n)
+      if (rule(fusion, n)) n = std::max(-1, n - 8);     // nodes around it have moved or died: look at them again
+}
+
+}  // namespace falconet

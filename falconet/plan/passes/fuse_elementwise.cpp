@@ -1,0 +1,137 @@
+// Fusion rules over elementwise neighbours: losses, batch norm, activations.
+#include <algorithm>
+
+#include "falconet/ops/batch_norm/op.h"
+#include "falconet/ops/elementwise/op.h"
+#include "falconet/ops/loss/op.h"
+#include "falconet/ops/reduce/op.h"
+#include "falconet/plan/passes/fusion.h"
+
+namespace falconet {
+namespace {
+
+using F = ElementwiseFunction;
+
+ElementwiseOp const* is(Fusion const& f, NodeId n, F function) { return n < 0 ? nullptr : elementwise(f.node(n), function); }
+bool plain(ElementwiseOp const* op) { return op && op->form.act == Activation::none && !op->form.residual && !op->form.mask; }
+std::shared_ptr<Op const> make(ElementwiseOp::Form form) { return std::make_shared<ElementwiseOp>(form); }
+
+}  // namespace
+
+// loss(x, target, step) ... gradient(x, target, step, fill 1) -> both at once.
+bool fuse_loss_with_gradient(Fusion& f, NodeId n) {
+  auto const* loss = f.op<LossOp>(n);
+  if (!loss) return false;
+  for (NodeId user : f.users(f.node(n).in[0])) {
+    auto const* gradient = f.op<LossGradient>(user);
+    if (!gradient || gradient->kind != loss->kind || !std::equal(f.node(n).in.begin(), f.node(n).in.end(), f.node(user).in.begin())) continue;
+    auto const* one = is(f, f.maker(f.node(user).in.back()), F::fill);
+    if (!one) continue;
+    Fusion::Offer both{std::make_shared<LossWithGradient>(loss->kind, loss->label_smoothing, one->form.alpha), f.node(n).in};
+    if (!f.pays({both}, {n, user})) return false;
+    f.replace(n, both, {f.node(user).out[0]});
+    return true;
+  }
+  return false;
+}
+
+// add(affine_scale(dy, scale_shift), sums_gradient(x, dsums, step)) -> two_operand(dy, x, coefficients, step).
+bool fuse_two_operand(Fusion& f, NodeId n) {
+  if (!plain(is(f, n, F::add))) return false;
+  for (int swap = 0; swap < 2; ++swap) {
+    ValueId const scaled = f.node(n).in[std::size_t(swap)], sums = f.node(n).in[std::size_t(1 - swap)];
+    NodeId const a = f.maker(scaled), b = f.maker(sums);
+    if (!plain(is(f, a, F::affine_scale)) || !is(f, b, F::sums_gradient) || f.only_user(scaled) != n || f.only_user(sums) != n) continue;
+    auto const dy = f.node(a).in[0], scale_shift = f.node(a).in[1], x = f.node(b).in[0], dsums = f.node(b).in[1], step = f.node(b).in[2];
+    // The vector operation is built on a scratch graph, so that only its Op is taken.
+    Graph scratch;
+    Var ss = scratch.input("scale_shift", f.value(scale_shift).type), ds = scratch.input("dsums", f.value(dsums).type);
+    two_operand_coefficients(ss, ds);
+    ValueId const coefficients = f.insert(n, {scratch.nodes.front().op, {scale_shift, dsums}});
+    ElementwiseOp::Form form;
+    form.function = F::two_operand;
+    f.replace(n + 1, {make(form), {dy, x, coefficients, step}});
+    return true;
+  }
+  return false;
+}
+
+// add(affine(x), skip) -> affine with a residual.
+bool fuse_affine_residual(Fusion& f, NodeId n) {
+  auto const* add = is(f, n, F::add);
+  if (!plain(add)) return false;
+  for (int swap = 0; swap < 2; ++swap) {
+    ValueId const y = f.node(n).in[std::size_t(swap)], skip = f.node(n).in[std::size_t(1 - swap)];
+    NodeId const a = f.maker(y);
+    auto const* affine = is(f, a, F::affine);
+    if (!plain(affine) || y == skip || f.only_user(y) != n) continue;
+    auto form = affine->form;
+    form.residual = true;
+    Fusion::Offer offer = f.offer_as(a, make(form), f.node(a).in);
+    offer.in.push_back(skip);
+    if (!f.pays({offer}, {a, n})) continue;
+    f.replace(n, offer);
+    return true;
+  }
+  return false;
+}
+
+// affine or add, then an activation (or, of add, the gradient of ReLU) -> one launch.
+bool fuse_elementwise_activation(Fusion& f, NodeId n) {
+  auto const* outer = is(f, n, F::activation);
+  auto const* gradient = is(f, n, F::activation_gradient);
+  if (!outer && !(gradient && gradient->form.act == Activation::relu)) return false;
+  ValueId const y = f.node(n).in[0];
+  NodeId const a = f.maker(y);
+  auto const* affine = is(f, a, F::affine);
+  auto const* add = is(f, a, F::add);
+  auto const* inner = affine ? affine : add;
+  if (!inner || inner->form.act != Activation::none || inner->form.mask || f.only_user(y) != n) return false;
+  if (gradient && !add) return false;
+  auto form = inner->form;
+  Fusion::Offer offer = f.offer_as(a, nullptr, f.node(a).in);
+  if (outer) {
+    form.act = outer->form.act;
+    form.alpha = outer->form.alpha;
+  } else {
+    form.mask = true;
+    offer.in.push_back(f.node(n).in[1]);
+  }
+  offer.op = make(form);
+  if (!f.pays({offer}, {a, n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
+// d = ReLU's gradient(dy, y), read only by channel_dot(d, x) and two_operand(d, x, ..): both take y as a mask instead.
+bool fuse_relu_gradient_masks(Fusion& f, NodeId n) {
+  auto const* gradient = is(f, n, F::activation_gradient);
+  if (!gradient || gradient->form.act != Activation::relu) return false;
+  ValueId const d = f.node(n).out[0], dy = f.node(n).in[0], y = f.node(n).in[1];
+  if (f.kept(d) || f.users(d).empty()) return false;
+  auto const users = f.users(d);
+  std::vector<Fusion::Offer> offers;
+  for (NodeId u : users) {
+    auto in = f.node(u).in;
+    if (in[0] != d || std::count(in.begin(), in.end(), d) != 1) return false;
+    in[0] = dy;
+    in.push_back(y);
+    if (auto const* dot = f.op<ReduceOp>(u); dot && dot->function == ReduceFunction::channel_dot && !dot->mask) {
+      offers.push_back({std::make_shared<ReduceOp>(ReduceFunction::channel_dot, true), in});
+    } else if (auto const* two = is(f, u, F::two_operand); plain(two)) {
+      auto form = two->form;
+      form.mask = true;
+      offers.push_back({make(form), in});
+    } else {
+      return false;
+    }
+  }
+  std::vector<NodeId> replaced = users;
+  replaced.push_back(n);
+  if (!f.pays(offers, replaced)) return false;
+  // Later nodes first: removing the dead gradient at the end moves only what comes after it.
+  for (std::size_t i = users.size(); i-- > 0;) f.replace(users[i], offers[i]);
+  return true;
+}
+
+}  // namespace falconet

@@ -1,0 +1,218 @@
+// Fusion rules around convolutions and matrix products.
+#include <algorithm>
+
+#include "falconet/ops/conv/op.h"
+#include "falconet/ops/elementwise/op.h"
+#include "falconet/ops/gemm/op.h"
+#include "falconet/ops/pool/op.h"
+#include "falconet/ops/reduce/op.h"
+#include "falconet/plan/passes/fusion.h"
+
+namespace falconet {
+namespace {
+
+using F = ElementwiseFunction;
+ElementwiseOp const* is(Fusion const& f, NodeId n, F function) { return n < 0 ? nullptr : elementwise(f.node(n), function); }
+
+// The node is a convolution or matrix product whose result passes no slot but the bias: it, with another store slot.
+std::shared_ptr<Op const> with_store(Fusion const& f, NodeId n, OnStore const& store) {
+  if (auto const* conv = f.op<ConvOp>(n)) return conv->with_store(store);
+  return std::make_shared<GemmOp>(f.op<GemmOp>(n)->with_store(store));
+}
+OnStore const* store_of(Fusion const& f, NodeId n) {
+  if (auto const* conv = f.op<ConvOp>(n)) return &conv->store();
+  if (auto const* gemm = f.op<GemmOp>(n)) return &gemm->store();
+  return nullptr;
+}
+bool only_bias(OnStore s) {
+  s.bias = false;
+  return s == OnStore{};
+}
+bool data_gradient(Fusion const& f, NodeId n) {
+  if (auto const* conv = f.op<ConvOp>(n)) return conv->direction() == Direction::bwd_data;
+  return f.op<GemmOp>(n) && f.node(n).direction == "bwd_data";
+}
+
+}  // namespace
+
+// y = pool(act(conv(x))): the map before pooling is never written. Backwards, the filter and data gradients read the pooled
+// gradient and the winners. All or nothing: every reader of the map must go.
+bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
+  auto const* conv = f.op<ConvOp>(n);
+  if (!conv || conv->direction() != Direction::fwd || !only_bias(conv->store())) return false;
+  ValueId const y = f.node(n).out[0];
+  NodeId const act_node = f.only_user(y);
+  auto const* act = is(f, act_node, F::activation);
+  if (!act || act->form.act != Activation::relu) return false;
+
+  ValueId const r = f.node(act_node).out[0];
+  if (f.kept(r)) return false;
+  NodeId pool_node = -1, act_gradient = -1;
+  for (NodeId u : f.users(r)) {
+    auto const* p = f.op<Pool>(u);
+    if (p && pool_node < 0) pool_node = u;
+    else if (is(f, u, F::activation_gradient) && f.node(u).in[1] == r && f.node(u).in[0] != r && act_gradient < 0) act_gradient = u;
+    else return false;
+  }
+  auto const* pool = f.op<Pool>(pool_node);
+  if (!pool || pool->kind != PoolKind::max) return false;
+  auto const& o = pool->options;
+  int const size = o.window[0];
+  auto const& map = f.value(r).type.shape;
+  if (o.window[1] != size || o.stride[0] != size || o.stride[1] != size || o.padding != std::array<int, 4>{} || size > 15) return false;
+  if (o.ceil_mode && (map[2] % size || map[3] % size)) return false;
+
+  OnStore store = conv->store();
+  store.act = Activation::relu;
+  store.pool = {PoolSlot::max, std::uint8_t(size)};
+  Fusion::Offer const forward = f.offer_as(n, conv->with_store(store), f.node(n).in);
+  ValueId const pooled = f.node(pool_node).out[0];
+  std::vector<NodeId> replaced = {n, act_node, pool_node};
+
+  if (act_gradient < 0) {                                  // inference
+    if (!f.pays({forward}, replaced)) return false;
+    f.replace(pool_node, forward);
+    return true;
+  }
+
+  // Backwards: pooled gradient -> PoolGradient -> ReLU's gradient -> filter, data and bias gradients.
+  ValueId const winner = f.node(pool_node).out.size() > 1 ? f.node(pool_node).out[1] : -1;
+  NodeId const pool_gradient = f.maker(f.node(act_gradient).in[0]);
+  if (winner < 0 || !f.op<PoolGradient>(pool_gradient) || f.only_user(f.node(pool_gradient).out[0]) != act_gradient ||
+      f.only_user(winner) != pool_gradient || f.kept(pooled))
+    return false;
+  ValueId const dpooled = f.node(pool_gradient).in[0], dmap = f.node(act_gradient).out[0];
+  OnLoad unpool;
+  unpool.unpool = store.pool;
+  // The forward node's types tell the winner's type, which the backward offers need: the pool's own winner has the same.
+  if (f.value(winner).type.dtype != DType::u8 || f.kept(dmap)) return false;
+  NodeId filter_node = -1, data_node = -1, bias_node = -1;
+  for (NodeId u : f.users(dmap)) {
+    auto const* c = f.op<ConvOp>(u);
+    auto const* s = f.op<ReduceOp>(u);
+    if (c && c->direction() == Direction::bwd_filter && c->store() == OnStore{} && c->load_dy() == OnLoad{}) filter_node = u;
+    else if (c && c->direction() == Direction::bwd_data && c->store() == OnStore{} && c->load_dy() == OnLoad{}) data_node = u;
+    else if (s && s->function == ReduceFunction::channel_sum) bias_node = u;
+    else return false;
+  }
+  if (filter_node < 0) return false;
+  std::vector<Fusion::Offer> offers = {forward};
+  auto filter = f.op<ConvOp>(filter_node)->with_load_dy(unpool);
+  if (bias_node >= 0) {
+    OnStore with_bias;
+    with_bias.bias = true;
+    filter = filter->with_store(with_bias);
+  }
+  Fusion::Offer filter_offer{filter, {f.node(filter_node).in[0], dpooled, winner}};
+  offers.push_back(filter_offer);
+  Fusion::Offer data_offer;
+  if (data_node >= 0) {
+    data_offer = {f.op<ConvOp>(data_node)->with_load_dy(unpool), {f.node(data_node).in[0], dpooled, winner}};
+    offers.push_back(data_offer);
+  }
+  for (NodeId gone : {act_gradient, pool_gradient, filter_node, data_node, bias_node})
+    if (gone >= 0) replaced.push_back(gone);
+  if (!f.pays(offers, replaced)) return false;
+
+  std::vector<ValueId> more;
+  if (bias_node >= 0) more.push_back(f.node(bias_node).out[0]);
+  ValueId const dw = f.node(filter_node).out[0], dx = data_node >= 0 ? f.node(data_node).out[0] : -1;
+  // Node numbers move as dead nodes go, values stay: find each node again by what it makes.
+  f.replace(pool_node, forward);                           // outputs: pooled, winner
+  f.replace(f.maker(dw), filter_offer, more);
+  if (dx >= 0) f.replace(f.maker(dx), data_offer);
+  return true;
+}
+
+// act(conv(x)) or act(x W^T + b) -> the activation as a store slot.
+bool fuse_product_activation(Fusion& f, NodeId n) {
+  auto const* act = is(f, n, F::activation);
+  if (!act || act->form.act == Activation::leaky_relu) return false;
+  ValueId const y = f.node(n).in[0];
+  NodeId const product = f.maker(y);
+  OnStore const* store = product < 0 ? nullptr : store_of(f, product);
+  if (!store || f.node(product).direction != "fwd" || !only_bias(*store) || f.only_user(y) != n) return false;
+  OnStore with = *store;
+  with.act = act->form.act;
+  Fusion::Offer const offer = f.offer_as(product, with_store(f, product, with), f.node(product).in);
+  if (!f.pays({offer}, {product, n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
+// y = conv(x), channel_sums(y, step) -> the convolution writes its own statistics.
+bool fuse_conv_statistics(Fusion& f, NodeId n) {
+  auto const* sums = f.op<ReduceOp>(n);
+  if (!sums || sums->function != ReduceFunction::channel_sums) return false;
+  ValueId const y = f.node(n).in[0], step = f.node(n).in[1];
+  NodeId const product = f.maker(y);
+  auto const* conv = f.op<ConvOp>(product);
+  if (!conv || conv->direction() != Direction::fwd || !only_bias(conv->store())) return false;
+  OnStore store = conv->store();
+  store.stats = Stats::squares;
+  Fusion::Offer offer{conv->with_store(store), f.node(product).in};
+  offer.in.push_back(step);
+  if (!f.pays({offer}, {product, n})) return false;
+  f.replace(product, offer, {f.node(n).out[0]});
+  return true;
+}
+
+// dx = data gradient; dx + gradient of a skip -> a residual slot.
+bool fuse_data_gradient_residual(Fusion& f, NodeId n) {
+  auto const* add = is(f, n, F::add);
+  if (!add || add->form.act != Activation::none) return false;
+  for (int swap = 0; swap < 2; ++swap) {
+    ValueId const dx = f.node(n).in[std::size_t(swap)], skip = f.node(n).in[std::size_t(1 - swap)];
+    NodeId const product = f.maker(dx);
+    if (product < 0 || !data_gradient(f, product) || *store_of(f, product) != OnStore{} || dx == skip || f.only_user(dx) != n) continue;
+    OnStore store;
+    store.residual = true;
+    Fusion::Offer offer = f.offer_as(product, nullptr, f.node(product).in);
+    offer.in.push_back(skip);
+    if (add->form.mask) {
+      store.mask = Mask::relu;
+      offer.in.push_back(f.node(n).in[2]);
+    }
+    offer.op = with_store(f, product, store);
+    if (!f.pays({offer}, {product, n})) continue;
+    f.replace(n, offer);
+    return true;
+  }
+  return false;
+}
+
+// dx = data gradient; ReLU's gradient(dx, y) -> a mask slot.
+bool fuse_data_gradient_mask(Fusion& f, NodeId n) {
+  auto const* gradient = is(f, n, F::activation_gradient);
+  if (!gradient || gradient->form.act != Activation::relu) return false;
+  ValueId const dx = f.node(n).in[0], y = f.node(n).in[1];
+  NodeId const product = f.maker(dx);
+  if (product < 0 || !data_gradient(f, product) || f.only_user(dx) != n) return false;
+  OnStore store = *store_of(f, product);
+  if (store.mask != Mask::none || store.act != Activation::none || store.stats != Stats::none) return false;
+  store.mask = Mask::relu;
+  Fusion::Offer offer = f.offer_as(product, with_store(f, product, store), f.node(product).in);
+  offer.in.push_back(y);
+  if (!f.pays({offer}, {product, n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
+// dw = filter gradient(x, dy), db = channel_sum(dy) -> one launch.
+bool fuse_filter_gradient_bias(Fusion& f, NodeId n) {
+  auto const* filter = f.op<ConvOp>(n);
+  if (!filter || filter->direction() != Direction::bwd_filter || filter->store() != OnStore{}) return false;
+  for (NodeId u : f.users(f.node(n).in[1])) {
+    auto const* sum = f.op<ReduceOp>(u);
+    if (!sum || sum->function != ReduceFunction::channel_sum) continue;
+    OnStore store;
+    store.bias = true;
+    Fusion::Offer offer{filter->with_store(store), f.node(n).in};
+    if (!f.pays({offer}, {n, u})) return false;
+    f.replace(n, offer, {f.node(u).out[0]});
+    return true;
+  }
+  return false;
+}
+
+}  // namespace falconet

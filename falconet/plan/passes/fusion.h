@@ -1,0 +1,72 @@
+// What the fusion rules share: looking at a graph, asking what a rewrite would cost, and carrying it out.
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "falconet/graph/graph.h"
+#include "falconet/plan/compile.h"
+
+namespace falconet {
+
+class Fusion {
+ public:
+  Fusion(Graph& graph, CompileContext& context) : graph(graph), context_(context) { refresh(); }
+
+  Graph& graph;
+
+  // A node that a rewrite would put in place of others. With a layer, it takes over layer, direction and line of the node that
+  // gave the work its name; without, those of the node that it replaces.
+  struct Offer {
+    std::shared_ptr<Op const> op;
+    std::vector<ValueId> in;
+    std::string layer = {}, direction = {};
+    std::source_location at = {};
+  };
+  Offer offer_as(NodeId like, std::shared_ptr<Op const> op, std::vector<ValueId> in) const {
+    return {std::move(op), std::move(in), node(like).layer, node(like).direction, node(like).at};
+  }
+  // Whether algorithms that are no baselines accept every offer and together are estimated no slower than the nodes they replace.
+  bool pays(std::vector<Offer> const& offers, std::vector<NodeId> const& replaced) const;
+
+  // Puts the offer in the place of `node`: the node's outputs become the offer's first outputs, `more` names existing values that
+  // become its further outputs; missing ones are made. The nodes that made them die of disuse.
+  void replace(NodeId node, Offer const& offer, std::vector<ValueId> more = {});
+  // Adds a node before `before` and returns its first output; numbers of later nodes grow by one.
+  ValueId insert(NodeId before, Offer const& offer);
+  void refresh();                          // removes dead nodes and counts uses again
+
+  Node const& node(NodeId n) const { return graph.nodes[std::size_t(n)]; }
+  Value const& value(ValueId v) const { return graph.values[std::size_t(v)]; }
+  std::vector<NodeId> const& users(ValueId v) const { return users_[std::size_t(v)]; }
+  bool kept(ValueId v) const;              // an output of the plan
+  // The one node that reads v, or -1: v is read more than once or kept.
+  NodeId only_user(ValueId v) const;
+  NodeId maker(ValueId v) const { return value(v).from; }
+  NodeId count() const { return NodeId(graph.nodes.size()); }
+  template <class O>
+  O const* op(NodeId n) const { return n < 0 ? nullptr : dynamic_cast<O const*>(node(n).op.get()); }
+
+ private:
+  double seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const;
+  CompileContext& context_;
+  std::vector<std::vector<NodeId>> users_;
+};
+
+// A rule looks at one node and rewrites around it, or leaves it. Each is one rewrite, named after what it makes.
+using FusionRule = bool (*)(Fusion&, NodeId);
+
+bool fuse_loss_with_gradient(Fusion&, NodeId);      // loss and its gradient in one launch
+bool fuse_two_operand(Fusion&, NodeId);             // batch norm: scale * dy + gradient of the sums, one pass
+bool fuse_affine_residual(Fusion&, NodeId);         // affine + skip, then the activation
+bool fuse_elementwise_activation(Fusion&, NodeId);  // affine or add, then the activation
+bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all readers that take a mask
+bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
+bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
+bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result
+bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
+bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
+bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
+
+}  // namespace falconet
