@@ -45,7 +45,11 @@ class RunFolder {
   std::unique_ptr<FileLock> lock_;
 };
 
-// Only the settings kept in a run folder's checkpoint: what `resume=` needs before a model exists.
-std::string settings_of_run(std::string const& path);
+// What going on needs before a model exists: the settings that were kept, and the plan whose choices are to be repeated.
+struct RunRecord {
+  std::string settings;
+  Plan plan;
+};
+RunRecord record_of_run(std::string const& path, std::function<void(std::string const&)> const& say);
 
 }  // namespace falconet
