@@ -4,6 +4,7 @@ namespace falconet {
 
 TableOf<GemmProblem> const& gemm_algorithms() {
   static TableOf<GemmProblem> const table({
+      gemm_blocked(),
       gemm_reference(),
   });
   return table;

@@ -1,0 +1,175 @@
+// The blocked, packed matrix product in f32 (operands f32 or bf16, converted while they are packed).
+//
+//   for each task = (block of rows, block of columns, part of k)             in parallel, a fixed decomposition
+//     for each piece of k of at most max_piece
+//       pack B[piece, columns]                                               stays in the second-level cache
+//       for each panel of R rows
+//         pack A[R, piece]                                                   stays in the first-level cache
+//         for each B panel: tile                                             registers
+//
+// A block of A or B is packed once per block of the other dimension; the split doubles the number of blocks along the dimension
+// whose partner is cheaper to pack again. Products with few results and a long k are split along k too: the parts are summed
+// in order, so results depend on the problem and the instruction set alone.
+#include <algorithm>
+
+#include "falconet/ops/gemm/algorithms.h"
+#include "falconet/ops/gemm/cpu/packed.h"
+
+namespace falconet {
+namespace {
+
+constexpr std::int64_t max_piece = 384;               // of k: an A panel is at most 16 x 384 x 4 B = 24 KiB
+constexpr std::int64_t max_b_block = 96 << 10;        // elements: 384 KiB
+constexpr double task_operations = 4e6;               // at least so much work in a task: about 40 us
+constexpr std::int64_t max_tasks = 16;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
+
+struct Split {
+  std::int64_t rows, columns, part_k;                 // of one task; columns is a multiple of 16
+  std::int64_t row_blocks, column_blocks, parts;
+  std::int64_t piece, b_columns;                      // of one packed B block
+  bool direct_b;                                      // few rows: B is read where it lies
+  bool scratch_sums;                                  // partial sums do not fit into y
+  std::int64_t a_size, b_size, sums_size;             // floats of scratch memory per task
+  std::int64_t tasks() const { return row_blocks * column_blocks * parts; }
+  std::int64_t task_size() const { return a_size + b_size + sums_size; }
+};
+
+// A function of the problem alone, for any instruction set.
+Split split_of(GemmProblem const& p) {
+  Split s;
+  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(1), max_tasks);
+  auto const units = divide_up(p.n, gemm_max_lanes);
+  // Packing a transposed operand costs about twice as much per element.
+  double const again_a = double(p.m) * (p.trans_a ? 1 : 2), again_b = double(p.n) * (p.trans_b ? 2 : 1);
+  s.row_blocks = s.column_blocks = s.parts = 1;
+  while (s.row_blocks * s.column_blocks * 2 <= wanted) {
+    bool const columns = units / (2 * s.column_blocks) >= 4, rows = p.m / (2 * s.row_blocks) >= 32;
+    if (!columns && !rows) break;
+    if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks))) s.column_blocks *= 2;
+    else s.row_blocks *= 2;
+  }
+  while (s.tasks() * 2 <= wanted && p.k / (2 * s.parts) >= 256) s.parts *= 2;
+  s.rows = divide_up(p.m, s.row_blocks);
+  s.columns = divide_up(units, s.column_blocks) * gemm_max_lanes;
+  s.part_k = divide_up(p.k, s.parts);
+  s.piece = divide_up(s.part_k, divide_up(s.part_k, max_piece));
+  s.b_columns = std::min(s.columns, round_up(max_b_block / s.piece, 48));
+  s.direct_b = !p.trans_b && p.b_type == DType::f32 && p.n % gemm_max_lanes == 0 && s.rows <= 16;
+  s.scratch_sums = s.parts > 1 || (p.y_type == DType::bf16 && s.piece < p.k);
+  s.a_size = gemm_max_rows * round_up(s.piece, 16);
+  s.b_size = s.direct_b ? 0 : s.piece * s.b_columns;
+  s.sums_size = s.scratch_sums && s.parts == 1 ? s.rows * s.columns : 0;
+  return s;
+}
+
+std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.a_type == DType::f64) return "needs f32 or bf16";
+  return {};
+}
+
+std::size_t scratch(GemmProblem const& p, Config const&) {
+  Split const s = split_of(p);
+  return std::size_t(s.tasks() * s.task_size() + (s.parts > 1 ? s.parts * p.m * p.n : 0)) * sizeof(float);
+}
+
+double seconds(GemmProblem const& p, DeviceFacts const& facts) {
+  Split const s = split_of(p);
+  int const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 4;
+  double const per_cycle = facts.isa == Isa::plain ? 6 : 28;   // operations
+  double const pack = (double(p.m) * double(s.column_blocks) * (p.trans_a ? 0.2 : 0.35) +
+                       (s.direct_b ? 0 : double(p.n) * double(s.row_blocks) * (p.trans_b ? 0.35 : 0.2))) * double(p.k);
+  double const cycles = 2.0 * double(p.m * round_up(p.n, lanes)) * double(p.k) / per_cycle + pack + 0.25 * double(p.m * p.n) * double(divide_up(p.k, s.piece)) + 300;
+  return cycles / 3.5e9;
+}
+
+void activate_values(int act, float* values, int count) {
+  for (int i = 0; i < count; ++i) values[i] = activate(Activation(act), values[i]);
+}
+
+void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch_view, Stream& stream) {
+  Split const s = split_of(p);
+  GemmKernels const& kernels = gemm_kernels_of(stream.isa());
+  float* const scratch = scratch_view.as<float>();
+  float* const partials = scratch + s.tasks() * s.task_size();
+  GemmStore store;
+  store.y = args.y.data;
+  store.stride = p.n;
+  store.y_bf16 = p.y_type == DType::bf16;
+  store.bias = args.bias.as<float const>();
+  store.residual = args.residual.data;
+  store.mask = args.mask.data;
+  store.act = int(p.store.act);
+  store.activate = activate_values;
+
+  bool const a_bf16 = p.a_type == DType::bf16, b_bf16 = p.b_type == DType::bf16;
+  auto const at = [](View const& v, bool is_bf16, std::int64_t i) -> void const* { return v.as<char const>() + i * (is_bf16 ? 2 : 4); };
+
+  stream.threads().run(int(s.tasks()), [&](int task) {
+    std::int64_t const part = task % s.parts, row_block = task / s.parts % s.row_blocks, column_block = task / s.parts / s.row_blocks;
+    std::int64_t const row0 = row_block * s.rows, rows = std::min(s.rows, p.m - row0);
+    std::int64_t const column0 = column_block * s.columns, columns = std::min(s.columns, p.n - column0);
+    std::int64_t const k0 = part * s.part_k, k1 = std::min(p.k, k0 + s.part_k);
+    if (rows <= 0 || columns <= 0) return;
+    float* const a_panel = scratch + task * s.task_size();
+    float* const b_block = a_panel + s.a_size;
+    float* sums = b_block + s.b_size;
+    std::int64_t sums_stride = s.columns;
+    if (s.parts > 1) sums = partials + part * p.m * p.n + row0 * p.n + column0, sums_stride = p.n;
+    else if (!s.scratch_sums) sums = p.y_type == DType::f32 ? args.y.as<float>() + row0 * p.n + column0 : nullptr, sums_stride = p.n;
+
+    for (std::int64_t j = 0; j < columns; j += s.b_columns) {
+      std::int64_t const width = std::min(s.b_columns, columns - j);
+      auto const panels = GemmPanels::of(int(divide_up(width, kernels.lanes)), kernels.max_vectors);
+      std::int64_t const tile_rows = kernels.rows[panels.widest()], row_panels = divide_up(rows, tile_rows);
+      for (std::int64_t l = k0; l < k1; l += s.piece) {
+        GemmPanel g;
+        g.k = std::min(s.piece, k1 - l);
+        g.columns = width;
+        GemmSource const b{at(args.b, b_bf16, p.trans_b ? (column0 + j) * p.k + l : l * p.n + column0 + j), b_bf16, p.trans_b ? 1 : p.n, p.trans_b ? p.k : 1};
+        if (s.direct_b) g.b = static_cast<float const*>(b.data), g.b_stride = p.n;
+        else kernels.pack_b(b, width, g.k, b_block), g.b = b_block;
+        g.first = l == k0;
+        g.store = l + g.k == k1 && s.parts == 1 ? &store : nullptr;
+        g.sums_stride = sums_stride;
+        g.column = column0 + j;
+        bool const direct_a = p.trans_a && !a_bf16 && panels.count <= 2;
+        for (std::int64_t panel = 0, i = 0; panel < row_panels; ++panel, i += g.rows) {
+          g.rows = int(rows / row_panels + (panel < rows % row_panels));
+          GemmSource const a{at(args.a, a_bf16, p.trans_a ? l * p.m + row0 + i : (row0 + i) * p.k + l), a_bf16, p.trans_a ? p.m : 1, p.trans_a ? 1 : p.k};
+          if (direct_a) g.a = static_cast<float const*>(a.data), g.a_stride = p.m;
+          else kernels.pack_a(a, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
+          g.sums = sums ? sums + i * sums_stride + j : nullptr;
+          g.row = row0 + i;
+          kernels.multiply(g);
+        }
+      }
+    }
+  });
+  if (s.parts == 1) return;
+
+  std::int64_t const rows = std::max<std::int64_t>(1, (1 << 14) / p.n);
+  stream.threads().run(int(divide_up(p.m, rows)), [&](int task) {
+    std::int64_t const row = task * rows;
+    GemmFinish f;
+    f.values = partials + row * p.n;
+    f.stride = p.n;
+    f.part_stride = p.m * p.n;
+    f.parts = int(s.parts);
+    f.rows = std::min(rows, p.m - row);
+    f.columns = p.n;
+    f.store = &store;
+    f.row = row;
+    kernels.finish(f);
+  });
+}
+
+}  // namespace
+
+Algorithm<GemmProblem> gemm_blocked() {
+  return {.name = "blocked", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+}
+
+}  // namespace falconet

@@ -1,0 +1,333 @@
+// The kernels of the packed matrix product: after Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
+// (ACM TOMS 34(3), 2008), and Van Zee and van de Geijn, "BLIS" (ACM TOMS 41(3), 2015). A tile of R rows x V vectors stays in
+// registers over the whole of k: per step V loads and R broadcasts feed R*V fused multiply-adds.
+//   AVX-512 (32 registers): 8x3, 12x2, 16x1;  AVX2 (16 registers): 4x3, 6x2, 12x1;  plain: 4x3, 4x2, 8x1 (scalars on x86-64).
+// The A panel (R x k) stays in the first-level cache while B panels stream from the second.
+#include "falconet/ops/gemm/cpu/packed.h"
+
+#ifdef FALCONET_ISA
+#include "falconet/device/cpu/simd.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+using D = hn::ScalableTag<float>;
+using DU32 = hn::RebindToUnsigned<D>;
+using DU16 = hn::Rebind<std::uint16_t, D>;
+using VF = hn::Vec<D>;
+constexpr D d{};
+constexpr int lanes = int(hn::MaxLanes(D()));
+#if HWY_TARGET <= HWY_AVX3
+constexpr int max_vectors = 3, tile_rows[4] = {0, 16, 12, 8};
+#elif HWY_TARGET <= HWY_AVX2
+constexpr int max_vectors = 3, tile_rows[4] = {0, 12, 6, 4};
+#else
+constexpr int max_vectors = 3, tile_rows[4] = {0, 8, 4, 4};
+#endif
+#define FALCONET_UNROLL _Pragma("GCC unroll 16")
+
+// The first `n` < lanes elements; the rest is zero, and memory past them is not touched.
+HWY_INLINE VF load_some(float const* p, int n) {
+#if HWY_TARGET <= HWY_AVX2
+  return hn::MaskedLoad(hn::FirstN(d, std::size_t(n)), d, p);
+#else
+  HWY_ALIGN float part[lanes] = {};
+  for (int i = 0; i < n; ++i) part[i] = p[i];
+  return hn::Load(d, part);
+#endif
+}
+HWY_INLINE void store_some(VF v, float* p, int n) {
+#if HWY_TARGET <= HWY_AVX2
+  hn::BlendedStore(v, hn::FirstN(d, std::size_t(n)), d, p);
+#else
+  HWY_ALIGN float part[lanes];
+  hn::Store(v, d, part);
+  for (int i = 0; i < n; ++i) p[i] = part[i];
+#endif
+}
+HWY_INLINE VF widen(hn::Vec<DU16> v) { return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU32(), v))); }
+// Rounds to nearest even; a NaN stays a NaN.
+HWY_INLINE hn::Vec<DU16> narrow(VF v) {
+  DU32 const u;
+  auto const bits = hn::BitCast(u, v);
+  auto const odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(u, 1));
+  auto const rounded = hn::Add(bits, hn::Add(odd, hn::Set(u, 0x7fff)));
+  auto const nan = hn::Or(bits, hn::Set(u, 0x400000));
+  auto const upper = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(u, hn::IsNaN(v)), nan, rounded));
+  return hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU32>(), upper));
+}
+HWY_INLINE VF load(void const* p, bool bf16, std::int64_t at, int n) {
+  if (!bf16) {
+    float const* q = static_cast<float const*>(p) + at;
+    return n >= lanes ? hn::LoadU(d, q) : load_some(q, n);
+  }
+  std::uint16_t const* q = static_cast<std::uint16_t const*>(p) + at;
+  if (n >= lanes) return widen(hn::LoadU(DU16(), q));
+  HWY_ALIGN std::uint16_t part[lanes] = {};
+  for (int i = 0; i < n; ++i) part[i] = q[i];
+  return widen(hn::Load(DU16(), part));
+}
+HWY_INLINE void store(VF v, void* p, bool bf16, std::int64_t at, int n) {
+  if (!bf16) {
+    float* q = static_cast<float*>(p) + at;
+    return n >= lanes ? hn::StoreU(v, d, q) : store_some(v, q, n);
+  }
+  std::uint16_t* q = static_cast<std::uint16_t*>(p) + at;
+  if (n >= lanes) return hn::StoreU(narrow(v), DU16(), q);
+  HWY_ALIGN std::uint16_t part[lanes];
+  hn::Store(narrow(v), DU16(), part);
+  for (int i = 0; i < n; ++i) q[i] = part[i];
+}
+HWY_INLINE float element(GemmSource const& s, std::int64_t at) {
+  if (!s.is_bf16) return static_cast<float const*>(s.data)[at];
+  union {
+    std::uint32_t u;
+    float f;
+  } pun;
+  pun.u = std::uint32_t(static_cast<std::uint16_t const*>(s.data)[at]) << 16;
+  return pun.f;
+}
+#if HWY_TARGET != HWY_SCALAR
+using D4 = hn::Full128<float>;
+HWY_INLINE hn::Vec<D4> load4(GemmSource const& s, std::int64_t at) {
+  if (!s.is_bf16) return hn::LoadU(D4(), static_cast<float const*>(s.data) + at);
+  hn::Rebind<std::uint16_t, D4> const d16;
+  hn::RebindToUnsigned<D4> const d32;
+  return hn::BitCast(D4(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, static_cast<std::uint16_t const*>(s.data) + at))));
+}
+
+// Transposes 4x4 within each block of 128 bits: r[i] holds elements 0..3 of row i, afterwards element i of rows 0..3.
+template <class DD, class VV>
+HWY_INLINE void transpose4(DD dd, VV (&r)[4]) {
+  hn::Repartition<double, DD> const d64;
+  auto const a = hn::BitCast(d64, hn::InterleaveLower(dd, r[0], r[1])), b = hn::BitCast(d64, hn::InterleaveLower(dd, r[2], r[3]));
+  auto const c = hn::BitCast(d64, hn::InterleaveUpper(dd, r[0], r[1])), e = hn::BitCast(d64, hn::InterleaveUpper(dd, r[2], r[3]));
+  r[0] = hn::BitCast(dd, hn::InterleaveLower(d64, a, b));
+  r[1] = hn::BitCast(dd, hn::InterleaveUpper(d64, a, b));
+  r[2] = hn::BitCast(dd, hn::InterleaveLower(d64, c, e));
+  r[3] = hn::BitCast(dd, hn::InterleaveUpper(d64, c, e));
+}
+// Elements l..l+3 of rows j, 4 + j, 8 + j, 12 + j as far as a vector goes; four of these transposed are vectors l..l+3 of the columns.
+HWY_INLINE VF gather_blocks(GemmSource const& s, std::int64_t const* row, std::int64_t l, int j) {
+#if HWY_TARGET <= HWY_AVX3
+  hn::Full256<float> const half;
+  auto const lower = hn::Combine(half, load4(s, row[4 + j] + l), load4(s, row[j] + l));
+  auto const upper = hn::Combine(half, load4(s, row[12 + j] + l), load4(s, row[8 + j] + l));
+  return hn::Combine(d, upper, lower);
+#elif HWY_TARGET <= HWY_AVX2
+  return hn::Combine(d, load4(s, row[4 + j] + l), load4(s, row[j] + l));
+#else
+  return load4(s, row[j] + l);
+#endif
+}
+#endif
+
+void pack_a(GemmSource const& s, int rows, std::int64_t k, float* packed) {
+  if (s.stride == 1) {   // columns of the panel are contiguous
+    for (std::int64_t l = 0; l < k; ++l)
+      for (int i = 0; i < rows; i += lanes) {
+        int const n = rows - i < lanes ? rows - i : lanes;
+        VF const v = load(s.data, s.is_bf16, l * s.k_stride + i, n);
+        n >= lanes ? hn::StoreU(v, d, packed + l * rows + i) : store_some(v, packed + l * rows + i, n);
+      }
+    return;
+  }
+  std::int64_t k4 = 0;
+#if HWY_TARGET != HWY_SCALAR
+  k4 = rows >= 4 ? k / 4 * 4 : 0;
+  for (std::int64_t l = 0; l < k4; l += 4)
+    for (int i = 0; i < rows; i += 4) {
+      int const at = i + 4 <= rows ? i : rows - 4;   // the last group of rows overlaps its neighbour
+      hn::Vec<D4> r[4];
+      FALCONET_UNROLL for (int j = 0; j < 4; ++j) r[j] = load4(s, (at + j) * s.stride + l);
+      transpose4(D4(), r);
+      FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[j], D4(), packed + (l + j) * rows + at);
+    }
+#endif
+  for (std::int64_t l = k4; l < k; ++l)
+    for (int i = 0; i < rows; ++i) packed[l * rows + i] = element(s, i * s.stride + l * s.k_stride);
+}
+
+void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* packed) {
+  int const vectors = int((columns + lanes - 1) / lanes);
+  GemmPanels const panels = GemmPanels::of(vectors, max_vectors);
+  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
+    int const v = panel < panels.wide ? panels.narrow + 1 : panels.narrow, step = v * lanes;
+    float* const to = packed + v0 * lanes * k;
+    if (s.stride == 1) {
+      int const whole = int(columns - v0 * lanes) / lanes;   // vectors of this panel that are full
+      for (std::int64_t l = 0; l < k; ++l) {
+        std::int64_t const from = l * s.k_stride + v0 * lanes;
+        for (int i = 0; i < v; ++i)
+          hn::StoreU(load(s.data, s.is_bf16, from + i * lanes, i < whole ? lanes : int(columns % lanes)), d, to + l * step + i * lanes);
+      }
+    } else {
+      for (int i = 0; i < v; ++i) {
+        std::int64_t row[lanes];
+        for (int j = 0; j < lanes; ++j) {
+          std::int64_t const column = (v0 + i) * lanes + j;
+          row[j] = (column < columns ? column : columns - 1) * s.stride;
+        }
+        std::int64_t k4 = 0;
+#if HWY_TARGET != HWY_SCALAR
+        k4 = k / 4 * 4;
+        for (std::int64_t l = 0; l < k4; l += 4) {
+          VF r[4];
+          FALCONET_UNROLL for (int j = 0; j < 4; ++j) r[j] = gather_blocks(s, row, l, j);
+          transpose4(d, r);
+          FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[j], d, to + (l + j) * step + i * lanes);
+        }
+#endif
+        for (std::int64_t l = k4; l < k; ++l)
+          for (int j = 0; j < lanes; ++j) to[l * step + i * lanes + j] = element(s, row[j] + l);
+      }
+    }
+    v0 += v;
+  }
+}
+
+HWY_INLINE VF activate(GemmStore const& s, VF v) {
+  VF const zero = hn::Zero(d);
+  switch (s.act) {
+    case 0: return v;
+    case 1: return hn::Max(v, zero);
+    case 2: return hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, hn::Set(d, 0.01f)));
+    case 3: return hn::Min(hn::Max(v, zero), hn::Set(d, 6.0f));
+    default: {
+      HWY_ALIGN float values[lanes];
+      hn::Store(v, d, values);
+      s.activate(s.act, values, lanes);
+      return hn::Load(d, values);
+    }
+  }
+}
+
+void finish(GemmFinish const& f) {
+  for (std::int64_t i = 0; i < f.rows; ++i)
+    for (std::int64_t j = 0; j < f.columns; j += lanes) {
+      int const n = f.columns - j < lanes ? int(f.columns - j) : lanes;
+      float const* value = f.values + i * f.stride + j;
+      VF v = load(value, false, 0, n);
+      for (int part = 1; part < f.parts; ++part) v = hn::Add(v, load(value += f.part_stride, false, 0, n));
+      if (!f.first) v = hn::Add(v, load(f.sums, false, i * f.sums_stride + j, n));
+      if (!f.store) {
+        store(v, f.sums, false, i * f.sums_stride + j, n);
+        continue;
+      }
+      GemmStore const& s = *f.store;
+      std::int64_t const at = (f.row + i) * s.stride + f.column + j;
+      if (s.bias) v = hn::Add(v, s.bias_of_rows ? hn::Set(d, s.bias[f.row + i]) : load(s.bias, false, f.column + j, n));
+      if (s.residual) v = hn::Add(v, load(s.residual, s.y_bf16, at, n));
+      v = activate(s, v);
+      if (s.mask) v = hn::IfThenElseZero(hn::Gt(load(s.mask, s.y_bf16, at, n), hn::Zero(d)), v);
+      store(v, s.y, s.y_bf16, at, n);
+    }
+}
+
+// One tile: out[R][V vectors] = (from ? from : 0) + sum over l of a[l][0..R) * b[l][0..V vectors).
+struct Tile {
+  std::int64_t k;
+  float const *a, *b, *from;
+  std::int64_t a_stride, b_stride, from_stride, out_stride;
+  float* out;
+};
+
+template <int R, int V>
+void tile(Tile const& t) {
+  VF sum[R][V];
+  FALCONET_UNROLL for (int i = 0; i < R; ++i)
+    FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Zero(d);
+  float const *a = t.a, *b = t.b;
+  std::int64_t const a_stride = t.a_stride, b_stride = t.b_stride;
+  for (std::int64_t l = t.k; l > 0; --l, a += a_stride, b += b_stride) {
+    VF column[V];
+    FALCONET_UNROLL for (int v = 0; v < V; ++v) column[v] = hn::LoadU(d, b + v * lanes);
+    FALCONET_UNROLL for (int i = 0; i < R; ++i) {
+      VF const row = hn::Set(d, a[i]);
+      FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::MulAdd(row, column[v], sum[i][v]);
+    }
+  }
+  if (t.from)
+    FALCONET_UNROLL for (int i = 0; i < R; ++i)
+      FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Add(sum[i][v], hn::LoadU(d, t.from + i * t.from_stride + v * lanes));
+  FALCONET_UNROLL for (int i = 0; i < R; ++i)
+    FALCONET_UNROLL for (int v = 0; v < V; ++v) hn::StoreU(sum[i][v], d, t.out + i * t.out_stride + v * lanes);
+}
+
+using TileKernel = void (*)(Tile const&);
+#define FALCONET_ROWS4(V, R) tile<R, V>, tile<R + 1, V>, tile<R + 2, V>, tile<R + 3, V>
+#if HWY_TARGET <= HWY_AVX3
+constexpr TileKernel tiles1[] = {FALCONET_ROWS4(1, 1), FALCONET_ROWS4(1, 5), FALCONET_ROWS4(1, 9), FALCONET_ROWS4(1, 13)};
+constexpr TileKernel tiles2[] = {FALCONET_ROWS4(2, 1), FALCONET_ROWS4(2, 5), FALCONET_ROWS4(2, 9)};
+constexpr TileKernel tiles3[] = {FALCONET_ROWS4(3, 1), FALCONET_ROWS4(3, 5)};
+constexpr TileKernel const* tiles[] = {nullptr, tiles1, tiles2, tiles3};
+#elif HWY_TARGET <= HWY_AVX2
+constexpr TileKernel tiles1[] = {FALCONET_ROWS4(1, 1), FALCONET_ROWS4(1, 5), FALCONET_ROWS4(1, 9)};
+constexpr TileKernel tiles2[] = {FALCONET_ROWS4(2, 1), tile<5, 2>, tile<6, 2>};
+constexpr TileKernel tiles3[] = {FALCONET_ROWS4(3, 1)};
+constexpr TileKernel const* tiles[] = {nullptr, tiles1, tiles2, tiles3};
+#else
+constexpr TileKernel tiles1[] = {FALCONET_ROWS4(1, 1), FALCONET_ROWS4(1, 5)};
+constexpr TileKernel tiles2[] = {FALCONET_ROWS4(2, 1)};
+constexpr TileKernel tiles3[] = {FALCONET_ROWS4(3, 1)};
+constexpr TileKernel const* tiles[] = {nullptr, tiles1, tiles2, tiles3};
+#endif
+
+void multiply(GemmPanel const& p) {
+  int const vectors = int((p.columns + lanes - 1) / lanes);
+  GemmPanels const panels = GemmPanels::of(vectors, max_vectors);
+  HWY_ALIGN float buffer[gemm_max_rows * 3 * lanes];
+  GemmStore const* const s = p.store;
+  bool const plain = !s || !(s->y_bf16 || s->bias || s->residual || s->mask || s->act);
+  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
+    int const v = panel < panels.wide ? panels.narrow + 1 : panels.narrow;
+    std::int64_t const column = v0 * lanes, left = p.columns - column;
+    Tile t;
+    t.k = p.k;
+    t.a = p.a;
+    t.a_stride = p.a_stride;
+    t.b = p.b + (p.b_stride ? column : column * p.k);
+    t.b_stride = p.b_stride ? p.b_stride : v * lanes;
+    t.from = nullptr;
+    t.from_stride = p.sums_stride;
+    bool const direct = plain && left >= v * lanes;
+    if (direct) {
+      if (!p.first) t.from = p.sums + column;
+      t.out = s ? static_cast<float*>(s->y) + p.row * s->stride + p.column + column : p.sums + column;
+      t.out_stride = s ? s->stride : p.sums_stride;
+    } else {
+      t.out = buffer;
+      t.out_stride = v * lanes;
+    }
+    tiles[v][p.rows - 1](t);
+    if (!direct) {
+      GemmFinish f;
+      f.values = buffer;
+      f.stride = v * lanes;
+      f.rows = p.rows;
+      f.columns = left < v * lanes ? left : v * lanes;
+      f.sums = p.sums + column;
+      f.sums_stride = p.sums_stride;
+      f.first = p.first;
+      f.store = s;
+      f.row = p.row;
+      f.column = p.column + column;
+      finish(f);
+    }
+    v0 += v;
+  }
+}
+
+}  // namespace
+
+GemmKernels const gemm_kernels = {lanes, max_vectors, {tile_rows[0], tile_rows[1], tile_rows[2], tile_rows[3]}, pack_a, pack_b, multiply, finish};
+
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+namespace falconet {
+GemmKernels const& gemm_kernels_of(Isa isa) { return FALCONET_KERNELS(isa, gemm_kernels); }
+}  // namespace falconet
+
+#endif
