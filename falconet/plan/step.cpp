@@ -23,6 +23,7 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
   c.precision = o.precision;
   c.rivals = o.rivals;
   c.fuse = o.fuse;
+  c.fuse_baselines = o.fuse_baselines;
   c.pins = o.pins;
   c.recorded = o.recorded;
   return c;

@@ -18,6 +18,7 @@ struct StepOptions {
   int batch = 64;
   DType precision = DType::f32;
   bool rivals = false, fuse = true;
+  bool fuse_baselines = false;                 // as in CompileOptions
   std::map<std::string, std::string> pins;
   Plan const* recorded = nullptr;
 };

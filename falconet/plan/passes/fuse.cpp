@@ -37,10 +37,11 @@ bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& r
   };
   double together = 0, parts = 0;
   for (auto const& o : offers) {
-    double const s = seconds(*o.op, types(o.in), false);
+    double const s = seconds(*o.op, types(o.in), context_.options.fuse_baselines);
     if (s > 1e30) return false;
     together += s;
   }
+  if (context_.options.fuse_baselines) return true;
   for (NodeId n : replaced) parts += seconds(*node(n).op, types(node(n).in), true);
   return together <= parts;
 }

@@ -1,0 +1,234 @@
+// Plans: data without pointers that print and parse, golden texts, memory that is never shared by two values alive at once, the
+// order of choice, and a step that allocates nothing.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <new>
+#include <sstream>
+
+#include "falconet/base/error.h"
+#include "falconet/base/random.h"
+#include "falconet/nn/layers.h"
+#include "falconet/nn/models.h"
+#include "falconet/ops/algorithms.h"
+#include "falconet/plan/step.h"
+
+// Every allocation of this program, on all threads, is counted.
+static std::atomic<long> allocations{0};
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* p = std::malloc(bytes ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  ++allocations;
+  auto const a = std::size_t(alignment);
+  if (void* p = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace falconet {
+namespace {
+
+ImageSpec spec_of(Shape image, int classes) {
+  auto const c = std::size_t(image[0]);
+  return {image, std::vector<float>(c, 0.5f), std::vector<float>(c, 0.25f), std::vector<std::string>(std::size_t(classes), "class")};
+}
+
+// Facts that do not depend on this machine: golden plans are the same everywhere.
+DeviceFacts fixed_facts() {
+  DeviceFacts f;
+  f.name = "golden";
+  f.isa = Isa::avx512;
+  return f;
+}
+
+Plan training_plan(std::string_view name, int batch, DType precision = DType::f32, Plan const* recorded = nullptr, std::map<std::string, std::string> pins = {}) {
+  auto const& d = models::find(name);
+  Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  StepOptions o;
+  o.batch = batch;
+  o.precision = precision;
+  Graph graph;
+  CompileContext context;
+  OptimizerOptions sgd;
+  sgd.momentum = 0.9;
+  trace_training(graph, context, model, o, cross_entropy(), sgd);
+  context.options.facts = fixed_facts();
+  context.options.recorded = recorded;
+  context.options.pins = std::move(pins);
+  return compile(graph, context);
+}
+
+void expect_golden(std::string const& name, std::string const& text) {
+  auto const path = std::string(FALCONET_SOURCE_DIR) + "/tests/golden/" + name;
+  if (std::getenv("FALCONET_UPDATE_GOLDEN")) std::ofstream(path) << text;
+  std::stringstream golden;
+  golden << std::ifstream(path).rdbuf();
+  EXPECT_EQ(text, golden.str()) << "if the change is meant: FALCONET_UPDATE_GOLDEN=1 build/tests/test_plans";
+}
+
+TEST(Plan, of_mnist_cnn_is_the_golden_text) { expect_golden("mnist_cnn_b64.plan", training_plan("mnist_cnn", 64).text()); }
+TEST(Plan, of_a_residual_network_is_the_golden_text) { expect_golden("resnet_mini_b8.plan", training_plan("resnet_mini", 8).text()); }
+
+TEST(Plan, parse_of_text_is_the_plan) {
+  for (auto name : {"mnist_cnn", "resnet20"})
+    for (auto precision : {DType::f32, DType::f64, DType::bf16}) {
+      auto const plan = training_plan(name, 4, precision);
+      EXPECT_EQ(Plan::parse(plan.text()), plan) << name;
+    }
+}
+
+TEST(Plan, a_damaged_text_is_an_error_that_names_the_line) {
+  auto text = training_plan("lenet5", 2).text();
+  for (std::size_t cut = 0; cut < text.size(); cut += 97) {
+    try {
+      Plan::parse(text.substr(0, cut));
+    } catch (Error const& e) {
+      EXPECT_NE(std::string(e.what()).find("plan"), std::string::npos) << e.what();
+    }
+  }
+  text.replace(text.find("step\t"), 4, "stop");
+  EXPECT_THROW(Plan::parse(text), Error);
+}
+
+TEST(Plan, values_alive_at_once_never_share_memory) {
+  for (auto name : {"mnist_cnn", "resnet20", "resnet_mini"}) {
+    auto const plan = training_plan(name, 8);
+    struct Range {
+      std::int64_t begin, end;
+      int first, last;
+    };
+    // A write ends what lay there; between a write and the last read that follows it nothing else may write into the range.
+    int const launches = int(plan.step.size());
+    for (int i = 0; i < launches; ++i) {
+      auto const& l = plan.step[std::size_t(i)];
+      auto const operands = algorithms_of(l.op).operands(l.problem);
+      ASSERT_EQ(operands.size(), l.operands.size());
+      for (std::size_t o = 0; o < operands.size(); ++o) {
+        auto const& slot = l.operands[o];
+        EXPECT_EQ(operands[o].type.bytes(), slot.type.bytes()) << l.layer << " " << l.problem << " operand " << operands[o].name;
+        if (slot.kind != Slot::memory) continue;
+        EXPECT_LE(slot.offset + std::int64_t(slot.type.bytes()), plan.memory_bytes);
+        if (operands[o].written) continue;
+        // Walk back to the writer of what is read here: no launch in between may have written into the range.
+        auto const begin = slot.offset, end = slot.offset + std::int64_t(slot.type.bytes());
+        bool found = false;
+        for (int w = i - 1; w >= 0 && !found; --w) {
+          auto const& writer = plan.step[std::size_t(w)];
+          auto const written = algorithms_of(writer.op).operands(writer.problem);
+          for (std::size_t p = 0; p < written.size(); ++p) {
+            auto const& s = writer.operands[p];
+            if (!written[p].written || s.kind != Slot::memory) continue;
+            auto const b = s.offset, e = s.offset + std::int64_t(s.type.bytes());
+            if (b == begin && e == end) found = true;
+            else EXPECT_TRUE(e <= begin || b >= end) << writer.layer << " overwrites what " << l.layer << " reads";
+          }
+          EXPECT_TRUE(writer.scratch_bytes == 0 || found || writer.scratch_offset + writer.scratch_bytes <= begin || writer.scratch_offset >= end)
+              << "scratch of " << writer.layer << " overwrites what " << l.layer << " reads";
+        }
+      }
+    }
+  }
+}
+
+TEST(Plan, a_pin_comes_first_then_the_recorded_plan) {
+  auto const free_choice = training_plan("mnist_cnn", 4);
+  auto choice = [](Plan const& plan, std::string_view layer, std::string_view direction) {
+    for (auto const& l : plan.step)
+      if (l.layer == layer && l.direction == direction) return l.choice.algorithm;
+    return std::string("none");
+  };
+  auto const pinned = training_plan("resnet_mini", 4, DType::f32, nullptr, {{"layer1.conv1:bwd_data", "reference"}});
+  EXPECT_EQ(choice(pinned, "layer1.conv1", "bwd_data"), "reference");
+  EXPECT_NE(choice(pinned, "layer1.conv1", "bwd_filter"), "reference");
+  EXPECT_EQ(training_plan("resnet_mini", 4, DType::f32, &pinned), pinned);
+}
+
+TEST(Plan, pins_that_match_nothing_are_errors_with_the_nearest_name) {
+  auto message = [](std::string key, std::string value) {
+    try {
+      training_plan("mnist_cnn", 4, DType::f32, nullptr, {{key, value}});
+    } catch (Error const& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_NE(message("conv3", "reference").find("did you mean 'conv"), std::string::npos) << message("conv3", "reference");
+  EXPECT_NE(message("conv1", "referense").find("did you mean 'reference'"), std::string::npos) << message("conv1", "referense");
+}
+
+void fill(TrainStep& step, std::uint64_t seed) {
+  View x = step.images(), t = step.targets();
+  for (std::int64_t i = 0; i < x.type.shape.elements(); ++i) x.as<float>()[i] = normals(draw(random_key(seed, 1), 0, std::uint64_t(i)))[0];
+  for (std::int64_t i = 0; i < t.type.shape.elements(); ++i) t.as<std::int32_t>()[i] = int(draw(random_key(seed, 2), 0, std::uint64_t(i)).word[0] % 10);
+  step.state().learning_rate = 0.01f;
+}
+
+TEST(Session, a_steady_step_allocates_nothing_on_any_thread) {
+  for (auto name : {"mnist_cnn", "resnet20"}) {
+    auto const& d = models::find(name);
+    Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 2});
+    OptimizerOptions sgd;
+    sgd.momentum = 0.9;
+    StepOptions o;
+    o.batch = 4;
+    TrainStep step(model, o, cross_entropy(), sgd);
+    fill(step, 1);
+    step.run();
+    long const before = allocations;
+    for (int i = 0; i < 100; ++i) step.run();
+    EXPECT_EQ(allocations - before, 0) << name;
+  }
+}
+
+TEST(Session, results_do_not_depend_on_the_number_of_threads) {
+  for (auto name : {"mnist_cnn", "lenet5", "resnet_mini", "resnet20"}) {
+    std::vector<std::vector<double>> losses;
+    for (int threads : {1, 2, 3}) {
+      auto const& d = models::find(name);
+      Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .seed = 3, .threads = threads});
+      StepOptions o;
+      o.batch = 6;
+      TrainStep step(model, o, cross_entropy(), OptimizerOptions{});
+      losses.emplace_back();
+      for (int i = 0; i < 5; ++i) {
+        fill(step, std::uint64_t(i));
+        losses.back().push_back(step.run());
+      }
+    }
+    EXPECT_EQ(losses[0], losses[1]) << name;
+    EXPECT_EQ(losses[0], losses[2]) << name;
+  }
+}
+
+TEST(Session, a_loss_that_is_not_finite_stops_before_the_update_and_names_the_layer) {
+  auto const& d = models::find("mnist_cnn");
+  Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  StepOptions o;
+  o.batch = 2;
+  TrainStep step(model, o, cross_entropy(), OptimizerOptions{});
+  fill(step, 1);
+  step.run();
+  auto* fc1 = model.parameters()->find("fc1.weight");
+  fc1->tensor.as<float>()[0] = std::numeric_limits<float>::infinity();
+  auto const conv1 = model.parameters()->find("conv1.weight")->tensor.copy();
+  try {
+    step.run();
+    FAIL() << "no error";
+  } catch (Error const& e) {
+    EXPECT_EQ(int(e.kind), int(ErrorKind::numeric));
+    EXPECT_NE(std::string(e.what()).find("step 2"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("fc1 (fwd)"), std::string::npos) << e.what();
+  }
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(conv1.as<float>()[i], model.parameters()->find("conv1.weight")->tensor.as<float>()[i]);
+}
+
+}  // namespace
+}  // namespace falconet
