@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "falconet/base/error.h"
 #include "falconet/base/file.h"
+#include "falconet/data/cifar.h"
 #include "falconet/data/loader.h"
 #include "falconet/data/mnist.h"
 
@@ -176,6 +179,66 @@ TEST_F(DataFiles, DamagedGzipFilesGetOneClearLine) {
   damaged[damaged.size() - 6] ^= 1;   // in the CRC
   write_atomically(path("a"), damaged);
   EXPECT_EQ(error_of([&] { data::read_idx_images(path("a")); }), path("a") + ": is damaged: the gzip stream says \"incorrect data check\"");
+}
+
+TEST_F(DataFiles, CifarRecordsAreReadWithChannelsInnermost) {
+  std::string records;
+  for (int r = 0; r < 3; ++r) {
+    records += char(r + 4);
+    for (int plane = 0; plane < 3; ++plane)
+      for (int i = 0; i < 1024; ++i) records += char(i * 3 + plane + r);
+  }
+  write_atomically(path("a.bin"), records);
+  auto const batch = data::read_cifar_batch(path("a.bin"));
+  EXPECT_EQ(batch.labels, (std::vector<std::uint8_t>{4, 5, 6}));
+  ASSERT_EQ(batch.pixels.size(), 3u * 3072);
+  for (std::size_t r = 0; r < 3; ++r)
+    for (std::size_t i = 0; i < 3072; ++i) ASSERT_EQ(batch.pixels[r * 3072 + i], std::uint8_t(i + r));
+  auto refusal = [&](std::string const& text) {
+    write_atomically(path("a.bin"), text);
+    return error_of([&] { data::read_cifar_batch(path("a.bin")); }).substr(path("a.bin").size() + 2);
+  };
+  EXPECT_EQ(refusal(""), "is empty");
+  EXPECT_EQ(refusal(records.substr(0, 6000)), "is cut off or no CIFAR-10 file: 2927 bytes after 1 records of 3073");
+  records[3073] = 10;
+  EXPECT_EQ(refusal(records), "label 1 is 10, expected 0 to 9");
+  EXPECT_NE(refusal(std::string("\xFD" "7zXZ\0abcdefgh", 14)), "no error");
+  EXPECT_EQ(error_of([&] { data::cifar10(folder); }, ErrorKind::file),
+            path("data_batch_1.bin") + ": there is no such file, and no data_batch_1.bin.xz either");
+}
+
+TEST(Cifar10, HoldsTheKnownImagesLabelsAndNormalisation) {
+  char const* named = std::getenv("FALCONET_DATA");
+  std::string const folder = (named ? std::string(named) : FALCONET_SOURCE_DIR "/../shared/data") + "/cifar-10";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there";
+  std::optional<data::Split> split;
+  try {
+    split = data::cifar10(folder);
+  } catch (Error const& e) {
+    if (e.message.find("without liblzma") != std::string::npos) GTEST_SKIP() << e.what();
+    throw;
+  }
+  EXPECT_EQ(split->train.size(), 50000);
+  EXPECT_EQ(split->test.size(), 10000);
+  auto const& spec = split->train.spec();
+  EXPECT_EQ(spec, split->test.spec());
+  float const mean[] = {.49139968f, .48215841f, .44653091f}, std[] = {.24703223f, .24348513f, .26158784f};
+  for (std::size_t c = 0; c < 3; ++c) {
+    EXPECT_NEAR(spec.mean[c], mean[c], 1e-7);
+    EXPECT_NEAR(spec.std[c], std[c], 1e-7);
+  }
+  EXPECT_EQ(spec.labels[6], "frog");
+  int counts[10] = {};
+  data::Sample s;
+  for (int i = 0; i < 50000; ++i) {
+    split->train.dataset().sample(i, s);
+    ++counts[s.label];
+    if (i == 0) {
+      EXPECT_EQ(spec.labels[std::size_t(s.label)], "frog");
+      EXPECT_EQ(std::vector(s.u8.begin(), s.u8.begin() + 6), (std::vector<std::uint8_t>{59, 62, 63, 43, 46, 45}));
+    }
+  }
+  for (int count : counts) EXPECT_EQ(count, 5000);
 }
 
 TEST(InMemory, ComputesNormalisationAndTakesEitherLayout) {

@@ -60,7 +60,10 @@ class WeightFiles : public testing::Test {
     std::string const message = error_of([&] { io::read_safetensors(file); });
     return message.starts_with(file + ": ") ? message.substr(file.size() + 2) : message;
   }
-  void write(std::string const& text) const { std::ofstream(file, std::ios::binary) << text; }   // without waiting for the disk
+  void write(std::string const& text) const {   // anew, for some file systems wait for the disk when a file is cut to nothing
+    std::filesystem::remove(file);
+    std::ofstream(file, std::ios::binary) << text;
+  }
   std::string folder, file;
 };
 

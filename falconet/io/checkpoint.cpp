@@ -48,7 +48,7 @@ void emit(CheckpointParts const& parts, std::uint64_t file_bytes, Put const& put
 // Reads the whole file once, for nothing in it is believed before the checksum is right. Returns the bytes before the checksum.
 std::uint64_t verify(std::string const& path) {
   FileReader file(path);
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(piece);
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(std::min<std::size_t>(piece, file.size() + smallest));
   std::uint64_t crc = 0;
   auto take = [&](std::size_t bytes) {
     if (file.read({buffer.get(), bytes}) < bytes) fail_data(path, "changed while it was read");
