@@ -69,13 +69,15 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return {};
 }
 
-// Seconds of one tile shape: waves of tiles at the rate of the tensor cores, an ending per tile unless it is hidden, and the bytes.
+// Seconds of one tile shape: waves of tiles, each a product at the rate of the tensor cores or of the fetches from L2, and an ending that
+// alternating warpgroups hide; or the bytes of the tensors. Constants measured on an H200.
 double seconds_with(ConvProblem const& p, Tile tile) {
   Extent const e = extent_of(p);
   double const tiles = double((e.pixels + tile.pixels - 1) / tile.pixels) * ((e.channels + tile.channels - 1) / tile.channels);
-  double const waves = std::max(1.0, tile.alternate ? tiles / multiprocessors + 0.5 : std::ceil(tiles / multiprocessors));
-  double const product = 2.0 * tile.pixels * tile.channels * ((e.sum + 63) / 64 * 64) / 5.6e12, ending = tile.alternate ? 0.0 : 0.5e-6;
-  return 3e-6 + std::max(waves * (product + ending), bytes_of(p.operands()) / 3.9e12);
+  double const steps = (e.sum + 63) / 64, waves = std::ceil(tiles / multiprocessors);
+  double const product = 2.0 * tile.pixels * tile.channels * 64 / 6.0e12, fetch = (tile.pixels + tile.channels) * 128 / 9.5e10;
+  double const ending = 0.6e-6 * tile.pixels * tile.channels / 32768;
+  return 3e-6 + std::max(waves * (steps * std::max(product, fetch) + (tile.alternate ? 0 : ending)) + (tile.alternate ? ending : 0), bytes_of(p.operands()) / 3.9e12);
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
