@@ -114,7 +114,7 @@ struct None {
   HWY_INLINE V operator()(V v) const { return v; }
 };
 struct Relu {
-  HWY_INLINE V operator()(V v) const { return hn::Max(hn::Zero(d), v); }
+  HWY_INLINE V operator()(V v) const { return at_least(d, hn::Zero(d), v); }
 };
 template <class Body>
 HWY_INLINE void with_slot(Activation act, V alpha, Body const& body) {

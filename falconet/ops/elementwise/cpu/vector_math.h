@@ -6,11 +6,29 @@
 
 namespace falconet::FALCONET_ISA {
 
+// max(x, floor) and min(x, ceiling), a NaN as x staying one: on x86 Max and Min return their second operand then.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V at_least(D, V floor, V x) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::Lt(x, floor), floor, x);
+#else
+  return hn::Max(floor, x);
+#endif
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V at_most(D, V ceiling, V x) {
+#if HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::Gt(x, ceiling), ceiling, x);
+#else
+  return hn::Min(ceiling, x);
+#endif
+}
+
 // e^x for x clamped to [-87.3, 88.3]: x = q ln 2 + r with |r| <= ln(2)/2, e^r = 1 + r + r^2 p(r), error of the fit 4e-9.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exponential(D d, V x) {
   hn::RebindToSigned<D> const di;
-  x = hn::Min(hn::Max(x, hn::Set(d, -87.3f)), hn::Set(d, 88.3f));
+  x = at_most(d, hn::Set(d, 88.3f), at_least(d, hn::Set(d, -87.3f), x));
   V const q = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
   V r = hn::NegMulAdd(q, hn::Set(d, 0.693145751953125f), x);            // ln 2 in two parts: the first has 16 bits
   r = hn::NegMulAdd(q, hn::Set(d, 1.42860677e-6f), r);
@@ -19,8 +37,8 @@ HWY_INLINE V exponential(D d, V x) {
   p = hn::MulAdd(p, r, hn::Set(d, 1.6666514789e-01f));
   p = hn::MulAdd(p, r, hn::Set(d, 4.9999993050e-01f));
   V const e = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
-  auto const power = hn::ShiftLeft<23>(hn::ConvertTo(di, q));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, e), power));
+  auto const power = hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, q), hn::Set(di, 127)));
+  return hn::Mul(e, hn::BitCast(d, power));
 }
 
 template <class D, class V = hn::Vec<D>>
@@ -52,10 +70,12 @@ struct Normal {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE Normal<V> normal_distribution(D d, V x) {
   hn::RebindToUnsigned<D> const du;
-  V const one = hn::Set(d, 1.0f), half = hn::Set(d, 0.5f), a = hn::Min(hn::Set(d, 13.0f), hn::Abs(x));
+  V const one = hn::Set(d, 1.0f), half = hn::Set(d, 0.5f), a = at_most(d, hn::Set(d, 13.0f), hn::Abs(x));
   V const high = hn::BitCast(d, hn::And(hn::BitCast(du, a), hn::Set(du, 0xfffff000u)));
   V const rest = hn::Mul(hn::Mul(hn::Sub(a, high), hn::Add(a, high)), half);
-  V const correction = hn::MulAdd(rest, hn::MulSub(rest, half, one), one);                         // e^-rest = 1 - rest + rest^2 / 2
+  V correction = hn::NegMulAdd(rest, hn::Set(d, 1.0f / 3), one);                                     // e^-rest to the third power
+  correction = hn::NegMulAdd(hn::Mul(rest, half), correction, one);
+  correction = hn::NegMulAdd(rest, correction, one);
   V const density = hn::Mul(exponential(d, hn::Mul(hn::Mul(high, high), hn::Set(d, -0.5f))), correction);
   V const t = hn::Div(one, hn::MulAdd(a, hn::Set(d, 0.35f), one));
   V p = hn::MulAdd(hn::Set(d, -2.9125963441e-02f), t, hn::Set(d, 1.4387269639e-01f));
@@ -70,12 +90,12 @@ HWY_INLINE Normal<V> normal_distribution(D d, V x) {
   return {hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)), density};
 }
 
-// y = act(x). A NaN stays one: Max and Min return their second operand then (x86).
+// y = act(x). A NaN stays one.
 template <Activation act, class D, class V = hn::Vec<D>>
 HWY_INLINE V activate_vector(D d, V x, [[maybe_unused]] V alpha) {
-  if constexpr (act == Activation::relu) return hn::Max(hn::Zero(d), x);
+  if constexpr (act == Activation::relu) return at_least(d, hn::Zero(d), x);
   else if constexpr (act == Activation::leaky_relu) return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(alpha, x));
-  else if constexpr (act == Activation::relu6) return hn::Min(hn::Set(d, 6.0f), hn::Max(hn::Zero(d), x));
+  else if constexpr (act == Activation::relu6) return at_most(d, hn::Set(d, 6.0f), at_least(d, hn::Zero(d), x));
   else if constexpr (act == Activation::gelu) return hn::Mul(x, normal_distribution(d, x).phi);
   else if constexpr (act == Activation::silu) return hn::Mul(x, sigmoid(d, x));
   else if constexpr (act == Activation::sigmoid) return sigmoid(d, x);
