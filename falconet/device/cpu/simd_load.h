@@ -53,4 +53,13 @@ HWY_INLINE void for_lanes(D d, long count, Body const& body) {
   if (first < count) body(count - lanes);
 }
 
+// The same where nothing may be done twice (sums): calls body(first, fresh), `fresh` a mask of the lanes not done before.
+template <class D, class Body>
+HWY_INLINE void for_lanes_once(D d, long count, Body const& body) {
+  long const lanes = long(hn::Lanes(d));
+  long first = 0;
+  for (; first + lanes <= count; first += lanes) body(first, hn::FirstN(d, std::size_t(lanes)));
+  if (first < count) body(count - lanes, hn::Not(hn::FirstN(d, std::size_t(lanes - (count - first)))));
+}
+
 }  // namespace falconet::FALCONET_ISA
