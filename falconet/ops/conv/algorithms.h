@@ -4,10 +4,11 @@
 
 namespace falconet {
 
-extern Algorithm<ConvProblem> const conv_direct;      // cpu/direct.cpp
-extern Algorithm<ConvProblem> const conv_naive;       // cpu/naive.cpp
-extern Algorithm<ConvProblem> const conv_reference;   // reference.cpp
+extern Algorithm<ConvProblem> const conv_direct;        // cpu/direct.cpp
+extern Algorithm<ConvProblem> const conv_im2col_gemm;   // cpu/im2col_gemm.cpp
+extern Algorithm<ConvProblem> const conv_naive;         // cpu/naive.cpp
+extern Algorithm<ConvProblem> const conv_reference;     // reference.cpp
 
-TableOf<ConvProblem> const& conv_algorithms();        // best first, reference last
+TableOf<ConvProblem> const& conv_algorithms();          // best first, reference last
 
 }  // namespace falconet

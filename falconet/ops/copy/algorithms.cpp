@@ -4,8 +4,6 @@ namespace falconet {
 
 TableOf<CopyProblem> const& copy_algorithms() {
   static TableOf<CopyProblem> const table({
-      copy_rows(),
-      copy_blocks(),
       copy_reference(),
   });
   return table;

@@ -4,7 +4,6 @@ namespace falconet {
 
 TableOf<PoolProblem> const& pool_algorithms() {
   static TableOf<PoolProblem> const table({
-      pool_channel_lanes_algorithm(),
       pool_reference(),
   });
   return table;

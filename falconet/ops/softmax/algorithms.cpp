@@ -4,7 +4,6 @@ namespace falconet {
 
 TableOf<SoftmaxProblem> const& softmax_algorithms() {
   static TableOf<SoftmaxProblem> const table({
-      softmax_lanes(),
       softmax_reference(),
   });
   return table;

@@ -130,7 +130,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
         g.columns = width;
         GemmSource const b{at(args.b, b_bf16, p.trans_b ? (column0 + j) * p.k + l : l * p.n + column0 + j), b_bf16, p.trans_b ? 1 : p.n, p.trans_b ? p.k : 1};
         if (s.direct_b) g.b = static_cast<float const*>(b.data), g.b_stride = p.n;
-        else kernels.pack_b(b, width, g.k, b_block), g.b = b_block;
+        else kernels.pack_b(b, width, g.k, b_block, g.k, 0), g.b = b_block;
         g.first = l == k0;
         g.store = l + g.k == k1 && s.parts == 1 ? &store : nullptr;
         g.sums_stride = sums_stride;

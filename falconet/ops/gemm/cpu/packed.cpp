@@ -7,6 +7,7 @@
 
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
+#include "falconet/ops/gemm/cpu/transpose_simd.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
@@ -24,7 +25,6 @@ constexpr int max_vectors = 3, tile_rows[4] = {0, 12, 6, 4};
 #else
 constexpr int max_vectors = 3, tile_rows[4] = {0, 8, 4, 4};
 #endif
-#define FALCONET_UNROLL _Pragma("GCC unroll 16")
 
 // The first `n` < lanes elements; the rest is zero, and memory past them is not touched.
 HWY_INLINE VF load_some(float const* p, int n) {
@@ -78,82 +78,65 @@ HWY_INLINE void store(VF v, void* p, bool bf16, std::int64_t at, int n) {
   hn::Store(narrow(v), DU16(), part);
   for (int i = 0; i < n; ++i) q[i] = part[i];
 }
-HWY_INLINE float element(GemmSource const& s, std::int64_t at) {
-  if (!s.is_bf16) return static_cast<float const*>(s.data)[at];
-  union {
-    std::uint32_t u;
-    float f;
-  } pun;
-  pun.u = std::uint32_t(static_cast<std::uint16_t const*>(s.data)[at]) << 16;
-  return pun.f;
+template <class T>
+void pack_rows(GemmSource const& s, int rows, std::int64_t k, float* packed) {
+  T const* row[gemm_max_rows];
+  for (int i = 0; i < rows; ++i) row[i] = static_cast<T const*>(s.data) + i * s.stride;
+  transpose_rows(row, rows, k, packed, rows);
 }
-#if HWY_TARGET != HWY_SCALAR
-using D4 = hn::Full128<float>;
-HWY_INLINE hn::Vec<D4> load4(GemmSource const& s, std::int64_t at) {
-  if (!s.is_bf16) return hn::LoadU(D4(), static_cast<float const*>(s.data) + at);
-  hn::Rebind<std::uint16_t, D4> const d16;
-  hn::RebindToUnsigned<D4> const d32;
-  return hn::BitCast(D4(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, static_cast<std::uint16_t const*>(s.data) + at))));
-}
-
-// Transposes 4x4 within each block of 128 bits: r[i] holds elements 0..3 of row i, afterwards element i of rows 0..3.
-template <class DD, class VV>
-HWY_INLINE void transpose4(DD dd, VV (&r)[4]) {
-  hn::Repartition<double, DD> const d64;
-  auto const a = hn::BitCast(d64, hn::InterleaveLower(dd, r[0], r[1])), b = hn::BitCast(d64, hn::InterleaveLower(dd, r[2], r[3]));
-  auto const c = hn::BitCast(d64, hn::InterleaveUpper(dd, r[0], r[1])), e = hn::BitCast(d64, hn::InterleaveUpper(dd, r[2], r[3]));
-  r[0] = hn::BitCast(dd, hn::InterleaveLower(d64, a, b));
-  r[1] = hn::BitCast(dd, hn::InterleaveUpper(d64, a, b));
-  r[2] = hn::BitCast(dd, hn::InterleaveLower(d64, c, e));
-  r[3] = hn::BitCast(dd, hn::InterleaveUpper(d64, c, e));
-}
-// Elements l..l+3 of rows j, 4 + j, 8 + j, 12 + j as far as a vector goes; four of these transposed are vectors l..l+3 of the columns.
-HWY_INLINE VF gather_blocks(GemmSource const& s, std::int64_t const* row, std::int64_t l, int j) {
-#if HWY_TARGET <= HWY_AVX3
-  hn::Full256<float> const half;
-  auto const lower = hn::Combine(half, load4(s, row[4 + j] + l), load4(s, row[j] + l));
-  auto const upper = hn::Combine(half, load4(s, row[12 + j] + l), load4(s, row[8 + j] + l));
-  return hn::Combine(d, upper, lower);
-#elif HWY_TARGET <= HWY_AVX2
-  return hn::Combine(d, load4(s, row[4 + j] + l), load4(s, row[j] + l));
-#else
-  return load4(s, row[j] + l);
-#endif
-}
-#endif
 
 void pack_a(GemmSource const& s, int rows, std::int64_t k, float* packed) {
-  if (s.stride == 1) {   // columns of the panel are contiguous
-    for (std::int64_t l = 0; l < k; ++l)
-      for (int i = 0; i < rows; i += lanes) {
-        int const n = rows - i < lanes ? rows - i : lanes;
-        VF const v = load(s.data, s.is_bf16, l * s.k_stride + i, n);
-        n >= lanes ? hn::StoreU(v, d, packed + l * rows + i) : store_some(v, packed + l * rows + i, n);
-      }
-    return;
-  }
-  std::int64_t k4 = 0;
-#if HWY_TARGET != HWY_SCALAR
-  k4 = rows >= 4 ? k / 4 * 4 : 0;
-  for (std::int64_t l = 0; l < k4; l += 4)
-    for (int i = 0; i < rows; i += 4) {
-      int const at = i + 4 <= rows ? i : rows - 4;   // the last group of rows overlaps its neighbour
-      hn::Vec<D4> r[4];
-      FALCONET_UNROLL for (int j = 0; j < 4; ++j) r[j] = load4(s, (at + j) * s.stride + l);
-      transpose4(D4(), r);
-      FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[j], D4(), packed + (l + j) * rows + at);
+  if (s.stride != 1) return s.is_bf16 ? pack_rows<std::uint16_t>(s, rows, k, packed) : pack_rows<float>(s, rows, k, packed);
+  for (std::int64_t l = 0; l < k; ++l)   // columns of the panel are contiguous
+    for (int i = 0; i < rows; i += lanes) {
+      int const n = rows - i < lanes ? rows - i : lanes;
+      store(load(s.data, s.is_bf16, l * s.k_stride + i, n), packed, false, l * rows + i, n);
     }
-#endif
-  for (std::int64_t l = k4; l < k; ++l)
-    for (int i = 0; i < rows; ++i) packed[l * rows + i] = element(s, i * s.stride + l * s.k_stride);
 }
 
-void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* packed) {
+#if HWY_TARGET != HWY_SCALAR
+// Elements 0..3 of rows j, 4 + j, 8 + j, 12 + j as far as a vector goes: four of these (j = 0..3) transposed are vectors 0..3 of k.
+template <class T>
+HWY_INLINE VF gather_blocks(T const* const* row, std::int64_t l, int j) {
+#if HWY_TARGET <= HWY_AVX3
+  hn::Full256<float> const half;
+  return hn::Combine(d, hn::Combine(half, load4(row[12 + j] + l), load4(row[8 + j] + l)), hn::Combine(half, load4(row[4 + j] + l), load4(row[j] + l)));
+#elif HWY_TARGET <= HWY_AVX2
+  return hn::Combine(d, load4(row[4 + j] + l), load4(row[j] + l));
+#else
+  return load4(row[j] + l);
+#endif
+}
+#endif
+
+// One vector of columns whose elements lie contiguous along k, to every `step` floats.
+template <class T>
+void pack_columns(GemmSource const& s, std::int64_t first, std::int64_t columns, std::int64_t k, float* to, int step) {
+  T const* row[lanes];
+  for (int j = 0; j < lanes; ++j) row[j] = static_cast<T const*>(s.data) + (first + j < columns ? first + j : columns - 1) * s.stride;
+  std::int64_t l = 0;
+#if HWY_TARGET != HWY_SCALAR
+  constexpr int groups = HWY_TARGET <= HWY_AVX3 ? 4 : HWY_TARGET <= HWY_AVX2 ? 2 : 1;   // a cache line of each row at a time
+  for (; l + 4 * groups <= k; l += 4 * groups) {
+    VF r[groups][4];
+    FALCONET_UNROLL for (int j = 0; j < 4; ++j)
+      FALCONET_UNROLL for (int g = 0; g < groups; ++g) r[g][j] = gather_blocks(row, l + 4 * g, j);
+    FALCONET_UNROLL for (int g = 0; g < groups; ++g) {
+      transpose4(d, r[g]);
+      FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[g][j], d, to + (l + 4 * g + j) * step);
+    }
+  }
+#endif
+  for (; l < k; ++l)
+    for (int j = 0; j < lanes; ++j) to[l * step + j] = widen_element(row[j] + l);
+}
+
+void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* packed, std::int64_t block_k, std::int64_t first_k) {
   int const vectors = int((columns + lanes - 1) / lanes);
   GemmPanels const panels = GemmPanels::of(vectors, max_vectors);
   for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
     int const v = panel < panels.wide ? panels.narrow + 1 : panels.narrow, step = v * lanes;
-    float* const to = packed + v0 * lanes * k;
+    float* const to = packed + v0 * lanes * block_k + first_k * step;
     if (s.stride == 1) {
       int const whole = int(columns - v0 * lanes) / lanes;   // vectors of this panel that are full
       for (std::int64_t l = 0; l < k; ++l) {
@@ -162,25 +145,9 @@ void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* pa
           hn::StoreU(load(s.data, s.is_bf16, from + i * lanes, i < whole ? lanes : int(columns % lanes)), d, to + l * step + i * lanes);
       }
     } else {
-      for (int i = 0; i < v; ++i) {
-        std::int64_t row[lanes];
-        for (int j = 0; j < lanes; ++j) {
-          std::int64_t const column = (v0 + i) * lanes + j;
-          row[j] = (column < columns ? column : columns - 1) * s.stride;
-        }
-        std::int64_t k4 = 0;
-#if HWY_TARGET != HWY_SCALAR
-        k4 = k / 4 * 4;
-        for (std::int64_t l = 0; l < k4; l += 4) {
-          VF r[4];
-          FALCONET_UNROLL for (int j = 0; j < 4; ++j) r[j] = gather_blocks(s, row, l, j);
-          transpose4(d, r);
-          FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[j], d, to + (l + j) * step + i * lanes);
-        }
-#endif
-        for (std::int64_t l = k4; l < k; ++l)
-          for (int j = 0; j < lanes; ++j) to[l * step + i * lanes + j] = element(s, row[j] + l);
-      }
+      for (int i = 0; i < v; ++i)
+        s.is_bf16 ? pack_columns<std::uint16_t>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step)
+                  : pack_columns<float>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step);
     }
     v0 += v;
   }

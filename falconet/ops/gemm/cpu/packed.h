@@ -66,7 +66,8 @@ struct GemmKernels {
   int max_vectors;                       // of a B panel
   int rows[4];                           // rows[v]: of a tile v vectors wide
   void (*pack_a)(GemmSource const&, int rows, std::int64_t k, float* packed);              // to a_stride = rows
-  void (*pack_b)(GemmSource const&, std::int64_t columns, std::int64_t k, float* packed);
+  // Rows first_k .. first_k + k of a packed block of block_k rows.
+  void (*pack_b)(GemmSource const&, std::int64_t columns, std::int64_t k, float* packed, std::int64_t block_k, std::int64_t first_k);
   void (*multiply)(GemmPanel const&);
   void (*finish)(GemmFinish const&);
 };

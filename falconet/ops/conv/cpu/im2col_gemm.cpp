@@ -1,0 +1,591 @@
+// Convolution as a matrix product with the matrix of patches (im2col: Chellapilla, Puri and Simard, 2006), which is never written
+// as a whole: patches are copied straight into the panels of the packed product (ops/gemm/cpu/packed.h).
+//   forward          y[pixel, k]      = patches_of_x[pixel, (r,s,c)] * w[k, (r,s,c)]^T
+//   data gradient    dx[pixel, c]     = patches_of_dy[pixel, (r,s,k)] * w[k, (r,s), c]: a gather without races. With a stride, dx falls
+//                    apart into stride_h * stride_w grids of pixels; each is reached by its own taps, and no product with zero is computed
+//   filter gradient  dw[k, (r,s,c)]   = dy[pixel, k]^T * patches_of_x[pixel, (r,s,c)], pixels in a fixed number of parts summed in
+//                    order; db is one more column of patches that are all one
+// In nchw the roles are exchanged (channels are rows of the result, pixels its columns), so that stores are contiguous as well.
+// Any stride, dilation, padding and grouping; f32 or bf16 operands, arithmetic in f32; slots bias, residual, activation, mask, and db.
+// Cost: 2 n k p q (c/groups) r s operations; every patch element is copied once per about 250 columns of the result.
+#include <algorithm>
+#include <numeric>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/patches.h"
+#include "falconet/ops/gemm/cpu/packed.h"
+
+namespace falconet {
+namespace {
+
+using i64 = std::int64_t;
+
+constexpr i64 max_piece = 384;             // of the summed dimension, per packed block
+constexpr i64 max_width = 240;             // columns of a packed block
+constexpr i64 max_rows = 192;              // pixels whose patches meet one packed block of the filter before the next
+constexpr i64 a_size = gemm_max_rows * max_piece;
+constexpr double task_operations = 2e6;    // at least so much work in a task: about 20 us
+constexpr i64 max_tasks = 64;
+
+i64 divide_up(i64 a, i64 b) { return (a + b - 1) / b; }
+i64 round_up(i64 a, i64 b) { return divide_up(a, b) * b; }
+i64 part_of(i64 total, i64 parts) { return std::max<i64>(1, divide_up(total, std::max<i64>(1, divide_up(total, parts)))); }   // even parts of at most `parts`
+
+struct Sizes {   // of one group
+  i64 kg, cg, filter, groups;              // filter: r * s
+  explicit Sizes(ConvProblem const& p) : kg(p.k / p.groups), cg(p.c / p.groups), filter(i64(p.r) * p.s), groups(p.groups) {}
+};
+
+// Taps that reach the pixels of one residue `phase` modulo the stride, along one axis: filter positions last - t * period read the
+// image of dy at pixel first + t * step.
+struct Taps {
+  int count = 0, last = 0, period = 1, first = 0, step = 1;
+};
+Taps taps_of(int phase, int pad, int stride, int dilation, int filter) {
+  Taps taps;
+  taps.period = stride / std::gcd(stride, dilation);
+  taps.step = dilation / std::gcd(stride, dilation);
+  int r = 0;
+  while (r < filter && r < taps.period && (phase + pad - r * dilation) % stride != 0) ++r;
+  if (r >= filter || r >= taps.period) return taps;
+  taps.count = (filter - 1 - r) / taps.period + 1;
+  taps.last = r + (taps.count - 1) * taps.period;
+  taps.first = (phase + pad - taps.last * dilation) / stride;
+  return taps;
+}
+
+// One matrix product over the pixels of one grid of the result: all of y, or the dx of one residue modulo the stride.
+struct Grid {
+  PatchSource patches;                     // of the first group
+  int h0 = 0, w0 = 0, step_h = 1, step_w = 1, rows = 1, columns = 1;   // its pixels within the result
+  Taps th, tw;                             // data gradient only
+  i64 first_depth = 0;                     // depth of the grids before it
+  bool whole(ConvProblem const& p) const {  // its pixels are all pixels of the result, in order
+    return p.direction == Direction::fwd || (p.stride_h == 1 && p.stride_w == 1);
+  }
+};
+int grids_of(ConvProblem const& p) { return p.direction == Direction::bwd_data ? p.stride_h * p.stride_w : 1; }
+
+Grid grid_of(ConvProblem const& p, ConvArgs const& args, int index) {
+  Grid g;
+  auto& s = g.patches;
+  bool const data = p.direction == Direction::bwd_data;
+  View const& image = data ? args.y : args.x;
+  s.data = image.data;
+  s.is_bf16 = image.type.dtype == DType::bf16;
+  s.channels_last = p.layout == Layout::nhwc;
+  s.height = data ? p.p() : p.h;
+  s.width = data ? p.q() : p.w;
+  i64 const channels = data ? p.k : p.c;
+  s.channels = int(channels / p.groups);
+  s.pixel_stride = s.channels_last ? channels : 1;
+  s.image_stride = channels * s.height * s.width;
+  if (!data) {
+    s.step_h = p.stride_h, s.step_w = p.stride_w, s.first_h = -p.pad_top, s.first_w = -p.pad_left;
+    s.tap_rows = p.r, s.tap_columns = p.s, s.tap_step_h = p.dilation_h, s.tap_step_w = p.dilation_w;
+    s.rows = g.rows = p.p(), s.columns = g.columns = p.q();
+    return g;
+  }
+  auto at = [&](int i) {
+    g.h0 = i / p.stride_w, g.w0 = i % p.stride_w;
+    g.th = taps_of(g.h0, p.pad_top, p.stride_h, p.dilation_h, p.r);
+    g.tw = taps_of(g.w0, p.pad_left, p.stride_w, p.dilation_w, p.s);
+  };
+  for (int i = 0; i < index; ++i) {
+    at(i);
+    g.first_depth += i64(g.th.count) * g.tw.count * s.channels;
+  }
+  at(index);
+  g.step_h = p.stride_h, g.step_w = p.stride_w;
+  s.first_h = g.th.first, s.tap_step_h = g.th.step, s.tap_rows = g.th.count;
+  s.first_w = g.tw.first, s.tap_step_w = g.tw.step, s.tap_columns = g.tw.count;
+  s.rows = g.rows = std::max(0, (p.h - g.h0 + p.stride_h - 1) / p.stride_h);
+  s.columns = g.columns = std::max(0, (p.w - g.w0 + p.stride_w - 1) / p.stride_w);
+  return g;
+}
+PatchSource group_of(PatchSource s, i64 group) {
+  i64 const offset = group * s.channels * (s.channels_last ? 1 : i64(s.height) * s.width);
+  s.data = static_cast<char const*>(s.data) + offset * (s.is_bf16 ? 2 : 4);
+  return s;
+}
+
+void const* element(View const& v, i64 i) { return v.as<char const>() + i * i64(size_of(v.type.dtype)); }
+float get(void const* data, bool is_bf16, i64 i) { return is_bf16 ? to_float(static_cast<bf16 const*>(data)[i]) : static_cast<float const*>(data)[i]; }
+
+void activate_values(int act, float* values, int count) {
+  for (int i = 0; i < count; ++i) values[i] = activate(Activation(act), values[i]);
+}
+GemmStore store_of(ConvProblem const& p, ConvArgs const& args) {
+  View const& result = p.direction == Direction::fwd ? args.y : p.direction == Direction::bwd_data ? args.x : args.w;
+  GemmStore store;
+  store.y = result.data;
+  store.y_bf16 = result.type.dtype == DType::bf16;
+  store.activate = activate_values;
+  if (p.direction == Direction::bwd_filter) return store;
+  store.bias = args.bias.as<float const>();
+  store.residual = args.residual.data;
+  store.mask = args.mask.data;
+  store.act = int(p.store.act);
+  return store;
+}
+// The same store with y, residual and mask moved on by `elements`.
+GemmStore moved(GemmStore s, i64 elements) {
+  i64 const bytes = elements * (s.y_bf16 ? 2 : 4);
+  s.y = static_cast<char*>(s.y) + bytes;
+  if (s.residual) s.residual = static_cast<char const*>(s.residual) + bytes;
+  if (s.mask) s.mask = static_cast<char const*>(s.mask) + bytes;
+  return s;
+}
+
+// Forward and data gradient ---------------------------------------------------------------------------------------------------
+
+// How they are split, a function of the problem alone. "outputs" are channels of the result in one group.
+struct Split {
+  i64 outputs, channels, depth, piece;     // depth: of all grids together
+  i64 pixels, tasks;                       // per grid
+  i64 width;                               // columns of a packed block
+  i64 filter_size, b_size, sums_size;      // floats: the packed filter; per task
+  i64 task_size() const { return a_size + b_size + sums_size; }
+};
+Split split_of(ConvProblem const& p) {
+  bool const data = p.direction == Direction::bwd_data;
+  Sizes const z(p);
+  Split s;
+  s.outputs = data ? z.cg : z.kg;
+  s.channels = data ? p.c : p.k;
+  s.depth = z.filter * (data ? z.kg : z.cg);
+  s.piece = part_of(s.depth, max_piece);
+  DType const result = data ? p.x_type : p.y_type;
+  int const grids = grids_of(p);
+  i64 const grid_pixels = data ? divide_up(p.h, p.stride_h) * divide_up(p.w, p.stride_w) : i64(p.p()) * p.q();
+  s.pixels = p.n * grid_pixels;
+  s.tasks = std::clamp(i64(p.operations() / task_operations / grids), i64(1), divide_up(max_tasks, grids));
+  bool const sums = result == DType::bf16 && s.depth > s.piece;
+  if (p.layout == Layout::nhwc) {
+    s.width = std::min(round_up(s.outputs, 16), max_width);
+    s.tasks = std::min(s.tasks, divide_up(s.pixels, 2 * gemm_max_rows));
+    s.filter_size = z.groups * s.depth * round_up(s.outputs, 16);
+    s.b_size = 0;
+    s.sums_size = sums ? max_rows * s.width : 0;
+  } else {
+    s.width = std::min(round_up(grid_pixels, 16), max_width);
+    s.tasks = std::min(s.tasks, p.n * divide_up(grid_pixels, s.width));
+    s.filter_size = z.groups * s.depth * s.outputs;
+    s.b_size = s.piece * s.width;
+    s.sums_size = sums || p.stride_w > 1 || p.stride_h > 1 ? s.outputs * s.width : 0;
+    if (s.sums_size > 1 << 16) s.tasks = std::min(s.tasks, divide_up(16, grids));
+  }
+  return s;
+}
+
+// Tiles of 16 lanes are half empty where the result has 8 columns: AVX2's fit.
+Isa isa_for(Isa isa, i64 columns) { return isa == Isa::avx512 && columns <= 8 ? Isa::avx2 : isa; }
+
+// nhwc: rows are pixels, columns are channels of the result.
+void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+  Split const s = split_of(p);
+  Sizes const z(p);
+  bool const data = p.direction == Direction::bwd_data;
+  Isa const isa = isa_for(stream.isa(), s.outputs);
+  GemmKernels const& gemm = gemm_kernels_of(isa);
+  PatchKernels const& patch = patch_kernels_of(isa);
+  GemmStore const store = store_of(p, args);
+  int const grids = grids_of(p);
+  i64 const blocks = divide_up(s.outputs, s.width);
+  bool const w_bf16 = p.w_type == DType::bf16;
+
+  // The packed filter: per group, block of columns, grid and piece.
+  auto packed_filter = [&](i64 group, i64 block, i64 depth) {
+    i64 const width = std::min(s.width, s.outputs - block * s.width);
+    return scratch + group * s.depth * round_up(s.outputs, 16) + block * s.width * s.depth + depth * round_up(width, 16);
+  };
+  stream.threads().run(int(z.groups * blocks * grids), [&](int task) {
+    i64 const group = task / grids / blocks, block = task / grids % blocks, j = block * s.width, width = std::min(s.width, s.outputs - j);
+    Grid const grid = grid_of(p, args, task % grids);
+    i64 const depth = data ? grid.patches.depth() : s.depth;
+    for (i64 l = 0; l < depth; l += s.piece) {
+      i64 const count = std::min(s.piece, depth - l);
+      float* const to = packed_filter(group, block, grid.first_depth + l);
+      if (!data) {
+        gemm.pack_b({element(args.w, (group * z.kg + j) * s.depth + l), w_bf16, 1, s.depth}, width, count, to, count, 0);
+        continue;
+      }
+      for (i64 at = l; at < l + count;) {   // row (t, u, k): the channels of one tap lie k apart
+        i64 const tap = at / z.kg, k = at - tap * z.kg, n = std::min(z.kg - k, l + count - at);
+        i64 const r = grid.th.last - tap / grid.tw.count * grid.th.period, c = grid.tw.last - tap % grid.tw.count * grid.tw.period;
+        GemmSource const source{element(args.w, ((group * z.kg + k) * z.filter + r * p.s + c) * z.cg + j), w_bf16, z.filter * z.cg, 1};
+        gemm.pack_b(source, width, n, to, count, at - l);
+        at += n;
+      }
+    }
+  });
+
+  float* const tasks_scratch = scratch + s.filter_size;
+  stream.threads().run(int(s.tasks) * grids, [&](int task) {
+    Grid const grid = grid_of(p, args, task % grids);
+    bool const whole = grid.whole(p);
+    i64 const pixels = p.n * grid.patches.grid(), share = divide_up(pixels, s.tasks), begin = task / grids * share, end = std::min(pixels, begin + share);
+    i64 const depth = grid.patches.depth(), width_of_image = data ? p.w : p.q(), height_of_image = data ? p.h : p.p();
+    float* const a_panel = tasks_scratch + task * s.task_size();
+    for (i64 pixel0 = begin; pixel0 < end; pixel0 += max_rows)
+      for (i64 group = 0; group < z.groups; ++group) {
+        PatchSource const patches = group_of(grid.patches, group);
+        for (i64 block = 0; block < blocks; ++block) {
+          i64 const j = group * s.outputs + block * s.width, width = std::min(s.width, s.outputs - block * s.width);
+          i64 const rows = std::min(max_rows, end - pixel0);
+          i64 const tile = gemm.rows[GemmPanels::of(int(divide_up(width, gemm.lanes)), gemm.max_vectors).widest()], even = part_of(rows, tile);
+          i64 l = 0;
+          do {
+            GemmPanel g;
+            g.k = std::min(s.piece, depth - l);
+            g.columns = width;
+            g.b = packed_filter(group, block, grid.first_depth + l);
+            g.first = l == 0;
+            g.column = j;
+            bool const last = l + g.k == depth;
+            for (i64 i = 0; i < rows; i += g.rows) {
+              i64 const pixel = pixel0 + i;
+              g.rows = int(std::min(even, rows - i));
+              GemmStore local = store;
+              local.stride = s.channels;
+              i64 at = pixel;                                  // of the panel's first row within the result
+              if (!whole) {
+                i64 const n = pixel / patches.grid(), in_grid = pixel - n * patches.grid(), row = in_grid / grid.columns, column = in_grid % grid.columns;
+                g.rows = int(std::min<i64>(g.rows, grid.columns - column));
+                at = (n * height_of_image + grid.h0 + row * grid.step_h) * width_of_image + grid.w0 + column * grid.step_w;
+                local.stride *= grid.step_w;
+              }
+              local = moved(local, at * s.channels);
+              if (g.k) patch.pack_pixels(patches, pixel, g.rows, l, g.k, a_panel);
+              g.a = a_panel;
+              g.a_stride = g.rows;
+              g.sums = s.sums_size ? a_panel + a_size + i * s.width : static_cast<float*>(local.y) + j;
+              g.sums_stride = s.sums_size ? s.width : local.stride;
+              g.store = last ? &local : nullptr;
+              gemm.multiply(g);
+            }
+            l += g.k;
+          } while (l < depth);
+        }
+      }
+  });
+}
+
+// nchw: rows are channels of the result, columns are pixels of one image.
+void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+  Split const s = split_of(p);
+  Sizes const z(p);
+  bool const data = p.direction == Direction::bwd_data;
+  GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  PatchKernels const& patch = patch_kernels_of(stream.isa());
+  GemmStore const store = store_of(p, args);
+  int const grids = grids_of(p);
+  i64 const tile = gemm.rows[gemm.max_vectors], even = part_of(s.outputs, tile), panels = divide_up(s.outputs, even);
+  bool const w_bf16 = p.w_type == DType::bf16;
+
+  // The packed filter: per group, grid and panel, all of its depth.
+  auto packed_filter = [&](i64 group, Grid const& grid, i64 depth, i64 row) {
+    return scratch + (group * s.depth + grid.first_depth) * s.outputs + row * depth;
+  };
+  stream.threads().run(int(z.groups * panels * grids), [&](int task) {
+    i64 const group = task / grids / panels, row = task / grids % panels * even, rows = std::min(even, s.outputs - row);
+    Grid const grid = grid_of(p, args, task % grids);
+    i64 const depth = grid.patches.depth();
+    float* const to = packed_filter(group, grid, depth, row);
+    if (!data) return gemm.pack_a({element(args.w, (group * z.kg + row) * depth), w_bf16, 1, depth}, int(rows), depth, to);
+    for (i64 l = 0; l < depth; ++l) {
+      i64 const taps = i64(grid.th.count) * grid.tw.count, k = l / taps, tap = l % taps;
+      i64 const r = grid.th.last - tap / grid.tw.count * grid.th.period, c = grid.tw.last - tap % grid.tw.count * grid.tw.period;
+      for (i64 i = 0; i < rows; ++i)
+        to[l * rows + i] = get(args.w.data, w_bf16, ((group * z.kg + k) * z.cg + row + i) * z.filter + r * p.s + c);
+    }
+  });
+
+  float* const tasks_scratch = scratch + s.filter_size;
+  stream.threads().run(int(s.tasks) * grids, [&](int task) {
+    Grid const grid = grid_of(p, args, task % grids);
+    bool const whole = grid.whole(p), scattered = !whole;
+    i64 const depth = grid.patches.depth(), grid_pixels = grid.patches.grid(), plane = data ? i64(p.h) * p.w : i64(p.p()) * p.q();
+    i64 const blocks = divide_up(grid_pixels, s.width), items = p.n * blocks, share = divide_up(items, s.tasks);
+    i64 const begin = task / grids * share, end = std::min(items, begin + share);
+    float* const b_block = tasks_scratch + task * s.task_size() + a_size;
+    float* const scratch_sums = b_block + s.b_size;
+    bool const in_place = p.r == 1 && p.s == 1 && whole && !data && p.stride_h == 1 && p.stride_w == 1 && grid_pixels == i64(p.h) * p.w &&
+                          p.x_type == DType::f32;   // 1x1: the image itself is the matrix of patches
+    for (i64 item = begin; item < end; ++item)
+      for (i64 group = 0; group < z.groups; ++group) {
+        PatchSource const patches = group_of(grid.patches, group);
+        i64 const image = item / blocks, pixel = item % blocks * s.width, width = std::min(s.width, grid_pixels - pixel);
+        GemmStore local = moved(store, (image * s.channels + group * s.outputs) * plane + pixel);
+        local.stride = plane;
+        local.bias_of_rows = true;
+        if (local.bias) local.bias += group * s.outputs;
+        bool const use_scratch = s.sums_size > 0;
+        i64 l = 0;
+        do {
+          GemmPanel g;
+          g.k = std::min(s.piece, depth - l);
+          g.columns = width;
+          bool const direct = in_place && width % 16 == 0;
+          if (direct) {
+            g.b = static_cast<float const*>(patches.data) + image * patches.image_stride + l * plane + pixel;
+            g.b_stride = plane;
+          } else {
+            i64 const padded = round_up(width, 16);
+            for (i64 x = 0; x < g.k; ++x) std::fill(b_block + x * padded + width, b_block + (x + 1) * padded, 0.0f);
+            if (g.k) patch.copy_taps(patches, image, pixel, width, l, g.k, b_block, padded);
+            g.b = b_block;
+            g.b_stride = padded;
+          }
+          g.first = l == 0;
+          g.store = l + g.k == depth && !scattered ? &local : nullptr;
+          g.sums_stride = use_scratch ? s.width : plane;
+          for (i64 row = 0; row < s.outputs; row += g.rows) {
+            g.rows = int(std::min(even, s.outputs - row));
+            g.a = packed_filter(group, grid, depth, row) + l * g.rows;
+            g.a_stride = g.rows;
+            g.sums = use_scratch ? scratch_sums + row * s.width : static_cast<float*>(local.y) + row * plane;
+            g.row = row;
+            gemm.multiply(g);
+          }
+          l += g.k;
+        } while (l < depth);
+        if (!scattered) continue;
+        // dx of one residue: its pixels lie a stride apart.
+        GemmStore const to = moved(store, (image * s.channels + group * s.outputs) * plane);
+        for (i64 row = 0; row < s.outputs; ++row)
+          for (i64 x = 0; x < width; ++x) {
+            i64 const i = (pixel + x) / grid.columns, j = (pixel + x) % grid.columns;
+            i64 const at = row * plane + (grid.h0 + i * grid.step_h) * p.w + grid.w0 + j * grid.step_w;
+            float v = scratch_sums[row * s.width + x];
+            if (store.bias) v += store.bias[group * s.outputs + row];
+            if (to.residual) v += get(to.residual, to.y_bf16, at);
+            v = activate(Activation(store.act), v);
+            if (to.mask && !(get(to.mask, to.y_bf16, at) > 0)) v = 0;
+            if (to.y_bf16) static_cast<bf16*>(to.y)[at] = to_bf16(v);
+            else static_cast<float*>(to.y)[at] = v;
+          }
+      }
+  });
+}
+
+// Filter gradient -------------------------------------------------------------------------------------------------------------
+
+struct FilterSplit {
+  i64 depth, columns, blocks, width;       // nhwc: columns of patches (one more for db), in blocks; nchw: rows of patches
+  i64 pixels, parts, part;                 // the sum's parts: pixels in nhwc, images in nchw
+  i64 b_size, partial;                     // floats: per task; of one partial result
+  bool direct;                             // nhwc: one part, straight into dw
+  i64 task_size() const { return 2 * a_size + b_size; }
+};
+FilterSplit filter_split_of(ConvProblem const& p) {
+  Sizes const z(p);
+  FilterSplit s;
+  bool const nhwc = p.layout == Layout::nhwc;
+  s.depth = z.filter * z.cg;
+  s.columns = s.depth + (p.store.bias ? 1 : 0);
+  s.pixels = nhwc ? i64(p.n) * p.p() * p.q() : p.n;
+  s.partial = z.groups * z.kg * s.columns;
+  s.blocks = nhwc ? divide_up(s.columns, max_width) : divide_up(s.columns, 8 * max_width);
+  s.width = round_up(divide_up(s.columns, s.blocks), 16);
+  s.blocks = divide_up(s.columns, s.width);
+  i64 const wanted = std::clamp(i64(p.operations() / task_operations), i64(1), max_tasks) / s.blocks;
+  i64 const room = std::max<i64>(1, (i64(4) << 20) / s.partial), most = nhwc ? divide_up(s.pixels, 128) : s.pixels;
+  s.parts = std::max<i64>(1, std::min({wanted, room, most}));
+  s.part = divide_up(s.pixels, s.parts);
+  s.parts = divide_up(s.pixels, s.part);
+  s.direct = nhwc && s.parts == 1 && !p.store.bias && p.w_type == DType::f32;
+  s.b_size = nhwc ? max_piece * s.width : max_piece * max_width;
+  return s;
+}
+
+// nhwc: rows are channels of dy, columns are taps and channels of x, summed over pixels.
+void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+  FilterSplit const s = filter_split_of(p);
+  Sizes const z(p);
+  GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  PatchKernels const& patch = patch_kernels_of(stream.isa());
+  Grid const grid = grid_of(p, args, 0);
+  float* const partials = scratch + s.parts * s.blocks * s.task_size();
+  GemmStore store = store_of(p, args);
+  store.stride = s.depth;
+  bool const in_place = p.r == 1 && p.s == 1 && p.stride_h == 1 && p.stride_w == 1 && p.p() == p.h && p.q() == p.w && p.x_type == DType::f32 &&
+                        s.depth % 16 == 0;   // 1x1: the image itself is the matrix of patches
+  bool const dy_bf16 = p.y_type == DType::bf16;
+
+  stream.threads().run(int(s.parts * s.blocks), [&](int task) {
+    i64 const part = task / s.blocks, block = task % s.blocks, j = block * s.width, width = std::min(s.width, s.columns - j);
+    i64 const taps = std::min(width, s.depth - j), begin = part * s.part, end = std::min(s.pixels, begin + s.part);
+    float* const a_panel = scratch + task * s.task_size();
+    float* const b_block = a_panel + 2 * a_size;
+    auto const panels = GemmPanels::of(int(divide_up(width, gemm.lanes)), gemm.max_vectors);
+    i64 const even = part_of(z.kg, gemm.rows[panels.widest()]);
+    bool const direct_a = !dy_bf16 && panels.count <= 2 && p.k < 256;
+    for (i64 group = 0; group < z.groups; ++group) {
+      PatchSource const patches = group_of(grid.patches, group);
+      float* const sums = s.direct ? static_cast<float*>(store.y) + group * z.kg * s.depth + j : partials + part * s.partial + group * z.kg * s.columns + j;
+      i64 const piece = part_of(end - begin, max_piece);
+      for (i64 pixel = begin; pixel < end; pixel += piece) {
+        GemmPanel g;
+        g.k = std::min(piece, end - pixel);
+        g.columns = width;
+        if (in_place && taps == width && width % 16 == 0) {
+          g.b = static_cast<float const*>(patches.data) + pixel * patches.pixel_stride + j;
+          g.b_stride = patches.pixel_stride;
+        } else {
+          patch.copy_pixels(patches, pixel, g.k, j, taps, b_block, s.width);
+          if (taps < s.width)
+            for (i64 l = 0; l < g.k; ++l) {
+              std::fill(b_block + l * s.width + taps, b_block + (l + 1) * s.width, 0.0f);
+              if (taps < width) b_block[l * s.width + taps] = 1.0f;
+            }
+          g.b = b_block;
+          g.b_stride = s.width;
+        }
+        g.first = pixel == begin;
+        g.sums_stride = s.direct ? s.depth : s.columns;
+        for (i64 row = 0; row < z.kg; row += g.rows) {
+          g.rows = int(std::min(even, z.kg - row));
+          GemmSource const dy{element(args.y, pixel * p.k + group * z.kg + row), dy_bf16, p.k, 1};
+          if (direct_a) g.a = static_cast<float const*>(dy.data), g.a_stride = p.k;
+          else gemm.pack_a(dy, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
+          g.sums = sums + row * g.sums_stride;
+          gemm.multiply(g);
+        }
+      }
+    }
+  });
+  if (s.direct) return;
+
+  i64 const rows = std::max<i64>(1, (1 << 13) / (s.columns * s.parts));
+  stream.threads().run(int(divide_up(p.k, rows)), [&](int task) {
+    GemmFinish f;
+    f.row = task * rows;
+    f.rows = std::min(rows, p.k - f.row);
+    f.values = partials + f.row * s.columns;
+    f.stride = s.columns;
+    f.part_stride = s.partial;
+    f.parts = int(s.parts);
+    f.columns = s.depth;
+    f.store = &store;
+    gemm.finish(f);
+    if (!p.store.bias) return;
+    GemmStore db;
+    db.y = args.bias.data;
+    db.stride = 1;
+    f.values += s.depth;
+    f.columns = 1;
+    f.store = &db;
+    gemm.finish(f);
+  });
+}
+
+// nchw: rows are taps and channels of x (one more row of ones for db), columns are channels of dy, summed over pixels; then transposed.
+void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+  FilterSplit const s = filter_split_of(p);
+  Sizes const z(p);
+  GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  PatchKernels const& patch = patch_kernels_of(stream.isa());
+  Grid const grid = grid_of(p, args, 0);
+  float* const partials = scratch + s.parts * s.blocks * s.task_size();
+  bool const dy_bf16 = p.y_type == DType::bf16;
+  i64 const plane = grid.patches.grid(), piece = part_of(plane, max_piece);
+
+  stream.threads().run(int(s.parts * s.blocks), [&](int task) {
+    i64 const part = task / s.blocks, row0 = task % s.blocks * s.width, rows = std::min(s.width, s.columns - row0);
+    i64 const begin = part * s.part, end = std::min(s.pixels, begin + s.part);
+    float* const a_panel = scratch + task * s.task_size();
+    float* const taps = a_panel + a_size;
+    float* const b_block = taps + a_size;
+    for (i64 group = 0; group < z.groups; ++group) {
+      PatchSource const patches = group_of(grid.patches, group);
+      for (i64 j = 0; j < z.kg; j += max_width) {
+        i64 const width = std::min(max_width, z.kg - j);
+        i64 const even = part_of(rows, gemm.rows[GemmPanels::of(int(divide_up(width, gemm.lanes)), gemm.max_vectors).widest()]);
+        for (i64 image = begin; image < end; ++image)
+          for (i64 pixel = 0; pixel < plane; pixel += piece) {
+            GemmPanel g;
+            g.k = std::min(piece, plane - pixel);
+            g.columns = width;
+            gemm.pack_b({element(args.y, (image * p.k + group * z.kg + j) * plane + pixel), dy_bf16, 1, plane}, width, g.k, b_block, g.k, 0);
+            g.b = b_block;
+            g.first = image == begin && pixel == 0;
+            g.sums_stride = z.kg;
+            for (i64 row = 0; row < rows; row += g.rows) {
+              g.rows = int(std::min(even, rows - row));
+              i64 const real = std::min<i64>(g.rows, s.depth - row0 - row);
+              if (real > 0) patch.copy_taps(patches, image, pixel, g.k, row0 + row, real, taps, g.k);
+              if (real < g.rows) std::fill(taps + real * g.k, taps + g.rows * g.k, 1.0f);
+              gemm.pack_a({taps, false, 1, g.k}, g.rows, g.k, a_panel);
+              g.a = a_panel;
+              g.a_stride = g.rows;
+              g.sums = partials + part * s.partial + (group * s.columns + row0 + row) * z.kg + j;
+              gemm.multiply(g);
+            }
+          }
+      }
+    }
+  });
+
+  stream.threads().run(p.k, [&](int k) {
+    i64 const group = k / z.kg, in_group = k % z.kg;
+    for (i64 l = 0; l < s.columns; ++l) {
+      float sum = 0;
+      for (i64 part = 0; part < s.parts; ++part) sum += partials[part * s.partial + (group * s.columns + l) * z.kg + in_group];
+      if (l == s.depth) args.bias.as<float>()[k] = sum;
+      else if (p.w_type == DType::bf16) args.w.as<bf16>()[k * s.depth + l] = to_bf16(sum);
+      else args.w.as<float>()[k * s.depth + l] = sum;
+    }
+  });
+}
+
+// The algorithm ---------------------------------------------------------------------------------------------------------------
+
+std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  for (DType t : {p.x_type, p.w_type, p.y_type})
+    if (t != DType::f32 && t != DType::bf16) return "needs f32 or bf16";
+  ConvProblem plain = p;
+  plain.store.bias = false;
+  if (p.direction != Direction::bwd_filter) plain.store.act = Activation::none, plain.store.mask = Mask::none, plain.store.residual = false;
+  if (!plain.plain()) return p.direction == Direction::bwd_filter ? "of the slots it has only db" : "of the slots it has bias, residual, activation and mask";
+  return {};
+}
+
+std::size_t scratch(ConvProblem const& p, Config const&) {
+  i64 floats = 0;
+  if (p.direction == Direction::bwd_filter) {
+    FilterSplit const s = filter_split_of(p);
+    floats = s.parts * s.blocks * s.task_size() + (s.direct ? 0 : s.parts * s.partial);
+  } else {
+    Split const s = split_of(p);
+    floats = s.filter_size + s.tasks * grids_of(p) * s.task_size();
+  }
+  return std::size_t(floats) * sizeof(float);
+}
+
+// Multiply-adds at the tile's rate, lanes that stay empty included, and about a third of a cycle per copied element.
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  Sizes const z(p);
+  double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1, per_cycle = facts.isa == Isa::plain ? 2 : 26;
+  double const pixels = double(p.n) * p.p() * p.q(), depth = double(z.filter) * double(z.cg);
+  bool const nhwc = p.layout == Layout::nhwc, filter = p.direction == Direction::bwd_filter;
+  double const columns = filter == nhwc ? depth : nhwc ? double(p.direction == Direction::fwd ? z.kg : z.cg) : double(p.p()) * p.q();
+  double const vectors = columns <= 8 && lanes > 8 ? 8 : lanes;
+  double const waste = double(i64((columns + vectors - 1) / vectors)) * vectors / columns;
+  return (p.operations() * waste / per_cycle + pixels * depth * double(z.groups) * 0.4 + 2000) / 3.5e9;
+}
+
+void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch_view, Stream& stream) {
+  float* const memory = scratch_view.as<float>();
+  bool const nhwc = p.layout == Layout::nhwc;
+  if (p.direction == Direction::bwd_filter) nhwc ? filter_nhwc(p, args, memory, stream) : filter_nchw(p, args, memory, stream);
+  else nhwc ? run_nhwc(p, args, memory, stream) : run_nchw(p, args, memory, stream);
+}
+
+}  // namespace
+
+Algorithm<ConvProblem> const conv_im2col_gemm{
+    .name = "im2col_gemm", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+
+}  // namespace falconet
