@@ -72,6 +72,8 @@ class Layers(unittest.TestCase):
     def test_examples_know_the_public_api_alone(self):
         self.accepts("examples/01_train.cpp", '"falconet/falconet.h"')
         self.refuses("examples/01_train.cpp", '"falconet/plan/plan.h"', "public API")
+        self.assertEqual(layers({"falconet/falconet.h": '#include "falconet/nn/model.h"\n', "falconet/nn/model.h": '#include "falconet/base/error.h"\n',
+                                 "examples/01_train.cpp": '#include "falconet/base/error.h"\n'}), "")
 
 
 class InstructionSets(unittest.TestCase):

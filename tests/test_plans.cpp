@@ -71,7 +71,12 @@ void expect_golden(std::string const& name, std::string const& text) {
   if (std::getenv("FALCONET_UPDATE_GOLDEN")) std::ofstream(path) << text;
   std::stringstream golden;
   golden << std::ifstream(path).rdbuf();
-  EXPECT_EQ(text, golden.str()) << "if the change is meant: FALCONET_UPDATE_GOLDEN=1 build/tests/test_plans";
+  if (text == golden.str()) return;
+  std::istringstream a(text), b(golden.str());
+  std::string now, then;
+  int line = 0;
+  do ++line; while (std::getline(a, now) && std::getline(b, then) && now == then);
+  ADD_FAILURE() << name << ", line " << line << "\n  now:    " << now << "\n  golden: " << then << "\nif the change is meant: FALCONET_UPDATE_GOLDEN=1 build/tests/test_plans";
 }
 
 TEST(Plan, of_mnist_cnn_is_the_golden_text) { expect_golden("mnist_cnn_b64.plan", training_plan("mnist_cnn", 64).text()); }

@@ -4,6 +4,7 @@ namespace falconet {
 
 TableOf<ConvProblem> const& conv_algorithms() {
   static TableOf<ConvProblem> const table({
+      conv_direct,
       conv_im2col_gemm,
       conv_naive,
       conv_reference,

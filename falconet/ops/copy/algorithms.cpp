@@ -4,6 +4,8 @@ namespace falconet {
 
 TableOf<CopyProblem> const& copy_algorithms() {
   static TableOf<CopyProblem> const table({
+      copy_rows(),
+      copy_blocks(),
       copy_reference(),
   });
   return table;

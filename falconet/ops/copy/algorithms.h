@@ -5,6 +5,8 @@
 
 namespace falconet {
 
+Algorithm<CopyProblem> copy_rows();
+Algorithm<CopyProblem> copy_blocks();
 Algorithm<CopyProblem> copy_reference();
 
 TableOf<CopyProblem> const& copy_algorithms();   // best first, the reference last

@@ -5,6 +5,7 @@
 
 namespace falconet {
 
+Algorithm<LossProblem> loss_lanes();
 Algorithm<LossProblem> loss_reference();
 
 TableOf<LossProblem> const& loss_algorithms();   // best first, the reference last

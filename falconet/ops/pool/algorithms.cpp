@@ -4,6 +4,7 @@ namespace falconet {
 
 TableOf<PoolProblem> const& pool_algorithms() {
   static TableOf<PoolProblem> const table({
+      pool_channel_lanes_algorithm(),
       pool_reference(),
   });
   return table;

@@ -5,6 +5,7 @@
 
 namespace falconet {
 
+Algorithm<PoolProblem> pool_channel_lanes_algorithm();
 Algorithm<PoolProblem> pool_reference();
 
 TableOf<PoolProblem> const& pool_algorithms();   // best first, the reference last

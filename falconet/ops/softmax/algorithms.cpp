@@ -4,6 +4,7 @@ namespace falconet {
 
 TableOf<SoftmaxProblem> const& softmax_algorithms() {
   static TableOf<SoftmaxProblem> const table({
+      softmax_lanes(),
       softmax_reference(),
   });
   return table;

@@ -5,6 +5,7 @@
 
 namespace falconet {
 
+Algorithm<SoftmaxProblem> softmax_lanes();
 Algorithm<SoftmaxProblem> softmax_reference();
 
 TableOf<SoftmaxProblem> const& softmax_algorithms();   // best first, the reference last

@@ -10,6 +10,8 @@ namespace falconet {
 // Best first.
 std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms();
 
-extern Algorithm<ConvProblem> const conv_cuda_naive;                  // naive.cu: any problem, f64, f32, bf16
+extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_wgmma;    // forward and data gradient, bf16 nhwc, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter gradient, bf16 nhwc, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16
 
 }  // namespace falconet

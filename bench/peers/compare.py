@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""falconet beside PyTorch on this CPU, in one run: they take turns, so that a noisy spell of the machine meets both.
+
+usage: compare.py [--python PYTHON with torch] [--program build/falconet] [--rounds 5] [--threads 2]
+                  [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--compile] [--out FILE.md]
+
+A round runs every job once by falconet (bench train|predict, falconet's own algorithms) and once by each of PyTorch's modes; each
+is a process of its own. The table has, per job, the median of the rounds' medians and the least time seen, of falconet and of
+PyTorch's best mode, and how many times faster falconet is. The rows of every round go to FILE.jsonl when --out is given.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+JOBS = "train:mnist_cnn:64,train:lenet5:64,train:resnet20:128,predict:mnist_cnn:1,predict:mnist_cnn:64,predict:lenet5:1,predict:resnet20:1,predict:resnet20:64"
+
+
+def row_of(command, environment=None):
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, cwd=ROOT)
+    rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    for row in rows:
+        if "ms" in row and "model" in row:
+            return row
+    print(f"no row from {' '.join(map(str, command))}: {result.stderr.strip()[-300:]}", file=sys.stderr)
+    return None
+
+
+def processor():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def steps_of(what, model):
+    return 50 if model.startswith("resnet") else 200 if what == "train" else 1000
+
+
+def measure(args, jobs, contenders):
+    """rows[job][contender] = list of rows, one a round."""
+    rows = {job: {name: [] for name in contenders} for job in jobs}
+    for turn in range(args.rounds):
+        for job in jobs:
+            what, model, batch = job
+            for name in contenders:
+                if turn and not rows[job][name]:
+                    continue  # it did not run in the first round
+                if name == "falconet":
+                    command = [args.program, "bench", what, f"model={model}", f"batch={batch}", f"threads={args.threads}",
+                               f"steps={steps_of(what, model)}", "device=cpu", "json=true"]
+                else:
+                    mode, allocator = name.split("+")
+                    command = [args.python, HERE / "pytorch_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
+                               "--steps", steps_of(what, model), "--mode", mode, "--allocator", allocator]
+                row = row_of(command)
+                if row:
+                    rows[job][name].append(row | {"by": name, "round": turn})
+        print(f"round {turn + 1} of {args.rounds} done", file=sys.stderr)
+    return rows
+
+
+def summary(rows):
+    return statistics.median(row["ms"] for row in rows), min(row["ms_min"] for row in rows), max(row["peak_bytes"] for row in rows)
+
+
+def table(rows):
+    lines = ["| what | model | batch | falconet ms (min) | PyTorch ms (min) | its best mode | times faster (min) | memory MB, falconet / PyTorch |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for (what, model, batch), by in rows.items():
+        peers = {name: summary(list_) for name, list_ in by.items() if list_ and name != "falconet"}
+        best = min(peers, key=lambda name: peers[name][0]) if peers else None
+        ours = summary(by["falconet"]) if by.get("falconet") else None
+        cells = [what, model, str(batch)]
+        cells.append(f"{ours[0]:.3f} ({ours[1]:.3f})" if ours else "-")
+        cells.append(f"{peers[best][0]:.3f} ({peers[best][1]:.3f})" if best else "-")
+        cells.append(best.replace("+", ", ") if best else "-")
+        least = min(peer[1] for peer in peers.values()) if peers else None
+        cells.append(f"{peers[best][0] / ours[0]:.2f} ({least / ours[1]:.2f})" if ours and best else "-")
+        cells.append(f"{ours[2] / 1e6:.0f} / {peers[best][2] / 1e6:.0f}" if ours and best else f"- / {peers[best][2] / 1e6:.0f}" if best else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default=str(ROOT / "build/peers/bin/python"))
+    parser.add_argument("--program", default=str(ROOT / "build/falconet"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--jobs", default=JOBS)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes more, the first time")
+    parser.add_argument("--without-falconet", action="store_true", help="the peers alone")
+    parser.add_argument("--out", type=pathlib.Path)
+    args = parser.parse_args()
+
+    jobs = [(what, model, int(batch)) for what, model, batch in (job.split(":") for job in args.jobs.split(","))]
+    modes = ["eager", "channels_last"] + (["compile"] if args.compile else [])
+    contenders = ([] if args.without_falconet else ["falconet"]) + [f"{mode}+{allocator}" for mode in modes for allocator in ("glibc", "tcmalloc")]
+    load = os.getloadavg()[0]
+    rows = measure(args, jobs, contenders)
+
+    peer = next((row["peer"] for by in rows.values() for list_ in by.values() for row in list_ if "peer" in row), "no peer")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    head = (f"{processor()}, {os.cpu_count()} processors seen, {args.threads} threads; {peer}; falconet {commit}; {time.strftime('%Y-%m-%d')}; "
+            f"{args.rounds} rounds taken in turn; f32; load average at the start {load:.1f}.\n\n`bench/peers/{pathlib.Path(__file__).name} "
+            f"{' '.join(word for word in sys.argv[1:])}`\n")
+    text = head + "\n" + table(rows) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text("# falconet beside PyTorch\n\n" + text)
+        with open(args.out.with_suffix(".jsonl"), "w") as file:
+            for by in rows.values():
+                for list_ in by.values():
+                    for row in list_:
+                        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

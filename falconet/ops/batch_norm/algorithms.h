@@ -1,0 +1,11 @@
+// The algorithms for batch norm's vectors, best first.
+#pragma once
+#include "falconet/ops/batch_norm/problem.h"
+
+namespace falconet {
+
+extern Algorithm<BatchNormProblem> const batch_norm_reference;
+
+TableOf<BatchNormProblem> const& batch_norm_algorithms();
+
+}  // namespace falconet

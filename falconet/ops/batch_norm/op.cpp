@@ -1,0 +1,92 @@
+#include "falconet/ops/batch_norm/op.h"
+
+#include "falconet/base/error.h"
+#include "falconet/ops/elementwise/op.h"
+#include "falconet/ops/problem_text.h"
+#include "falconet/ops/reduce/op.h"
+
+namespace falconet {
+using F = BatchNormFunction;
+
+std::string BatchNormOp::attributes() const {
+  std::string out(falconet::name(function));
+  if (function != F::two_operand) out += " eps " + exact(eps);
+  return out;
+}
+
+std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
+  constexpr std::size_t inputs[] = {6, 4, 4, 3, 2};
+  std::string const what = "batch norm " + std::string(falconet::name(function));
+  if (in.size() != inputs[int(function)]) fail_shape(what + " takes " + std::to_string(inputs[int(function)]) + " inputs");
+  bool const pair_first = function != F::inference;
+  std::int64_t const c = in[0].shape.rank() == 0 ? 0 : in[0].shape[in[0].shape.rank() - 1];
+  Shape const one{c}, two{2, c}, three{3, c};
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    if (in[i] == step_state_type()) continue;
+    bool const pair = (i == 0 && pair_first) || (i == 1 && (function == F::gradient || function == F::two_operand));
+    Shape const& wanted = pair ? two : one;
+    if (in[i].shape != wanted) fail_shape(what + " needs vectors " + wanted.text() + ", not " + in[i].shape.text());
+  }
+  DType const t = in[0].dtype;
+  auto type = [&](Shape const& s) { return TensorType{t, s, Layout::nchw}; };
+  switch (function) {
+    case F::coefficients: return {type(two), type(one), type(one)};
+    case F::gradient: return {type(two), type(one), type(one)};
+    case F::inference: return {type(two)};
+    case F::inference_gradient: return {type(one), type(one)};
+    case F::two_operand: return {type(three)};
+  }
+  return {};
+}
+
+std::vector<Var> BatchNormOp::gradient(Graph& g, Node const& node, std::span<Var const> dy) const {
+  if (!dy[0]) return std::vector<Var>(node.in.size());
+  auto in = [&](std::size_t i) { return Var(&g, node.in[i]); };
+  auto make = [&](BatchNormFunction f, std::vector<Var> const& inputs) {
+    return g.add(std::make_shared<BatchNormOp>(f, per_sample, eps, momentum), inputs, node.layer, node.at);
+  };
+  if (function == F::coefficients) {
+    auto const d = make(F::gradient, {dy[0], in(0), in(1), in(5)});
+    return {d[0], d[1], d[2], Var{}, Var{}, Var{}};
+  }
+  if (function == F::inference) {
+    auto const d = make(F::inference_gradient, {dy[0], in(2), in(3)});
+    return {d[0], d[1], Var{}, Var{}};
+  }
+  return Op::gradient(g, node, dy);
+}
+
+int BatchNormOp::alias(int output) const { return function == F::coefficients && output > 0 ? output + 2 : -1; }
+
+std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
+  BatchNormProblem p;
+  p.function = function;
+  p.c = out[0].shape[out[0].shape.rank() - 1];
+  p.per_sample = per_sample;
+  p.eps = eps;
+  p.momentum = momentum;
+  p.type = in[0].dtype;
+  return p.text();
+}
+
+Var batch_norm(Var x, Var gamma, Var beta, Var running_mean, Var running_var, Var step, bool training, double eps, double momentum,
+               std::string_view layer, std::source_location at) {
+  Graph& g = x.graph();
+  std::string const path = layer.empty() ? g.numbered("batch_norm") : std::string(layer);
+  Shape const& s = x.shape();
+  if (s.rank() < 2) fail_in_layer(ErrorKind::shape, path, "batch norm needs channels on axis 1, not " + s.text(), at);
+  std::int64_t const per_sample = s.elements() / std::max<std::int64_t>(s[0] * s[1], 1);
+  auto const op = std::make_shared<BatchNormOp>(training ? F::coefficients : F::inference, per_sample, eps, momentum);
+  std::vector<Var> in{gamma, beta, running_mean, running_var};
+  if (training) {
+    in.insert(in.begin(), channel_sums(x, step, path, at));
+    in.push_back(step);
+  }
+  return affine(x, g.add(op, in, path, at)[0], path, at);
+}
+
+Var two_operand_coefficients(Var scale_shift, Var dsums) {
+  return scale_shift.graph().add1(std::make_shared<BatchNormOp>(F::two_operand, 1, 0, 0), {scale_shift, dsums});
+}
+
+}  // namespace falconet

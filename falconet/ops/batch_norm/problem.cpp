@@ -1,0 +1,107 @@
+#include "falconet/ops/batch_norm/problem.h"
+
+#include "falconet/base/error.h"
+#include "falconet/ops/problem_text.h"
+
+namespace falconet {
+namespace {
+
+constexpr std::string_view function_names[] = {"coefficients", "gradient", "inference", "inference_gradient", "two_operand"};
+
+BatchNormFunction parse_function(std::string_view text) {
+  for (int i = 0; i < int(std::size(function_names)); ++i)
+    if (function_names[i] == text) return BatchNormFunction(i);
+  fail(ErrorKind::usage, "unknown batch norm function '" + std::string(text) + "'");
+}
+
+// The operands of a problem in the order of its launch.
+template <class Visit>
+void visit_operands(BatchNormProblem const& p, Visit visit) {
+  using F = BatchNormFunction;
+  using A = BatchNormArgs;
+  TensorType const one{p.type, Shape{p.c}, Layout::nchw}, two{p.type, Shape{2, p.c}, Layout::nchw}, three{p.type, Shape{3, p.c}, Layout::nchw};
+  Operand const step{"step", step_state_type(), false, Fill::step_state, 4};
+  switch (p.function) {
+    case F::coefficients:
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(&A::beta, Operand{"beta", one});
+      visit(&A::running_mean, Operand{"running_mean", one});
+      visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
+      visit(nullptr, step);
+      visit(&A::scale_shift, Operand{"scale_shift", two, true});
+      visit(&A::running_mean, Operand{"running_mean", one, true, Fill::normal, 0, 3});
+      visit(&A::running_var, Operand{"running_var", one, true, Fill::positive, 0, 4});
+      break;
+    case F::gradient:
+      visit(&A::dscale_shift, Operand{"dscale_shift", two});
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(nullptr, step);
+      visit(&A::dsums, Operand{"dsums", two, true});
+      visit(&A::dgamma, Operand{"dgamma", one, true});
+      visit(&A::dbeta, Operand{"dbeta", one, true});
+      break;
+    case F::inference:
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(&A::beta, Operand{"beta", one});
+      visit(&A::running_mean, Operand{"running_mean", one});
+      visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
+      visit(&A::scale_shift, Operand{"scale_shift", two, true});
+      break;
+    case F::inference_gradient:
+      visit(&A::dscale_shift, Operand{"dscale_shift", two});
+      visit(&A::running_mean, Operand{"running_mean", one});
+      visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
+      visit(&A::dgamma, Operand{"dgamma", one, true});
+      visit(&A::dbeta, Operand{"dbeta", one, true});
+      break;
+    case F::two_operand:
+      visit(&A::scale_shift, Operand{"scale_shift", two});
+      visit(&A::dsums, Operand{"dsums", two});
+      visit(&A::two_operand, Operand{"two_operand", three, true});
+      break;
+  }
+}
+
+}  // namespace
+
+std::string_view name(BatchNormFunction f) { return function_names[int(f)]; }
+
+std::string BatchNormProblem::text() const {
+  ProblemText t;
+  t.add("function", name(function)).add("c", c).add("per_sample", per_sample);
+  t.add("eps", exact(eps)).add("momentum", exact(momentum)).add("type", falconet::name(type));
+  return t.text();
+}
+BatchNormProblem BatchNormProblem::parse(std::string_view text) {
+  ProblemText t(text);
+  BatchNormProblem p;
+  p.function = parse_function(t.take("function"));
+  p.c = t.take_int("c", 1), p.per_sample = t.take_int("per_sample", 1);
+  p.eps = t.take_double("eps", 1e-5), p.momentum = t.take_double("momentum", 0.1);
+  p.type = parse_dtype(t.take("type", "f32"));
+  t.finish();
+  auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "batch norm problem '" + std::string(text) + "': " + why); };
+  if (p.c < 1 || p.per_sample < 1) bad("every size is at least 1");
+  if (p.type != DType::f32 && p.type != DType::f64) bad("the type is f64 or f32");
+  return p;
+}
+
+std::vector<Operand> BatchNormProblem::operands() const {
+  std::vector<Operand> out;
+  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
+  return out;
+}
+BatchNormArgs BatchNormProblem::args(BatchNormProblem const& p, std::span<View const> operands) {
+  BatchNormArgs args;
+  std::size_t i = 0;
+  visit_operands(p, [&](View BatchNormArgs::*member, Operand const&) {
+    View const& v = operands[i++];
+    if (member) args.*member = v;
+    else args.step = v.as<StepState const>();
+  });
+  return args;
+}
+
+}  // namespace falconet

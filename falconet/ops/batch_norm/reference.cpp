@@ -1,0 +1,91 @@
+// The vectors of batch norm, channel by channel, computed in f64. With c elements each this is also as fast as is needed.
+//
+//   N = valid rows * per_sample, mean = sums[0] / N, var = max(sums[1] / N - mean^2, 0), inv = 1 / sqrt(var + eps)
+//   scale = gamma inv, shift = beta - mean scale
+// Backwards, with G = dscale - mean dshift (shift depends on scale):
+//   dbeta = dshift, dgamma = G inv, dvar = -G gamma inv^3 / 2, dmean = -scale dshift - 2 mean dvar
+//   dsums[0] = dmean / N, dsums[1] = dvar / N
+#include <algorithm>
+#include <cmath>
+
+#include "falconet/ops/batch_norm/algorithms.h"
+
+namespace falconet {
+namespace {
+
+struct Moments {
+  double mean, var, inverse;
+};
+template <class T>
+Moments moments(BatchNormProblem const& p, BatchNormArgs const& a, std::int64_t c) {
+  double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
+  double const mean = double(a.sums.as<T>()[c]) / count;
+  double const var = std::max(double(a.sums.as<T>()[p.c + c]) / count - mean * mean, 0.0);
+  return {mean, var, 1 / std::sqrt(var + p.eps)};
+}
+
+template <class T>
+void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
+  using F = BatchNormFunction;
+  std::int64_t const C = p.c;
+  for (std::int64_t c = 0; c < C; ++c) {
+    switch (p.function) {
+      case F::coefficients: {
+        auto const m = moments<T>(p, a, c);
+        double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
+        double const unbiased = m.var * count / std::max(count - 1, 1.0);
+        double const scale = double(a.gamma.as<T>()[c]) * m.inverse;
+        a.scale_shift.as<T>()[c] = T(scale);
+        a.scale_shift.as<T>()[C + c] = T(double(a.beta.as<T>()[c]) - m.mean * scale);
+        T& mean = a.running_mean.as<T>()[c];
+        T& var = a.running_var.as<T>()[c];
+        mean = T((1 - p.momentum) * double(mean) + p.momentum * m.mean);
+        var = T((1 - p.momentum) * double(var) + p.momentum * unbiased);
+        break;
+      }
+      case F::gradient: {
+        auto const m = moments<T>(p, a, c);
+        double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
+        double const dshift = double(a.dscale_shift.as<T>()[C + c]), gamma = double(a.gamma.as<T>()[c]);
+        double const g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
+        double const dvar = -0.5 * g * gamma * m.inverse * m.inverse * m.inverse;
+        double const dmean = -gamma * m.inverse * dshift - 2 * m.mean * dvar;
+        a.dsums.as<T>()[c] = T(dmean / count);
+        a.dsums.as<T>()[C + c] = T(dvar / count);
+        a.dgamma.as<T>()[c] = T(g * m.inverse);
+        a.dbeta.as<T>()[c] = T(dshift);
+        break;
+      }
+      case F::inference: {
+        double const scale = double(a.gamma.as<T>()[c]) / std::sqrt(double(a.running_var.as<T>()[c]) + p.eps);
+        a.scale_shift.as<T>()[c] = T(scale);
+        a.scale_shift.as<T>()[C + c] = T(double(a.beta.as<T>()[c]) - double(a.running_mean.as<T>()[c]) * scale);
+        break;
+      }
+      case F::inference_gradient: {
+        double const dshift = double(a.dscale_shift.as<T>()[C + c]);
+        double const g = double(a.dscale_shift.as<T>()[c]) - double(a.running_mean.as<T>()[c]) * dshift;
+        a.dgamma.as<T>()[c] = T(g / std::sqrt(double(a.running_var.as<T>()[c]) + p.eps));
+        a.dbeta.as<T>()[c] = T(dshift);
+        break;
+      }
+      case F::two_operand:
+        a.two_operand.as<T>()[c] = a.scale_shift.as<T>()[c];
+        a.two_operand.as<T>()[C + c] = 2 * a.dsums.as<T>()[C + c];
+        a.two_operand.as<T>()[2 * C + c] = a.dsums.as<T>()[c];
+        break;
+    }
+  }
+}
+
+std::string reject(BatchNormProblem const&, DeviceFacts const&) { return {}; }
+void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream&) {
+  p.type == DType::f64 ? run_typed<double>(p, a) : run_typed<float>(p, a);
+}
+
+}  // namespace
+
+extern Algorithm<BatchNormProblem> const batch_norm_reference = {
+    .name = "reference", .target = DeviceKind::cpu, .reject = reject, .run = run, .baseline = true};
+
+}  // namespace falconet

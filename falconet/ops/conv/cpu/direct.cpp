@@ -1,0 +1,542 @@
+// Direct convolution, forward and data gradient: register tiles of (result pixels) x (vectors of result channels), every input
+// value broadcast once per tile, weights repacked so that they stream. The filter gradient is in direct_filter.cpp.
+//
+//   y(n,p,q,k) = sum_{r,s,c} x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c) w(k,r,s,c)
+//   dx(n,h,w,c) = sum_{r,s,k} dy(n, (h + pad - r*dilation)/stride, (w + pad - s*dilation)/stride, k) w(k,r,s,c), where exact
+//
+// Both gather: dx is a forward convolution of dy with the flipped, transposed filter, separately for each class of pixels
+// modulo the stride. In NHWC the taps (s,c) of one filter row are one contiguous run of the input. Rows that need padding,
+// or come max-pooled, are copied into a small padded buffer on the stack of the thread, once per task: no border cases in
+// the loops, and absent filter rows are skipped. Related: Georganas et al., "Anatomy of high-performance deep learning
+// convolutions on SIMD architectures", SC 2018.
+//   Tile (AVX-512): 24 sums: 24x1, 12x2, 8x3 or 6x4 (pixels x vectors); loads per multiply-add 1/pixels + 1/vectors.
+//   Cost: 2 n k p q c r s operations; reads x, writes y once, streams the packed filter from L1 or L2 per tile.
+// Limits: f32, nhwc, groups 1; fwd {bias, relu, max_pool}, bwd_data {residual, mask} and load_dy {max_unpool}.
+#include "falconet/ops/conv/cpu/direct.h"
+
+#ifdef FALCONET_ISA
+
+#include "falconet/device/cpu/simd.h"
+#include "falconet/ops/conv/cpu/direct_rows.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+constexpr int kLanes = HWY_LANES(float);
+constexpr int kRegisters = HWY_TARGET <= HWY_AVX3 ? 32 : 16;
+constexpr int kSums = kRegisters == 32 ? 24 : 12;        // registers that hold sums
+using Wide = hn::CappedTag<float, kLanes>;
+
+struct Tile {
+  float const* x;                       // the first pixel's first tap
+  long row_step, run_step, pixel_step;  // floats from tap row to tap row, run to run, pixel to pixel
+  int rows, runs, run;                  // taps: rows x runs of `run` floats
+  float const* w;                       // rows x runs x ceil(run / group) x vectors x kLanes
+  float* out;
+  long out_step;                        // floats from pixel to pixel
+  int add;                              // to what is there
+};
+
+// group consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
+template <int group>
+inline hn::Vec<Wide> broadcast(float const* x) {
+  Wide const d;
+  if constexpr (group == 1) return hn::Set(d, *x);
+  else if constexpr (group == 2) {
+    double two;
+    __builtin_memcpy(&two, x, sizeof two);
+    return hn::BitCast(d, hn::Set(hn::Repartition<double, Wide>(), two));
+  } else return hn::LoadDup128(d, x);
+}
+// Sums of each `group` neighbouring lanes.
+template <int group>
+inline hn::Vec<hn::CappedTag<float, kLanes / group>> collect(hn::Vec<Wide> v) {
+#if HWY_TARGET != HWY_SCALAR
+  if constexpr (group > 1) {
+    v = hn::Add(v, hn::Shuffle2301(v));
+    if constexpr (group == 4) v = hn::Add(v, hn::Shuffle1032(v));
+    v = hn::ConcatEven(Wide(), v, v);
+    if constexpr (group == 2) return hn::LowerHalf(v);
+    else return hn::LowerHalf(hn::LowerHalf(hn::ConcatEven(Wide(), v, v)));
+  } else
+#endif
+    return v;
+}
+
+// out[px][v] (+)= sum over rows, runs, t of x[px][t] * w[t][v]
+template <int vectors, int pixels, int group>
+void tile(Tile const& a) {
+  Wide const d;
+  using V = hn::Vec<Wide>;
+  V sum[pixels][vectors];
+#pragma GCC unroll 32
+  for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sum[px][v] = hn::Zero(d);
+
+  long const step = a.pixel_step;
+  float const* w = a.w;
+  for (int r = 0; r < a.rows; ++r)
+    for (int u = 0; u < a.runs; ++u) {
+      // Every third pixel has its own pointer, so that all addresses are pointer + {0,1,2} * step: few registers.
+      float const* x[(pixels + 2) / 3];
+#pragma GCC unroll 16
+      for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] = a.x + r * a.row_step + u * a.run_step + 3 * i * step;
+      int t = a.run;
+      for (; t >= group; t -= group) {
+        V weights[vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) weights[v] = hn::LoadU(d, w + v * kLanes);
+#pragma GCC unroll 32
+        for (int px = 0; px < pixels; ++px) {
+          V const value = broadcast<group>(x[px / 3] + px % 3 * step);
+#pragma GCC unroll 4
+          for (int v = 0; v < vectors; ++v) sum[px][v] = hn::MulAdd(value, weights[v], sum[px][v]);
+        }
+        w += vectors * kLanes;
+#pragma GCC unroll 16
+        for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] += group;
+      }
+      if (group > 1 && t > 0) {                          // the weights beyond the run are zero
+        for (int i = 0; i < t; ++i) {
+          V const weights = hn::LoadU(d, w + i * kLanes);
+#pragma GCC unroll 32
+          for (int px = 0; px < pixels; ++px) sum[px][0] = hn::MulAdd(hn::Set(d, x[px / 3][px % 3 * step + i]), weights, sum[px][0]);
+        }
+        w += t * kLanes;
+      }
+    }
+
+  hn::CappedTag<float, kLanes / group> const part;
+#pragma GCC unroll 32
+  for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      float* const out = a.out + px * a.out_step + v * kLanes;
+      auto result = collect<group>(sum[px][v]);
+      if (a.add) result = hn::Add(result, hn::LoadU(part, out));
+      hn::StoreU(result, part, out);
+    }
+}
+
+using TileKernel = void (*)(Tile const&);
+template <int vectors, int group, int pixels = kSums / vectors>
+inline TileKernel tile_of(int wanted) {
+  if constexpr (pixels == 1) return tile<vectors, 1, group>;
+  else return wanted == pixels ? tile<vectors, pixels, group> : tile_of<vectors, group, pixels - 1>(wanted);
+}
+TileKernel tile_for(int vectors, int pixels, int group) {
+  if constexpr (kLanes >= 8)
+    if (group == 2) return tile_of<1, 2>(pixels);
+  if constexpr (kLanes >= 16)
+    if (group == 4) return tile_of<1, 4>(pixels);
+  switch (vectors) {
+    case 1: return tile_of<1, 1>(pixels);
+    case 2: return tile_of<2, 1>(pixels);
+    case 3: return tile_of<3, 1>(pixels);
+    default: return tile_of<4, 1>(pixels);
+  }
+}
+
+// How a class of columns meets its taps in memory.
+struct Columns {
+  GatherTaps taps;
+  int positions, runs, run, groups;     // runs of `run` floats; packed groups of weights per filter row
+  long run_step;
+};
+Columns columns_of(DirectGather const& g, int cls) {
+  Columns c{};
+  c.taps = taps_of(g.col, cls);
+  c.positions = positions_of(g.col, cls);
+  bool const joined = c.taps.step == 1 || c.taps.count == 1;
+  c.runs = c.taps.count == 0 ? 0 : joined ? 1 : c.taps.count;
+  c.run = joined ? c.taps.count * g.in_c : g.in_c;
+  c.run_step = long(c.taps.step) * g.in_c;
+  // A run's remainder of a group takes one packed vector per float.
+  c.groups = c.runs * (c.run / g.group + (g.group > 1 ? c.run % g.group : 0));
+  return c;
+}
+
+struct Block {
+  int first, vectors;                   // of vectors of result channels
+};
+Block block_of(DirectGather const& g, int b) {
+  int const all = (g.out_c + g.lanes - 1) / g.lanes, each = all / g.blocks, more = all % g.blocks;
+  return {b * each + (b < more ? b : more), each + (b < more)};
+}
+
+// Packs the weights of one block in the order in which the tiles read them: class, filter row, run, group, vector, lane.
+void pack(DirectGather const& g, int block) {
+  Block const b = block_of(g, block);
+  int const R = g.row.taps, S = g.col.taps, group = g.group, width = b.vectors * g.lanes, first = b.first * g.lanes;
+  int const filled = g.out_c - first < width ? g.out_c - first : width;
+  int all_rows = 0, all_groups = 0;
+  for (int i = 0; i < classes_of(g.row); ++i) all_rows += taps_of(g.row, i).count;
+  for (int j = 0; j < classes_of(g.col); ++j) all_groups += columns_of(g, j).groups;
+  float* to = g.packed + long(b.first) * kLanes * all_rows * all_groups;
+  // From one result channel to the next, and from one input channel to the next, in w[k][r][s][c].
+  long const out_step = g.row.transposed ? 1 : long(R) * S * g.in_c, in_step = g.row.transposed ? long(R) * S * g.out_c : 1;
+  int const tap_floats = g.row.transposed ? g.out_c : g.in_c;
+  for (int i = 0; i < classes_of(g.row); ++i) {
+    GatherTaps const rows = taps_of(g.row, i);
+    for (int j = 0; j < classes_of(g.col); ++j) {
+      Columns const cols = columns_of(g, j);
+      for (int r = 0; r < rows.count; ++r)
+        for (int u = 0; u < cols.runs; ++u) {
+          int const whole = cols.run / group * group;
+          for (int t = 0; t < cols.run;) {
+            int const n = t < whole ? group : 1;          // floats in this vector
+            if (group > 1) zero(to, kLanes);
+            for (int e = 0; e < n; ++e, ++t) {
+              int const s = u + t / g.in_c, c = t % g.in_c;
+              long const tap = long(rows.tap + r * rows.tap_step) * S + cols.taps.tap + s * cols.taps.tap_step;
+              float const* const from = g.filter + tap * tap_floats + c * in_step + first * out_step;
+              for (int lane = 0; lane < filled; ++lane) to[lane * group + e] = from[lane * out_step];
+              if (group == 1)
+                for (int lane = filled; lane < width; ++lane) to[lane] = 0;
+            }
+            to += b.vectors * kLanes;
+          }
+        }
+    }
+  }
+}
+
+// The store slots of one row, for channels [first, first + vectors * lanes) that exist. `from` may be the row itself.
+template <class D>
+void finish_row(D d, DirectGather const& g, float const* from, long from_step, long pixel, int first, int vectors) {
+  int const lanes = int(hn::MaxLanes(d));
+  auto const none = hn::Zero(d);
+  for (int v = 0; v < vectors; ++v) {
+    int const c = first + v * lanes, n = g.out_c - c < lanes ? g.out_c - c : lanes;
+    if (n <= 0) return;
+    auto const bias = g.bias_on ? load_first(d, g.bias + c, n) : none;
+    for (int j = 0; j < g.col.out; ++j) {
+      long const at = (pixel + j) * g.out_c + c;
+      auto z = hn::Add(hn::LoadU(d, from + j * from_step + v * lanes), bias);
+      if (g.residual_on) z = hn::Add(z, n == lanes ? hn::LoadU(d, g.residual + at) : load_first(d, g.residual + at, n));
+      if (g.relu) z = hn::IfThenElseZero(hn::Gt(z, none), z);
+      if (g.mask_on) z = hn::IfThenElseZero(hn::Gt(n == lanes ? hn::LoadU(d, g.mask + at) : load_first(d, g.mask + at, n), none), z);
+      if (n == lanes) hn::StoreU(z, d, g.out + at);
+      else store_first(z, d, g.out + at, n);
+    }
+  }
+}
+// `size` rows of sums into one pooled row: maximum, bias, relu, and which element of the window it was.
+template <class D>
+void pool_row(D d, DirectGather const& g, float const* from, long from_row, long from_step, long pixel, int first, int vectors) {
+  int const lanes = int(hn::MaxLanes(d)), size = g.pool;
+  hn::RebindToSigned<D> const ints;
+  hn::Rebind<std::uint8_t, D> const bytes;
+  auto const none = hn::Zero(d);
+  for (int v = 0; v < vectors; ++v) {
+    int const c = first + v * lanes, n = g.out_c - c < lanes ? g.out_c - c : lanes;
+    if (n <= 0) return;
+    auto const bias = g.bias_on ? load_first(d, g.bias + c, n) : none;
+    for (int j = 0; j < g.col.out / size; ++j) {
+      float const* const window = from + j * size * from_step + v * lanes;
+      auto best = hn::LoadU(d, window);
+      auto winner = hn::Zero(ints);
+      for (int r = 0; r < size; ++r)
+        for (int s = r == 0; s < size; ++s) {
+          auto const z = hn::LoadU(d, window + r * from_row + s * from_step);
+          auto const more = hn::Gt(z, best);
+          best = hn::IfThenElse(more, z, best);
+          winner = hn::IfThenElse(hn::RebindMask(ints, more), hn::Set(ints, r * size + s), winner);
+        }
+      best = hn::Add(best, bias);
+      if (g.relu) {
+        auto const positive = hn::Gt(best, none);
+        best = hn::IfThenElseZero(positive, best);
+        winner = hn::IfThenElse(hn::RebindMask(ints, positive), winner, hn::Set(ints, 255));
+      }
+      long const at = (pixel + j) * g.out_c + c;
+      auto const index = hn::DemoteTo(bytes, winner);
+      if (n == lanes) {
+        hn::StoreU(best, d, g.out + at);
+        hn::StoreU(index, bytes, g.out_winner + at);
+      } else {
+        store_first(best, d, g.out + at, n);
+        HWY_ALIGN std::uint8_t index_lanes[HWY_LANES(std::uint8_t)];
+        hn::StoreU(index, bytes, index_lanes);
+        for (int i = 0; i < n; ++i) g.out_winner[at + i] = index_lanes[i];
+      }
+    }
+  }
+}
+template <class Body>
+inline void with_lanes(int lanes, Body const& body) {
+  if constexpr (kLanes >= 16)
+    if (lanes == 16) return body(hn::CappedTag<float, 16>());
+  if constexpr (kLanes >= 8)
+    if (lanes == 8) return body(hn::CappedTag<float, 8>());
+  body(hn::CappedTag<float, 4>());
+}
+
+void stage_rows(DirectGather const& g, int image, int begin, int end, float* to) {
+  int const columns = int(g.pitch / g.in_c);
+  for (int row = begin; row < end; ++row, to += g.pitch) {
+    if (!g.unpool) {
+      copy_row(g.in + (long(image) * g.row.in + row) * g.col.in * g.in_c, g.col.in, g.in_c, g.first_col, columns, to);
+      continue;
+    }
+    int const rows = g.row.in / g.unpool, width = g.col.in / g.unpool, pooled = row / g.unpool;
+    if (pooled >= rows) {
+      zero(to, g.pitch);
+      continue;
+    }
+    long const at = (long(image) * rows + pooled) * width * g.in_c;
+    unpool_row(g.in + at, g.in_winner + at, width, g.unpool, row % g.unpool, g.in_c, g.first_col, columns, to, g.in_c);
+  }
+}
+
+void task(DirectGather const& g, int number) {
+  HWY_ALIGN float stage[direct_stage_floats];
+  HWY_ALIGN float row_sums[direct_row_floats];
+  int const image = number / g.bands, needed = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
+  int const begin = number % g.bands * g.band, end = begin + g.band < needed ? begin + g.band : needed;
+  int low = first_input(g.row, begin), high = last_input(g.row, end) + 1;
+  low = low < 0 ? 0 : low, high = high > g.row.in ? g.row.in : high;
+  float const* input = g.in + long(image) * g.row.in * g.pitch + g.first_col * g.in_c;   // of row 0, were it there
+  if (g.staged) {
+    stage_rows(g, image, low, high, stage);
+    input = stage - low * g.pitch;
+  }
+
+  GatherTaps rows[direct_max_classes];
+  Columns cols[direct_max_classes];
+  int const row_classes = classes_of(g.row), col_classes = classes_of(g.col);
+  int all_rows = 0, all_groups = 0, most_rows = 1;
+  for (int i = 0; i < row_classes; ++i) {
+    rows[i] = taps_of(g.row, i);
+    all_rows += rows[i].count;
+    if (rows[i].count > most_rows) most_rows = rows[i].count;
+  }
+  for (int j = 0; j < col_classes; ++j) all_groups += (cols[j] = columns_of(g, j)).groups;
+
+  for (int block = 0; block < g.blocks; ++block) {
+    Block const b = block_of(g, block);
+    int const first = b.first * g.lanes, width = b.vectors * g.lanes;
+    bool const in_place = !g.pool && first + width <= g.out_c;          // sums go straight to the result
+    bool const finish = !in_place || g.bias_on || g.relu || g.mask_on || g.residual_on;
+    int const chunk = in_place ? g.row_chunk : most_rows;
+    long const group_floats = long(b.vectors) * kLanes;
+    float const* const weights = g.packed + long(b.first) * kLanes * all_rows * all_groups;
+    int const most_pixels = kSums / b.vectors < g.max_tile ? kSums / b.vectors : g.max_tile;
+
+    for (int from = 0; from < most_rows; from += chunk)
+      for (int h = begin; h < end; ++h) {
+        int const a = h % row_classes;
+        GatherTaps const& r = rows[a];
+        int const base = h / row_classes * step_in(g.row) + r.first;    // input row of tap 0
+        int lo = base < 0 ? ceil_div(-base, r.step) : 0, hi = base < g.row.in ? (g.row.in - 1 - base) / r.step + 1 : 0;
+        lo = lo < from ? from : lo, hi = hi > r.count ? r.count : hi, hi = hi > from + chunk ? from + chunk : hi;
+        if (lo > hi) lo = hi;
+        int before = 0;                                                 // filter rows of the classes before this one
+        for (int i = 0; i < a; ++i) before += rows[i].count;
+        long const pixel = (long(image) * g.row.out + h) * g.col.out;
+        float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : 0) * long(g.col.out) * width;
+        long const out_step = in_place ? g.out_c : width;
+
+        if (hi > lo || from == 0) {
+          long at = before * long(all_groups) * group_floats;
+          for (int j = 0; j < col_classes; at += r.count * long(cols[j].groups) * group_floats, ++j) {
+            Columns const& c = cols[j];
+            int const tiles = (c.positions + most_pixels - 1) / most_pixels;
+            if (tiles == 0) continue;
+            int const each = c.positions / tiles, more = c.positions % tiles;
+            TileKernel const small = tile_for(b.vectors, each, g.group), large = more ? tile_for(b.vectors, each + 1, g.group) : small;
+            long const pixel_step = long(step_in(g.col)) * g.in_c;
+            Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c, r.step * g.pitch, c.run_step, pixel_step,
+                   c.runs ? hi - lo : 0, c.runs, c.run, weights + at + lo * long(c.groups) * group_floats, out + j * out_step, col_classes * out_step, from > 0};
+            for (int i = 0; i < tiles; ++i) {
+              int const pixels = each + (i < more);
+              (i < more ? large : small)(t);
+              t.x += pixels * pixel_step;
+              t.out += pixels * t.out_step;
+            }
+          }
+        }
+        if (from + chunk < most_rows || !finish) continue;
+        with_lanes(g.lanes, [&](auto d) {
+          if (!g.pool) finish_row(d, g, out, out_step, pixel, first, b.vectors);
+          else if (h % g.pool == g.pool - 1)
+            pool_row(d, g, row_sums, long(g.col.out) * width, width, (long(image) * (g.row.out / g.pool) + h / g.pool) * (g.col.out / g.pool), first, b.vectors);
+        });
+      }
+  }
+}
+
+}  // namespace
+
+extern DirectGatherKernels const direct_gather{kLanes, kRegisters, pack, task};
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+#include <algorithm>
+#include <cmath>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/direct_plan.h"
+
+namespace falconet {
+namespace {
+
+// Input pixels in a row that all results of a row meet, from the first met column on.
+struct MetColumns {
+  int first, count;
+};
+MetColumns met_columns(GatherAxis const& col) {
+  int const first = first_input(col, 0);
+  return {first, last_input(col, col.out) + 1 - first};
+}
+
+// Everything about the problem; pointers are filled in by the run.
+DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) {
+  ConvProblem const p = flattened(problem);
+  auto const& kernels = FALCONET_KERNELS(isa, direct_gather);
+  bool const back = p.direction == Direction::bwd_data;
+  DirectGather g{};
+  g.row = {back ? p.p() : p.h, back ? p.h : p.p(), p.r, p.stride_h, p.dilation_h, p.pad_top, back};
+  g.col = {back ? p.q() : p.w, back ? p.w : p.q(), p.s, p.stride_w, p.dilation_w, p.pad_left, back};
+  g.images = p.n;
+  g.in_c = back ? p.k : p.c;
+  g.out_c = back ? p.c : p.k;
+  g.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
+  g.pool = p.store.pool.kind == PoolSlot::max ? p.store.pool.size : 0;
+  g.bias_on = p.store.bias, g.relu = p.store.act == Activation::relu;
+  g.mask_on = p.store.mask != Mask::none, g.residual_on = p.store.residual;
+
+  int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
+  g.group = 1;
+  while (g.group < V / 4 && g.out_c <= V / (2 * g.group)) g.group *= 2;
+  g.lanes = V / g.group;
+  int const all = (g.out_c + g.lanes - 1) / g.lanes;
+  int const most = std::clamp(config.get("vectors", kernels.registers == 32 ? 4 : 3), 1, 4);
+  g.blocks = (all + most - 1) / most;
+  g.vectors = (all + g.blocks - 1) / g.blocks;
+  g.max_tile = std::clamp(config.get("tile", sums), 1, sums);
+
+  auto const met = met_columns(g.col);
+  g.first_col = met.first;
+  g.staged = g.unpool || met.first < 0 || met.first + met.count > g.col.in;
+  g.pitch = long(g.staged ? met.count : g.col.in) * g.in_c;
+  g.row_chunk = std::max<long>(1, (384 << 10) / std::max<long>(1, 4L * g.col.taps * g.in_c * g.vectors * g.lanes));
+
+  // Bands: staged rows within half the buffer (of L2), and enough tasks for several cores even for one image.
+  int const unit = std::max(1, g.pool), rows = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
+  auto const staged_rows = [&](int band) {
+    return g.row.transposed ? (band + (g.row.taps - 1) * g.row.dilation) / g.row.stride + 2 : (band - 1) * g.row.stride + (g.row.taps - 1) * g.row.dilation + 1;
+  };
+  long const limit = long(direct_stage_floats) / 2;
+  g.band = rows;
+  while (g.band > unit && (staged_rows(g.band) * g.pitch > limit || g.images * ((rows + g.band - 1) / g.band) < 8)) g.band = (g.band / 2 + unit - 1) / unit * unit;
+  g.bands = (rows + g.band - 1) / g.band;
+  return g;
+}
+
+long packed_floats(DirectGather const& g, int vector_lanes) {
+  long const all = (g.out_c + g.lanes - 1) / g.lanes;
+  long const taps = long(g.row.taps) * g.col.taps * g.in_c;             // one vector each at most
+  return all * vector_lanes * taps;
+}
+
+std::string reject_gather(ConvProblem const& problem) {
+  ConvProblem const p = flattened(problem);
+  bool const back = p.direction == Direction::bwd_data;
+  if (back && std::max(p.stride_h, p.stride_w) > direct_max_classes) return "strides of a data gradient are at most 8";
+  if (p.store.affine != Affine::none || p.store.stats != Stats::none) return "store slots are bias, residual, relu, mask and max_pool";
+  if (p.store.act != Activation::none && p.store.act != Activation::relu) return "of the activations it has relu";
+  if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    DirectGather const g = plan_of(problem, {}, isa);
+    long const rows = g.row.transposed ? (g.row.taps - 1) * g.row.dilation / g.row.stride + 2 : (std::max(1, g.pool) - 1) * g.row.stride + (g.row.taps - 1) * g.row.dilation + 1;
+    if (g.staged && (g.band > std::max(1, g.pool) ? 0 : rows) * g.pitch > long(direct_stage_floats)) return "input rows of one result row exceed its buffer of 256 KiB";
+    if (long(std::max(1, g.pool)) * g.col.out * g.lanes * 4 > long(direct_row_floats)) return "result rows exceed its buffer of 128 KiB";
+  }
+  return {};
+}
+
+void run_gather(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), direct_gather);
+  DirectGather g = plan_of(p, config, stream.isa());
+  bool const back = p.direction == Direction::bwd_data;
+  g.in = (back ? args.y : args.x).as<float const>();
+  g.out = (back ? args.x : args.y).as<float>();
+  g.filter = args.w.as<float const>();
+  g.bias = args.bias.as<float const>();
+  g.mask = args.mask.as<float const>();
+  g.residual = args.residual.as<float const>();
+  g.in_winner = back ? args.winner.as<std::uint8_t const>() : nullptr;
+  g.out_winner = back ? nullptr : args.winner.as<std::uint8_t>();
+  g.packed = scratch.as<float>();
+  stream.threads().run(g.blocks, [&](int block) { kernels.pack(g, block); });
+  stream.threads().run(g.images * g.bands, [&](int task) { kernels.task(g, task); });
+}
+
+std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (!p.one_type(DType::f32)) return "needs f32";
+  if (p.layout != Layout::nhwc) return "needs nhwc";
+  if (p.groups != 1) return "needs groups 1";
+  return p.direction == Direction::bwd_filter ? direct_filter_reject(p) : reject_gather(p);
+}
+
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd_filter) return {Config{}};
+  std::vector<Config> out{Config{}};
+  if ((p.direction == Direction::fwd ? p.k : p.c) > 32) out.push_back(Config{{"vectors", 2}});
+  return out;
+}
+
+std::size_t scratch(ConvProblem const& p, Config const& config) {
+  if (p.direction == Direction::bwd_filter) return direct_filter_scratch(p);
+  std::size_t most = 0;
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512})
+    most = std::max(most, sizeof(float) * std::size_t(packed_floats(plan_of(p, config, isa), FALCONET_KERNELS(isa, direct_gather).vector_lanes)));
+  return most;
+}
+
+// One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 60 % of its peak, and its share of memory bandwidth.
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 2;
+  int const wide = p.direction == Direction::bwd_data ? p.c : p.k;
+  double const used = wide / (std::ceil(wide / lanes) * lanes);
+  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (wide * 2 > lanes ? used : 0.8);
+  double const seconds = std::max(p.operations() / per_second, bytes_of(p.operands()) / 12e9);
+  return seconds + 2e-6;
+}
+
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
+  if (p.direction == Direction::bwd_filter) direct_filter_run(p, args, scratch, stream);
+  else run_gather(p, config, args, scratch, stream);
+}
+
+}  // namespace
+
+ConvProblem flattened(ConvProblem p) {
+  if (p.pooled_y() || p.stride_h != 1 || p.stride_w != 1 || p.pad_top || p.pad_left || p.pad_bottom || p.pad_right) return p;
+  bool const per_channel_x = p.direction == Direction::bwd_data && p.store.bias;
+  if (p.r == p.h && p.s == p.w && p.dilation_h == 1 && p.dilation_w == 1 && !per_channel_x) {   // an image is one pixel of c*h*w channels
+    p.c *= p.h * p.w;
+    p.h = p.w = p.r = p.s = 1;
+  }
+  if (p.r != 1 || p.s != 1) return p;
+  // All pixels are alike: rows of up to 256 of them, of as many image rows as divide the batch, and four rows at least.
+  int const rows = p.n * p.h;
+  int joined = 1;
+  for (int g = 2; g <= rows / 4 && g * p.w <= 256; ++g)
+    if (rows % g == 0) joined = g;
+  p.n = 1;
+  p.h = rows / joined;
+  p.w *= joined;
+  return p;
+}
+
+Algorithm<ConvProblem> const conv_direct{
+    .name = "direct", .target = DeviceKind::cpu, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
+
+}  // namespace falconet
+
+#endif

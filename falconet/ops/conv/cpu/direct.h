@@ -1,0 +1,103 @@
+// What the two halves of direct.cpp and direct_filter.cpp share: plain data that the host half works out and the kernels read.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "falconet/device/cpu/isa.h"
+
+namespace falconet {
+
+// One axis (rows or columns) of a convolution in which every result position gathers input positions: forward, where the input
+// is x, and the data gradient (transposed), where the input is dy. A strided data gradient falls into `stride` classes of result
+// positions, position mod stride, each of which meets its own taps; forward has one class.
+struct GatherAxis {
+  int in, out;                            // extents
+  int taps, stride, dilation, pad;
+  int transposed;
+};
+// The taps that a class meets, in the order of the input positions: position(i, t) = i * step_in + first + t * step.
+struct GatherTaps {
+  int count, first, step;
+  int tap, tap_step;                      // filter row or column of the first, and from one to the next
+};
+static inline int classes_of(GatherAxis const& a) { return a.transposed ? a.stride : 1; }
+static inline int step_in(GatherAxis const& a) { return a.transposed ? 1 : a.stride; }
+static inline int floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+static inline int ceil_div(int a, int b) { return -floor_div(-a, b); }
+static inline int positions_of(GatherAxis const& a, int cls) { return cls < a.out ? (a.out - cls + classes_of(a) - 1) / classes_of(a) : 0; }
+static inline GatherTaps taps_of(GatherAxis const& a, int cls) {
+  if (!a.transposed) return {a.taps, -a.pad, a.dilation, 0, 1};
+  GatherTaps t{0, 0, 1, 0, 0};
+  for (int r = a.taps - 1; r >= 0; --r) {
+    int const at = cls + a.pad - r * a.dilation;
+    if (floor_div(at, a.stride) * a.stride != at) continue;
+    if (t.count == 0) t.first = at / a.stride, t.tap = r;
+    if (t.count == 1) t.step = at / a.stride - t.first, t.tap_step = r - t.tap;
+    ++t.count;
+  }
+  return t;
+}
+// First and last input position that results [begin, end) meet, not clipped to the input.
+static inline int first_input(GatherAxis const& a, int begin) {
+  return a.transposed ? ceil_div(begin + a.pad - (a.taps - 1) * a.dilation, a.stride) : begin * a.stride - a.pad;
+}
+static inline int last_input(GatherAxis const& a, int end) {
+  return a.transposed ? floor_div(end - 1 + a.pad, a.stride) : (end - 1) * a.stride - a.pad + (a.taps - 1) * a.dilation;
+}
+
+constexpr int direct_max_classes = 8;                    // strides of a data gradient
+constexpr std::size_t direct_stage_floats = 64 << 10;    // on the stack of each thread: input rows of one task
+constexpr std::size_t direct_row_floats = 32 << 10;      // on the stack: result rows that cannot be written where they belong
+
+struct DirectGather {
+  GatherAxis row, col;
+  int images, in_c, out_c;
+  // Result channels lie across the lanes of a vector. If they fill at most half of it, `group` input channels lie side by side
+  // for each: lanes = (vector lanes) / group. A block of result channels is 1 .. max_vectors vectors.
+  int group, lanes, vectors, blocks, max_tile;
+  int band, bands;                                       // result rows of a task; tasks of an image
+  int row_chunk;                                         // filter rows per pass over a band, so that their weights stay in L2
+  int staged, first_col;                                 // input rows are copied, padded; first input column that is met
+  long pitch;                                            // floats from one (staged) input row to the next
+  int unpool, pool;                                      // window size or 0
+  int bias_on, relu, mask_on, residual_on;
+  float const *in, *filter, *bias, *residual, *mask;
+  std::uint8_t const* in_winner;
+  std::uint8_t* out_winner;
+  float *out, *packed;
+};
+
+struct DirectFilter {
+  int images, h, w, c, p, q, k, r, s;
+  int stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  // A run: (s,c) as one where columns lie side by side (dilation 1), else one per filter column.
+  int runs, run;
+  // lanes_over_k = 0: vectors along the run of x, dy broadcast; 1: vectors along k of dy, x broadcast.
+  int lanes_over_k, lanes;
+  int max_vectors, max_scalars;                          // of one register tile
+  int k_block, k_blocks;                                 // filters of one task
+  int band, bands, parts;                                // rows of y in a band; bands of the batch are dealt to the parts
+  int stage_x, stage_y, unpool, bias_on;
+  int x_rows;                                            // staged rows of x for one band
+  long x_pitch, y_pitch, y_step;                         // floats between rows of x and dy as read, and between pixels of dy
+  long row_floats, part_floats;                          // of partial sums: one filter row's run or one tap's k; one part
+  int in_place;                                          // one part, laid out like dw: summed there
+  float const *x, *dy;
+  std::uint8_t const* winner;
+  float *dw, *db, *partial;
+};
+
+struct DirectGatherKernels {
+  int vector_lanes, registers;
+  void (*pack)(DirectGather const&, int block);          // weights of one block of result channels
+  void (*task)(DirectGather const&, int task);           // one band of one image
+};
+struct DirectFilterKernels {
+  int vector_lanes, registers;
+  void (*task)(DirectFilter const&, int task);           // one part and block of filters into its partial sums
+  void (*sum)(DirectFilter const&, int k);               // the parts of one filter, in order, into dw and db
+};
+FALCONET_DECLARE_KERNELS(DirectGatherKernels, direct_gather)
+FALCONET_DECLARE_KERNELS(DirectFilterKernels, direct_filter)
+
+}  // namespace falconet

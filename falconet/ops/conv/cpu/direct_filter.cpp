@@ -1,0 +1,339 @@
+// Direct convolution, filter gradient (the algorithm "direct" of direct.cpp):
+//
+//   dw(k,r,s,c) = sum_{n,p,q} dy(n,p,q,k) x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c),  db(k) = sum dy(n,p,q,k)
+//
+// A register tile holds sums of dw while the pixels of a band of rows stream past: per pixel an outer product of a vector piece
+// of one operand with broadcast scalars of the other. Either vectors run along (s,c) of x, one contiguous run in NHWC, with
+// filters broadcast from dy; or, where the run is short (1 or 3 channels), along the filters in dy, with the taps broadcast
+// from x. The batch is cut into parts, a function of the problem alone; each part has its own partial sums in scratch, and they
+// are added in order: the same bytes for any number of threads.
+//   Tile (AVX-512): up to 24 sums, such as 3 vectors x 8 filters: (3 + 8) / 24 loads per multiply-add.
+//   Cost: 2 n k p q c r s operations; x and dy are read once per tile of a band, from L2 at worst.
+#include "falconet/ops/conv/cpu/direct.h"
+
+#ifdef FALCONET_ISA
+
+#include "falconet/device/cpu/simd.h"
+#include "falconet/ops/conv/cpu/direct_rows.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+constexpr int kLanes = HWY_LANES(float);
+constexpr int kRegisters = HWY_TARGET <= HWY_AVX3 ? 32 : 16;
+constexpr int kSums = kRegisters == 32 ? 24 : 12;
+
+struct Outer {
+  float const *vectors, *scalars;
+  long vector_pixel, vector_row, scalar_pixel, scalar_row, scalar_tap;   // floats to the next pixel, row, filter row
+  int rows, pixels;
+  float* sums;
+  long sums_tap, sums_step;                                              // floats to the next filter row, to the next scalar
+};
+
+// sums[tap][j][v] += sum over pixels of scalars[tap][j] * vectors[v]
+template <class D, int vectors, int taps, int scalars>
+void outer(Outer const& a) {
+  D const d;
+  using V = hn::Vec<D>;
+  int const lanes = int(hn::MaxLanes(d));
+  V sum[taps * scalars][vectors];
+#pragma GCC unroll 32
+  for (int j = 0; j < taps * scalars; ++j)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sum[j][v] = hn::LoadU(d, a.sums + j / scalars * a.sums_tap + j % scalars * a.sums_step + v * lanes);
+
+  for (int row = 0; row < a.rows; ++row) {
+    float const* from = a.vectors + row * a.vector_row;
+    float const* x[taps];
+#pragma GCC unroll 8
+    for (int tap = 0; tap < taps; ++tap) x[tap] = a.scalars + row * a.scalar_row + tap * a.scalar_tap;
+    for (int pixel = 0; pixel < a.pixels; ++pixel) {
+      V piece[vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) piece[v] = hn::LoadU(d, from + v * lanes);
+#pragma GCC unroll 32
+      for (int j = 0; j < taps * scalars; ++j) {
+        V const value = hn::Set(d, x[j / scalars][j % scalars]);
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[j][v] = hn::MulAdd(value, piece[v], sum[j][v]);
+      }
+      from += a.vector_pixel;
+#pragma GCC unroll 8
+      for (int tap = 0; tap < taps; ++tap) x[tap] += a.scalar_pixel;
+    }
+  }
+
+#pragma GCC unroll 32
+  for (int j = 0; j < taps * scalars; ++j)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) hn::StoreU(sum[j][v], d, a.sums + j / scalars * a.sums_tap + j % scalars * a.sums_step + v * lanes);
+}
+
+using OuterKernel = void (*)(Outer const&);
+template <class D, int vectors, int taps, int scalars>
+inline OuterKernel outer_of(int wanted) {
+  if constexpr (scalars == 1) return outer<D, vectors, taps, 1>;
+  else return wanted == scalars ? outer<D, vectors, taps, scalars> : outer_of<D, vectors, taps, scalars - 1>(wanted);
+}
+template <class D>
+OuterKernel outer_for(int vectors, int taps, int scalars) {
+  switch (vectors * 8 + taps) {
+    case 8 + 2: return outer_of<D, 1, 2, kSums / 2>(scalars);
+    case 8 + 3: return outer_of<D, 1, 3, kSums / 3>(scalars);
+    case 8 + 4: return outer_of<D, 1, 4, kSums / 4>(scalars);
+    case 8 + 5: return outer_of<D, 1, 5, kSums / 5 + (kSums == 24)>(scalars);
+    case 16 + 1: return outer_of<D, 2, 1, kSums / 2>(scalars);
+    case 24 + 1: return outer_of<D, 3, 1, kSums / 3>(scalars);
+    case 32 + 1: return outer_of<D, 4, 1, kSums / 4>(scalars);
+    case 40 + 1: return outer_of<D, 5, 1, kSums == 24 ? 5 : 2>(scalars);
+    default: return outer_of<D, 1, 1, kSums>(scalars);
+  }
+}
+OuterKernel outer_for(int lanes, int vectors, int taps, int scalars) {
+  if constexpr (kLanes >= 16)
+    if (lanes == 16) return outer_for<hn::CappedTag<float, 16>>(vectors, taps, scalars);
+  if constexpr (kLanes >= 8)
+    if (lanes == 8) return outer_for<hn::CappedTag<float, 8>>(vectors, taps, scalars);
+  return outer_for<hn::CappedTag<float, 4>>(vectors, taps, scalars);
+}
+
+// Cuts n into pieces of at most `most`, as even as can be: calls body(first, count).
+template <class Body>
+inline void pieces(int n, int most, Body const& body) {
+  int const count = (n + most - 1) / most;
+  for (int i = 0, first = 0; i < count; ++i) {
+    int const size = n / count + (i < n % count);
+    body(first, size);
+    first += size;
+  }
+}
+
+// db(k) += sum over rows and pixels of dy, for filters [first, end).
+void add_bias(float const* dy, int rows, long row_step, int pixels, long step, int first, int end, float* db) {
+  hn::CappedTag<float, 8> const d;
+  int const lanes = int(hn::MaxLanes(d));
+  for (int k = first; k < end; k += lanes) {
+    int const n = end - k < lanes ? end - k : lanes;
+    auto sum = load_first(d, db + k, n);
+    for (int row = 0; row < rows; ++row)
+      for (int j = 0; j < pixels; ++j) {
+        float const* const from = dy + row * row_step + j * step + k;
+        sum = hn::Add(sum, n == lanes ? hn::LoadU(d, from) : load_first(d, from, n));
+      }
+    store_first(sum, d, db + k, n);
+  }
+}
+
+void task(DirectFilter const& f, int number) {
+  HWY_ALIGN float stage_x[direct_stage_floats / 2 + 64];
+  HWY_ALIGN float stage_y[direct_stage_floats / 2 + 64];
+  int const part = number / f.k_blocks, k_first = number % f.k_blocks * f.k_block;
+  int const k_end = k_first + f.k_block < f.k ? k_first + f.k_block : f.k;
+  float* const sums = f.in_place ? f.dw : f.partial + part * f.part_floats;
+  float* const db = f.in_place ? f.db : sums + f.part_floats - f.k;
+  long const taps_floats = long(f.r) * f.runs * f.row_floats;           // vectors along the run: of one filter
+  if (f.lanes_over_k) zero(sums, f.part_floats - f.k);
+  else zero(sums + k_first * taps_floats, (k_end - k_first) * taps_floats);
+  if (f.bias_on) zero(db + k_first, k_end - k_first);
+
+  long const all = long(f.images) * f.bands;
+  for (long b = all * part / f.parts; b < all * (part + 1) / f.parts; ++b) {
+    int const image = int(b / f.bands), begin = int(b % f.bands) * f.band, end = begin + f.band < f.p ? begin + f.band : f.p;
+    int const low = begin * f.stride_h - f.pad_top;                      // first row of x that is met
+    float const* x = f.x + (long(image) * f.h + low) * f.x_pitch;
+    if (f.stage_x) {
+      int const columns = (f.q - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
+      int const rows = (end - begin - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1;
+      for (int i = 0; i < rows; ++i) {
+        float* const to = stage_x + i * f.x_pitch;
+        if (low + i < 0 || low + i >= f.h) zero(to, f.x_pitch);
+        else copy_row(f.x + (long(image) * f.h + low + i) * f.w * f.c, f.w, f.c, -f.pad_left, columns, to);
+      }
+      x = stage_x;
+    }
+    float const* dy = f.dy + (long(image) * f.p + begin) * f.y_pitch;
+    if (f.stage_y) {
+      dy = stage_y;
+      for (int p = begin; p < end; ++p) {
+        float* const to = stage_y + (p - begin) * f.y_pitch;
+        if (!f.unpool) {
+          for (int q = 0; q < f.q; ++q) {
+            copy(f.dy + ((long(image) * f.p + p) * f.q + q) * f.k, to + q * f.y_step, f.k);
+            zero(to + q * f.y_step + f.k, f.y_step - f.k);
+          }
+          continue;
+        }
+        int const rows = f.p / f.unpool, width = f.q / f.unpool, pooled = p / f.unpool;
+        long const at = (long(image) * rows + pooled) * width * f.k;
+        if (pooled < rows) unpool_row(f.dy + at, f.winner + at, width, f.unpool, p % f.unpool, f.k, 0, f.q, to, f.y_step);
+        else zero(to, f.y_pitch);
+      }
+    }
+    if (f.bias_on) add_bias(dy, end - begin, f.y_pitch, f.q, f.y_step, k_first, k_end, db);
+
+    if (f.lanes_over_k) {
+      int const all_vectors = int(f.y_step + f.lanes - 1) / f.lanes;
+      pieces(f.r, f.max_scalars / f.run > 0 ? (f.max_scalars / f.run < 5 ? f.max_scalars / f.run : 5) : 1, [&](int r, int taps) {
+        for (int u = 0; u < f.runs; ++u)
+          pieces(f.run, f.max_scalars / taps, [&](int t, int scalars) {
+            pieces(all_vectors, taps > 1 ? 1 : f.max_vectors, [&](int v, int vectors) {
+              outer_for(f.lanes, vectors, taps, scalars)({dy + v * f.lanes, x + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + t, f.y_step, f.y_pitch,
+                                                          long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.dilation_h * f.x_pitch, end - begin, f.q,
+                                                          sums + ((long(r) * f.runs + u) * f.run + t) * f.row_floats + v * f.lanes, f.runs * f.run * f.row_floats,
+                                                          f.row_floats});
+            });
+          });
+      });
+      continue;
+    }
+    for (int r = 0; r < f.r; ++r) {
+      // Rows of y whose row of x at this filter row exists.
+      int const up = f.pad_top - r * f.dilation_h;
+      int from = up > 0 ? (up + f.stride_h - 1) / f.stride_h : 0, to = f.h - 1 + up < 0 ? 0 : (f.h - 1 + up) / f.stride_h + 1;
+      from = from < begin ? begin : from, to = to > end ? end : to;
+      if (from >= to) continue;
+      for (int u = 0; u < f.runs; ++u) {
+        float const* const row = x + (long(from) * f.stride_h - up - low) * f.x_pitch + u * f.dilation_w * f.c;
+        pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
+          pieces(k_end - k_first, f.max_scalars, [&](int k, int scalars) {
+            outer_for(f.lanes, vectors, 1, scalars)({row + v * f.lanes, dy + (from - begin) * f.y_pitch + k_first + k, long(f.stride_w) * f.c, f.stride_h * f.x_pitch,
+                                                     f.y_step, f.y_pitch, 0, to - from, f.q,
+                                                     sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
+          });
+        });
+      }
+    }
+  }
+}
+
+void sum(DirectFilter const& f, int k) {
+  long const taps = long(f.r) * f.runs;
+  for (long tap = 0; tap < taps; ++tap) {
+    float* const dw = f.dw + (k * taps + tap) * f.run;
+    float const* const from = f.lanes_over_k ? f.partial + tap * f.run * f.row_floats + k : f.partial + (k * taps + tap) * f.row_floats;
+    long const step = f.lanes_over_k ? f.row_floats : 1;
+    for (int t = 0; t < f.run; ++t) dw[t] = from[t * step];
+    for (int part = 1; part < f.parts; ++part) {
+      float const* const more = from + part * f.part_floats;
+      if (f.lanes_over_k)
+        for (int t = 0; t < f.run; ++t) dw[t] += more[t * f.row_floats];
+      else
+        for (int t = 0; t < f.run; ++t) dw[t] += more[t];
+    }
+  }
+  if (!f.bias_on) return;
+  float db = 0;
+  for (int part = 0; part < f.parts; ++part) db += f.partial[(part + 1) * f.part_floats - f.k + k];
+  f.db[k] = db;
+}
+
+}  // namespace
+
+extern DirectFilterKernels const direct_filter{kLanes, kRegisters, task, sum};
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+#include <algorithm>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/conv/cpu/direct_plan.h"
+
+namespace falconet {
+namespace {
+
+long rounded(long n, long to) { return (n + to - 1) / to * to; }
+
+DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
+  ConvProblem const p = flattened(problem);
+  auto const& kernels = FALCONET_KERNELS(isa, direct_filter);
+  int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
+  DirectFilter f{};
+  f.images = p.n, f.h = p.h, f.w = p.w, f.c = p.c, f.p = p.p(), f.q = p.q(), f.k = p.k, f.r = p.r, f.s = p.s;
+  f.stride_h = p.stride_h, f.stride_w = p.stride_w, f.dilation_h = p.dilation_h, f.dilation_w = p.dilation_w;
+  f.pad_top = p.pad_top, f.pad_left = p.pad_left;
+  f.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
+  f.bias_on = p.store.bias;
+  bool const joined = p.dilation_w == 1 || p.s == 1;
+  f.runs = joined ? 1 : p.s;
+  f.run = joined ? p.s * p.c : p.c;
+
+  // Which operand lies across the lanes: the one that fills them better; half vectors where those are filled much better.
+  auto const use = [](long n, long lanes) { return double(n) / double(rounded(n, lanes)); };
+  auto const lanes_for = [&](long n) { return V > 4 && use(n, V / 2) > 1.15 * use(n, V) ? V / 2 : V; };
+  f.lanes_over_k = use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run));
+  f.lanes = lanes_for(f.lanes_over_k ? f.k : f.run);
+  int const vectors = int(rounded(f.lanes_over_k ? f.k : f.run, f.lanes) / f.lanes);
+  if (f.lanes_over_k) {
+    f.max_vectors = std::min(vectors, 2);
+    f.max_scalars = f.max_vectors == 1 ? (sums == 24 ? 25 : sums) : sums / 2;
+    if (f.run * 2 <= f.max_scalars) f.max_vectors = 1, f.max_scalars = sums == 24 ? 25 : sums;
+  } else {
+    f.max_vectors = vectors <= 4 ? vectors : vectors == 5 && f.k <= 10 ? 5 : vectors % 3 == 0 ? 3 : vectors % 4 == 0 || sums == 24 ? 4 : 3;
+    if (sums == 12 && f.max_vectors > 3) f.max_vectors = vectors == 4 ? 2 : 3;
+    f.max_scalars = f.max_vectors == 5 ? 5 : sums / f.max_vectors;
+  }
+
+  int const columns = (f.q - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
+  f.row_floats = rounded(f.lanes_over_k ? f.k : f.run, f.lanes);
+  f.stage_y = f.unpool || (f.lanes_over_k && f.row_floats != f.k);
+  f.y_step = f.lanes_over_k ? f.row_floats : f.k;
+  f.y_pitch = f.y_step * f.q;
+  bool const reads_beyond = !f.lanes_over_k && f.row_floats != f.run;
+  f.stage_x = f.pad_left || columns > f.w || reads_beyond || (f.lanes_over_k && (f.pad_top || p.pad_bottom));
+  f.x_pitch = long(f.stage_x ? columns : f.w) * f.c;
+
+  auto const x_rows = [&](int band) { return (band - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1; };
+  long const limit = long(direct_stage_floats) / 4;
+  f.band = f.p;
+  while (f.band > 1 && (x_rows(f.band) * f.x_pitch > limit || f.band * f.y_pitch > limit || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
+  f.bands = (f.p + f.band - 1) / f.band;
+  f.x_rows = x_rows(f.band);
+
+  f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
+  f.k_blocks = (f.k + f.k_block - 1) / f.k_block;
+  f.part_floats = (f.lanes_over_k ? long(f.r) * f.runs * f.run : long(f.k) * f.r * f.runs) * f.row_floats + f.k;
+  long const by_memory = std::max<long>(1, (8 << 20) / (4 * f.part_floats));
+  f.parts = int(std::min<long>({long(f.images) * f.bands, by_memory, std::max(1, 32 / f.k_blocks)}));
+  f.in_place = f.parts == 1 && !f.lanes_over_k && f.row_floats == f.run;
+  return f;
+}
+
+}  // namespace
+
+std::string direct_filter_reject(ConvProblem const& p) {
+  if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    DirectFilter const f = plan_of(p, isa);
+    if (f.stage_x && f.x_rows * f.x_pitch > long(direct_stage_floats) / 2) return "input rows of one result row exceed its buffer of 128 KiB";
+    if (f.stage_y && f.band * f.y_pitch > long(direct_stage_floats) / 2) return "a row of dy exceeds its buffer of 128 KiB";
+  }
+  return {};
+}
+
+std::size_t direct_filter_scratch(ConvProblem const& p) {
+  std::size_t most = 0;
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    DirectFilter const f = plan_of(p, isa);
+    if (!f.in_place) most = std::max(most, sizeof(float) * std::size_t(f.parts) * std::size_t(f.part_floats));
+  }
+  return most;
+}
+
+void direct_filter_run(ConvProblem const& p, ConvArgs const& args, View scratch, Stream& stream) {
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), direct_filter);
+  DirectFilter f = plan_of(p, stream.isa());
+  f.x = args.x.as<float const>();
+  f.dy = args.y.as<float const>();
+  f.winner = args.winner.as<std::uint8_t const>();
+  f.dw = args.w.as<float>();
+  f.db = args.bias.as<float>();
+  f.partial = scratch.as<float>();
+  stream.threads().run(f.parts * f.k_blocks, [&](int task) { kernels.task(f, task); });
+  if (!f.in_place) stream.threads().run(f.k, [&](int k) { kernels.sum(f, k); });
+}
+
+}  // namespace falconet
+
+#endif

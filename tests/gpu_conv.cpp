@@ -1,0 +1,327 @@
+// Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
+//   gpu_conv check                  every CUDA algorithm and config against the CPU reference: poisoned outputs and scratch, guard
+//                                   zones, small integers (exact) and normal numbers, each run twice (same bytes)
+//   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16, directions=fwd,bwd_data,
+//                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <set>
+
+#include "agreement.h"
+#include "falconet/base/error.h"
+#include "falconet/device/cuda/handles.h"
+#include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cuda/algorithms.h"
+
+namespace falconet {
+namespace {
+
+using agreement::element;
+
+struct Card {
+  DeviceFacts facts = facts_of({DeviceKind::cuda, 0});
+  CudaStream stream{0};
+  CudaMemory memory{0, std::size_t(9) << 30};
+  char* at(std::size_t offset) const { return static_cast<char*>(memory.data()) + offset; }
+};
+
+// ---------------------------------------------------------------- agreement
+
+struct Tally {
+  int problems = 0, runs = 0, failures = 0;
+  std::map<std::string, int> accepted, refused;
+};
+
+void check(Card& card, std::string const& text, Tally& tally) {
+  ConvProblem const p = ConvProblem::parse(text);
+  ++tally.problems;
+  static ThreadPool threads(usable_cpus());
+  std::set<std::string> failed;
+  for (bool integers : {true, false}) {
+    agreement::Operands operands(p.operands(), integers);
+    std::vector<char> memory(conv_reference.scratch(p, {}));
+    Stream host(threads, Isa::plain);
+    conv_reference.run(p, {}, ConvProblem::args(p, operands.views()), {memory.data(), {}}, host);
+    auto const expected = operands.outputs();
+    for (auto const* algorithm : conv_cuda_algorithms()) {
+      if (!algorithm->reject(p, card.facts).empty()) {
+        ++tally.refused[algorithm->name];
+        continue;
+      }
+      ++tally.accepted[algorithm->name];
+      auto const configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
+      for (auto const& config : configs) {
+        std::string trouble;
+        std::vector<std::string> first;
+        for (int round = 0; round < 2 && trouble.empty(); ++round) try {
+            // Operands one after another between guard zones of 4 KiB, everything that is not an input poisoned.
+            constexpr std::size_t guard = 4096;
+            std::vector<View> views;
+            std::size_t used = guard;
+            for (auto const& v : operands.views()) {
+              views.push_back({card.at(used), v.type});
+              used += (v.type.bytes() + 255) / 256 * 256 + guard;
+            }
+            std::size_t const scratch = used, scratch_bytes = algorithm->scratch ? algorithm->scratch(p, config) : 0;
+            used += (scratch_bytes + 255) / 256 * 256 + guard;
+            fill_bytes(card.at(0), 0xff, used, card.stream);
+            for (std::size_t i = 0; i < views.size(); ++i)
+              if (!operands.list()[i].written) copy_to_device(views[i].data, operands.views()[i].data, views[i].type.bytes(), card.stream);
+            Stream stream = card.stream.stream();
+            algorithm->run(p, config, ConvProblem::args(p, views), {card.at(scratch), {}}, stream);
+            std::string everything(used, 0);
+            copy_to_host(everything.data(), card.at(0), used, card.stream);
+            card.stream.synchronize();
+            std::vector<std::string> got;
+            auto const clean = [&](std::size_t from, std::size_t to) {
+              return std::all_of(everything.begin() + std::ptrdiff_t(from), everything.begin() + std::ptrdiff_t(to), [](char c) { return c == char(0xff); });
+            };
+            for (std::size_t i = 0; i < views.size(); ++i) {
+              std::size_t const begin = std::size_t(static_cast<char*>(views[i].data) - card.at(0)), end = begin + views[i].type.bytes();
+              if (!clean(begin - guard, begin) || !clean(end, end + guard)) trouble = "wrote outside operand '" + operands.list()[i].name + "'";
+              if (operands.list()[i].written) got.push_back(everything.substr(begin, end - begin));
+            }
+            if (!clean(scratch + scratch_bytes, used)) trouble = "wrote outside its scratch memory";
+            if (round == 0) first = got;
+            else if (got != first) trouble = "two runs gave different bytes";
+          } catch (Error const& e) {
+            trouble = e.what();
+          }
+        ++tally.runs;
+        bool const exact = integers && !agreement::inexact_activation(text);
+        for (std::size_t i = 0, out = 0; trouble.empty() && i < operands.list().size(); ++i) {
+          auto const& o = operands.list()[i];
+          if (!o.written) continue;
+          // f32 results of bf16 data, and statistics of values that were rounded to bf16 (a value on the edge may round the other way)
+          double const bound = exact ? 0 : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : p.x_type == DType::bf16 ? 2e-3 : 2e-5;
+          trouble = agreement::difference(o.type, expected[out], first[out], bound, exact ? 0 : 1e-3);
+          if (!trouble.empty()) trouble = "output '" + o.name + "': " + trouble;
+          ++out;
+        }
+        if (trouble.empty()) continue;
+        ++tally.failures;
+        if (failed.insert(algorithm->name).second || tally.failures < 40)
+          std::printf("FAILED %s %s %s: %s\n  %s\n", algorithm->name, config.text().c_str(), integers ? "integers" : "normal", trouble.c_str(), text.c_str());
+        if (trouble.find("cuda") != std::string::npos) throw Error(ErrorKind::device, "", trouble, std::source_location::current());   // the context is lost
+      }
+    }
+  }
+}
+
+std::vector<std::string> problems_to_check() {
+  std::vector<std::string> out;
+  for (char const* list : {"ugly", "li2019"})
+    for (auto const& line : agreement::problems_in(std::filesystem::path(FALCONET_SOURCE_DIR) / "problems/conv" / (std::string(list) + ".txt"))) {
+      ConvProblem p = ConvProblem::parse(line);
+      if (p.operations() > 3e7) continue;
+      for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter})
+        for (DType t : {DType::f64, DType::f32, DType::bf16}) {
+          p.direction = d;
+          p.x_type = p.w_type = p.y_type = t;
+          out.push_back(p.text());
+        }
+    }
+  // Channels that fit the copy engine, geometry that does not sit on tiles.
+  char const* const geometry[] = {
+      "n3 c64 hw14 k64 rs3 p1", "n2 c64 h9 w13 k128 rs1", "n2 c128 h7 w11 k72 r3 s5 p0.1.2.3", "n1 c16 hw15 k24 rs3 p1", "n5 c40 hw6 k264 rs1",
+      "n2 c64 hw12 k64 rs3 p2 d2", "n2 c32 h10 w20 k320 r1 s7 p0.3", "n7 c8 h5 w3 k8 rs3 p1", "n3 c64 h14 w12 k64 rs3 p1 st2", "n3 c72 h13 w15 k96 rs3 p1 st2",
+      "n2 c128 hw9 k64 rs1 st2", "n2 c64 hw8 k40 rs1 st2", "n2 c24 h17 w11 k64 rs5 p2 st2", "n2 c64 h11 w9 k64 rs2 st2.1", "n9 c192 hw5 k200 rs3 p1", "n1 c64 hw1 k64 rs1",
+      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
+      "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
+  char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
+  char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot"};
+  char const* const filter[] = {" bf16", " bf16,f32,bf16"};
+  for (std::string g : geometry) {
+    for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
+    for (std::string s : data) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
+    for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
+  }
+  // Slots that only the plain kernels have.
+  for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
+                        "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",
+                        "bwd_filter n2 c6 h9 w8 k5 rs3 p1 st2 f32 nchw load_x=scale_shift+relu load_dy=two_operand store=bias", "n2 c6 hw8 k6 rs3 p1 g3 f32 nhwc store=bias+gelu"})
+    out.push_back(p);
+  return out;
+}
+
+int run_checks(Card& card) {
+  Tally tally;
+  for (auto const& p : problems_to_check()) check(card, p, tally);
+  std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
+  for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
+  return tally.failures ? 1 : 0;
+}
+
+// ---------------------------------------------------------------- benchmark
+
+// Operand i holds base[i] repeated with a prime period, so that the value of any element is known on the host without a copy.
+constexpr std::size_t period = 1000003;
+
+double median(std::vector<double> v) { return std::sort(v.begin(), v.end()), v[v.size() / 2]; }
+
+// Sampled elements of the plain result against f64; the worst error over (|expected| + rms).
+double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& views, std::vector<std::vector<bf16>> const& base, View const& result) {
+  bool const fwd = p.direction == Direction::fwd, data = p.direction == Direction::bwd_data;
+  auto value = [&](int operand, std::int64_t i) { return double(to_float(base[std::size_t(operand)][std::size_t(i) % period])); };
+  std::int64_t const P = p.p(), Q = p.q(), elements = result.type.shape.elements();
+  int const samples = 40;
+  std::vector<double> want, got;
+  for (int i = 0; i < samples; ++i) {
+    std::int64_t const e = i < 4 ? elements - 1 - i : std::int64_t(agreement::bits(5, std::uint64_t(i)) % std::uint64_t(elements));
+    double sum = 0;
+    if (fwd) {
+      std::int64_t const k = e % p.k, q = e / p.k % Q, r0 = e / p.k / Q % P, n = e / p.k / Q / P;
+      for (int r = 0; r < p.r; ++r)
+        for (int s = 0; s < p.s; ++s) {
+          std::int64_t const h = r0 * p.stride_h - p.pad_top + r * p.dilation_h, w = q * p.stride_w - p.pad_left + s * p.dilation_w;
+          if (h < 0 || w < 0 || h >= p.h || w >= p.w) continue;
+          for (std::int64_t c = 0; c < p.c; ++c) sum += value(0, ((n * p.h + h) * p.w + w) * p.c + c) * value(1, ((k * p.r + r) * p.s + s) * p.c + c);
+        }
+    } else if (data) {
+      std::int64_t const c = e % p.c, w = e / p.c % p.w, h = e / p.c / p.w % p.h, n = e / p.c / p.w / p.h;
+      for (int r = 0; r < p.r; ++r)
+        for (int s = 0; s < p.s; ++s) {
+          std::int64_t const up = h + p.pad_top - r * p.dilation_h, left = w + p.pad_left - s * p.dilation_w;
+          if (up < 0 || left < 0 || up % p.stride_h || left % p.stride_w || up / p.stride_h >= P || left / p.stride_w >= Q) continue;
+          for (std::int64_t k = 0; k < p.k; ++k)
+            sum += value(1, ((n * P + up / p.stride_h) * Q + left / p.stride_w) * p.k + k) * value(0, ((k * p.r + r) * p.s + s) * p.c + c);
+        }
+    } else {
+      std::int64_t const c = e % p.c, s = e / p.c % p.s, r = e / p.c / p.s % p.r, k = e / p.c / p.s / p.r;
+      for (std::int64_t n = 0; n < p.n; ++n)
+        for (std::int64_t i0 = 0; i0 < P; ++i0) {
+          std::int64_t const h = i0 * p.stride_h - p.pad_top + r * p.dilation_h;
+          if (h < 0 || h >= p.h) continue;
+          for (std::int64_t j = 0; j < Q; ++j) {
+            std::int64_t const w = j * p.stride_w - p.pad_left + s * p.dilation_w;
+            if (w < 0 || w >= p.w) continue;
+            sum += value(0, ((n * p.h + h) * p.w + w) * p.c + c) * value(1, ((n * P + i0) * Q + j) * p.k + k);
+          }
+        }
+    }
+    char raw[8] = {};
+    std::size_t const size = size_of(result.type.dtype);
+    copy_to_host(raw, static_cast<char*>(result.data) + std::size_t(e) * size, size, card.stream);
+    card.stream.synchronize();
+    want.push_back(sum), got.push_back(element(raw, result.type.dtype, 0));
+  }
+  double square = 0, worst = 0;
+  for (double v : want) square += v * v;
+  double const rms = std::sqrt(square / samples);
+  for (int i = 0; i < samples; ++i) {
+    double const error = std::abs(got[std::size_t(i)] - want[std::size_t(i)]) / (std::abs(want[std::size_t(i)]) + rms);
+    worst = std::isnan(error) ? HUGE_VAL : std::max(worst, error);
+  }
+  (void)views;
+  return worst;
+}
+
+void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config) {
+  auto const operands = p.operands();
+  std::vector<View> views;
+  std::size_t used = 0;
+  int pattern = 0;
+  View result;
+  for (auto const& o : operands) {
+    views.push_back({card.at(used), o.type});
+    std::size_t const bytes = o.type.bytes();
+    if (o.fill == Fill::step_state) {
+      StepState s;
+      s.valid_count = p.n;
+      copy_to_device(card.at(used), &s, sizeof s, card.stream);
+    } else if (!o.written && o.type.dtype == DType::bf16) {
+      std::size_t done = std::min(bytes, period * 2);
+      copy_to_device(card.at(used), base[std::size_t(pattern++)].data(), done, card.stream);
+      for (; done < bytes; done += std::min(done, bytes - done)) copy_on_device(card.at(used + done), card.at(used), std::min(done, bytes - done), card.stream);
+    } else {
+      fill_bytes(card.at(used), o.written ? 0xff : 0, bytes, card.stream);
+      if (o.written && !result) result = views.back();
+    }
+    used += (bytes + 1023) / 1024 * 1024;
+  }
+  double const bytes = bytes_of(operands), operations = p.operations();
+  for (auto const* algorithm : conv_cuda_algorithms()) {
+    if (algorithm->baseline || !algorithm->reject(p, card.facts).empty()) continue;
+    auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
+    if (!every_config) configs.resize(1);
+    for (std::size_t i = 0; i < configs.size(); ++i) try {
+        View const scratch{card.at(used), {}};
+        fill_bytes(result.data, 0xff, result.type.bytes(), card.stream);
+        auto const args = ConvProblem::args(p, views);
+        CudaGraph const graph(card.stream, [&](Stream& s) { algorithm->run(p, configs[i], args, scratch, s); });
+        CudaEvent start(0), stop(0);
+        auto timed = [&](int launches) {
+          start.record(card.stream);
+          for (int l = 0; l < launches; ++l) graph.launch(card.stream);
+          stop.record(card.stream);
+          stop.synchronize();
+          return stop.milliseconds_since(start) * 1e3 / launches;
+        };
+        timed(2);
+        int const launches = int(std::clamp(600 / timed(2), 1.0, 50.0));
+        std::vector<double> warm, cold;
+        for (int round = 0; round < 7; ++round) warm.push_back(timed(launches));
+        for (int round = 0; round < 3; ++round) {
+          fill_bytes(card.at(std::size_t(8) << 30), round, std::size_t(256) << 20, card.stream);
+          cold.push_back(timed(1));
+        }
+        double const us = median(warm);
+        double const error = p.plain() ? sampled_error(card, p, views, base, result) : 0;
+        std::printf("%-58s %-20s %-42s %7.1f us  min %7.1f cold %7.1f  %6.1f TF %5.2f TB/s  est %6.1f%s\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), us,
+                    *std::min_element(warm.begin(), warm.end()), median(cold), operations / us / 1e6, bytes / us / 1e6, algorithm->seconds(p, card.facts) * 1e6,
+                    error > 1e-2 ? "  WRONG" : "");
+      } catch (Error const& e) {
+        std::printf("%s %s %s: %s\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), e.what());
+        throw;
+      }
+  }
+}
+
+int run_bench(Card& card, std::vector<std::string> const& arguments) {
+  std::map<std::string, std::string> settings;
+  std::vector<std::string> files;
+  for (auto const& a : arguments)
+    if (auto equals = a.find('='); equals != std::string::npos) settings[a.substr(0, equals)] = a.substr(equals + 1);
+    else files.push_back(a);
+  std::vector<std::vector<bf16>> base(8, std::vector<bf16>(period));
+  for (std::size_t i = 0; i < base.size(); ++i)
+    for (std::size_t j = 0; j < period; ++j) base[i][j] = to_bf16(float(agreement::normal(i + 1, j)));
+  std::string const directions = settings.contains("directions") ? settings["directions"] : "fwd,bwd_data,bwd_filter";
+  for (auto const& file : files)
+    for (auto const& line : agreement::problems_in(file)) {
+      ConvProblem p = ConvProblem::parse(line);
+      if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
+      p.x_type = p.w_type = p.y_type = settings.contains("type") ? parse_dtype(settings["type"]) : DType::bf16;
+      for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
+        if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
+        p.direction = d;
+        std::string const slots = settings["store_" + std::string(name(d))];
+        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first");
+      }
+    }
+  return 0;
+}
+
+}  // namespace
+}  // namespace falconet
+
+int main(int argc, char** argv) {
+  using namespace falconet;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  CudaStatus const status = cuda_status();
+  if (status.devices == 0) {
+    std::printf("skipped: %s\n", status.reason.c_str());
+    return 77;
+  }
+  try {
+    Card card;
+    std::vector<std::string> const arguments(argv + std::min(argc, 2), argv + argc);
+    std::string const what = argc > 1 ? argv[1] : "check";
+    std::printf("%s, driver %d, runtime %d, kernels %s\n", card.facts.name.c_str(), status.driver_version, status.runtime_version, status.architectures.c_str());
+    return what == "bench" ? run_bench(card, arguments) : run_checks(card);
+  } catch (Error const& e) {
+    std::printf("error: %s\n", e.what());
+    return 1;
+  }
+}
