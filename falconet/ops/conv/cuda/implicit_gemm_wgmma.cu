@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "falconet/base/error.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/implicit_gemm_wgmma.h"
 
@@ -15,6 +16,10 @@ constexpr int multiprocessors = 132;   // of the H100 and H200; the grid is fixe
 
 Tile tile_of(Config const& c) {
   return {c.get("pixels", default_tile.pixels), c.get("channels", default_tile.channels), c.get("alternate", default_tile.alternate) != 0};
+}
+void fail_unknown(Tile t) {
+  fail(ErrorKind::usage, "implicit_gemm_wgmma has no tile of " + std::to_string(t.pixels) + " pixels by " + std::to_string(t.channels) + " channels" +
+                             (t.alternate ? ", alternating, here" : " here"));
 }
 int blocks_for(int tiles, int channel_tiles, bool keeps_channels) {
   int const most = keeps_channels ? multiprocessors / channel_tiles * channel_tiles : multiprocessors;

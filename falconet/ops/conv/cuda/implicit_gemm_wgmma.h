@@ -10,6 +10,7 @@ struct Tile {
   bool operator==(Tile const&) const = default;
 };
 Tile tile_of(Config const&);
+[[noreturn]] void fail_unknown(Tile);   // a usage error
 int blocks_for(int tiles, int channel_tiles, bool keeps_channels);   // of the persistent grid; keeps_channels: each block stays with its channels
 
 void launch_forward(ConvProblem const&, Tile, ConvArgs const&, View scratch, void* stream);

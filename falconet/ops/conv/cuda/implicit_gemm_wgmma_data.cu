@@ -56,7 +56,8 @@ void launch(ConvProblem const& p, Tile tile, Work work, Residue const* residues,
     if (tile == Tile{64, 256, true}) return with(Form<64, 256, ending, true, false, true>{});
     if (tile == Tile{128, 128, true}) return with(Form<128, 128, ending, true, false, true>{});
   }
-  with(Form<128, 64, ending, true, lattice, false>{});
+  if (tile == Tile{128, 64, false}) return with(Form<128, 64, ending, true, lattice, false>{});
+  fail_unknown(tile);
 }
 
 }  // namespace

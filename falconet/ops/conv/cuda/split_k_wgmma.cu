@@ -3,13 +3,17 @@
 // a product whose sum runs over n*p*q pixels and whose result is small. Both operands lie pixel by pixel in memory, so both are read
 // M/N-major: dy as boxes of 64 pixels by 64 channels, x by the copy engine's im2col mode in boxes of 64 pixels by 64 channels of one tap;
 // nothing is transposed or unfolded. A tile is `filters` k by `boxes` x 64 columns (tap, c). All tiles' pixels, laid end to end, are cut
-// into equal shares, one per block (stream-K with a fixed map): a block writes the f32 partial sum of every tile that it touches, and
-// a second kernel adds the partials of a tile in the order of the blocks. No atomics: the same bytes every time.
+// into equal shares, one per block: either aligned to the tiles (`splits` blocks per tile; blocks that share pixels run in step, so that L2
+// serves them once), or in one line (stream-K with a fixed map), so that any number of tiles keeps all blocks busy. A block writes the f32
+// partial sum of every tile that it touches, and a second kernel adds the partials of a tile in a fixed order. No atomics: the same bytes
+// every time.
 // Cost: 2 n p q k c r s operations; bytes: x once per 64..256 filters and dy once per tile column, mostly from L2; partials (blocks +
 // tiles) x tile x 4 bytes.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
@@ -23,7 +27,6 @@ constexpr int most_blocks = 132;   // multiprocessors of the H100 and H200; fixe
 
 struct Tile {
   int filters, boxes;              // filters: rows, 64 each; boxes: 64 columns each
-  bool operator==(Tile const&) const = default;
 };
 constexpr Tile tiles_known[] = {{128, 4}, {128, 3}, {128, 2}, {64, 4}, {64, 9}, {256, 1}};
 
@@ -47,6 +50,7 @@ struct Work {
   int image = 0, columns = 0, rows = 0;            // of y: pixels per image, q, p
   int step_h = 1, step_w = 1, lower_h = 0, lower_w = 0, dilation_h = 1, dilation_w = 1;
   int advance_n = 0, advance_p = 0, advance_q = 0; // a chunk of pixels as (n, p, q)
+  int splits = 0;                                  // blocks per tile; 0: in one line
   float* partial = nullptr;
 };
 
@@ -63,7 +67,12 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   int const group = threadIdx.x / 128;
   std::int64_t const units = std::int64_t(work.tiles) * work.chunks;
   int const blocks = gridDim.x;
-  std::int64_t const begin = first_unit(blockIdx.x, units, blocks), end = first_unit(blockIdx.x + 1, units, blocks);
+  std::int64_t begin = first_unit(blockIdx.x, units, blocks), end = first_unit(blockIdx.x + 1, units, blocks);
+  if (work.splits) {
+    int const tile = blockIdx.x % work.tiles, split = blockIdx.x / work.tiles;
+    begin = std::int64_t(tile) * work.chunks + split * work.chunks / work.splits;
+    end = std::int64_t(tile) * work.chunks + (split + 1) * work.chunks / work.splits;
+  }
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < F::stages; ++i) barrier_init(shared_address(full + i), 4), barrier_init(shared_address(empty + i), F::groups);
@@ -161,7 +170,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
     for (int i = 0; i < F::blocks; ++i) hold(d[i]);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
     // Partials in the order of the registers, so that a warp writes 512 bytes at a time.
-    float4* const out = reinterpret_cast<float4*>(work.partial) + std::int64_t(blockIdx.x + tile) * (F::filters * F::boxes * 16);
+    float4* const out = reinterpret_cast<float4*>(work.partial) + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * (F::filters * F::boxes * 16);
 #pragma unroll
     for (int i = 0; i < F::blocks; ++i)
 #pragma unroll
@@ -173,20 +182,33 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
 __device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
 
-// Adds the partials of each tile in the order of the blocks. One thread per four sums; blockIdx.y is the tile.
+// Adds the partials of each tile: thread (x, y) takes four sums of every eighth partial from y on, then the eight are added in order.
+// blockIdx.y is the tile.
 template <class F, class E>
-__global__ void __launch_bounds__(128) add_partials(float4 const* partial, E* dw, int blocks, std::int64_t units, int chunks, int box_tiles, int boxes, int blocks_of_64,
-                                                    int filters, int channels) {
-  int const tile = blockIdx.y, thread = threadIdx.x, which = blockIdx.x;   // which = ((group * blocks + i) * columns / 8 + j)
-  int const begin = block_of(std::int64_t(tile) * chunks, units, blocks), end = block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks);
+__global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw, int tiles, int splits, int blocks, int chunks, int box_tiles, int boxes,
+                                                    int blocks_of_64, int filters, int channels) {
+  __shared__ float4 sums[8][32];
+  int const tile = blockIdx.y, element = blockIdx.x * 32 + threadIdx.x;
+  std::int64_t const units = std::int64_t(tiles) * chunks;
+  int const begin = splits ? 0 : block_of(std::int64_t(tile) * chunks, units, blocks);
+  int const count = splits ? splits : block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks) - begin + 1;
   constexpr std::int64_t slot = F::filters * F::boxes * 16;
-  float4 const* from = partial + std::int64_t(begin + tile) * slot + which * 128 + thread;
+  std::int64_t const step = splits ? slot * tiles : slot;
+  float4 const* from = partial + (splits ? tile : begin + tile) * slot + element + threadIdx.y * step;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 4
-  for (int b = begin; b <= end; ++b, from += slot) {
+  for (int i = threadIdx.y; i < count; i += 8, from += 8 * step) {
     float4 const v = __ldg(from);
     sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
   }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0) return;
+  for (int i = 1; i < 8; ++i) {
+    float4 const v = sums[i][threadIdx.x];
+    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+  }
+  int const thread = element % 128, which = element / 128;   // which = (group * blocks + i) * columns / 8 + j
   int const j = which % (F::columns / 8), i = which / (F::columns / 8) % F::blocks, group = which / (F::columns / 8) / F::blocks;
   int const k = tile / box_tiles * F::filters + ((group / F::across) * F::blocks + i) * 64 + thread / 32 * 16 + thread % 32 / 4;
   int const column = group % F::across * F::columns + 8 * j + 2 * (thread & 3), box = tile % box_tiles * F::boxes + column / 64;
@@ -201,15 +223,19 @@ __global__ void __launch_bounds__(128) add_partials(float4 const* partial, E* dw
 Tile tile_of(Config const& c) { return {c.get("filters", 128), c.get("boxes", 4)}; }
 
 struct Split {
-  int tiles, box_tiles, boxes, chunks, blocks;
+  int tiles, box_tiles, boxes, chunks, blocks, splits;
 };
-Split split_of(ConvProblem const& p, Tile t) {
+Split split_of(ConvProblem const& p, Tile t, bool aligned) {
   Split s{};
   s.boxes = p.r * p.s * ((p.c + 63) / 64);
   s.box_tiles = (s.boxes + t.boxes - 1) / t.boxes;
   s.tiles = s.box_tiles * ((p.k + t.filters - 1) / t.filters);
   s.chunks = int((std::int64_t(p.n) * p.p() * p.q() + chunk - 1) / chunk);
   s.blocks = int(std::clamp<std::int64_t>(std::int64_t(s.tiles) * s.chunks / 4, 1, most_blocks));
+  if (aligned && s.tiles <= s.blocks) {
+    s.splits = s.blocks / s.tiles;
+    s.blocks = s.splits * s.tiles;
+  }
   return s;
 }
 
@@ -228,37 +254,48 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return {};
 }
 
-double seconds_with(ConvProblem const& p, Tile t) {
-  Split const s = split_of(p, t);
-  double const products = 2.0 * s.tiles * t.filters * t.boxes * 64.0 * s.chunks * chunk / 6.0e14;
-  double const fetched = double(s.tiles) * s.chunks * (t.filters / 64 + t.boxes) * 8192 / 8e12;
-  double const partials = 2.0 * (s.blocks + s.tiles) * t.filters * t.boxes * 256.0 / 4e12;
-  return 5e-6 + std::max({products, fetched, bytes_of(p.operands()) / 3.9e12}) + partials;
+// Constants measured on an H200.
+double seconds_with(ConvProblem const& p, Tile t, bool aligned) {
+  Split const s = split_of(p, t, aligned);
+  double const chunks = std::ceil(double(s.tiles) * s.chunks / s.blocks);   // of a block
+  double const product = 2.0 * t.filters * t.boxes * 64 * chunk / 5.8e12, fetch = (t.filters / 64 + t.boxes) * 8192 / (s.splits ? 7.5e10 : 6.2e10);
+  double const partials = double(s.blocks + (s.splits ? 0 : s.tiles)) * t.filters * t.boxes * 256.0 * 2 / 5e12;
+  return 7e-6 + std::max(chunks * std::max(product, fetch), bytes_of(p.operands()) / 3.9e12) + partials;
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
-  std::vector<Tile> tiles;
+  struct Way {
+    Tile tile;
+    bool aligned;
+  };
+  std::vector<Way> ways;
   for (Tile t : tiles_known)
-    if (t.filters == 64 || p.k > t.filters / 2) tiles.push_back(t);
-  std::stable_sort(tiles.begin(), tiles.end(), [&](Tile a, Tile b) { return seconds_with(p, a) < seconds_with(p, b); });
+    for (bool aligned : {true, false})
+      if ((t.filters == 64 || p.k > t.filters / 2) && (!aligned || split_of(p, t, true).splits > 0)) ways.push_back({t, aligned});
+  std::stable_sort(ways.begin(), ways.end(), [&](Way const& a, Way const& b) { return seconds_with(p, a.tile, a.aligned) < seconds_with(p, b.tile, b.aligned); });
   std::vector<Config> out;
-  for (Tile t : tiles) out.push_back(Config{{"filters", t.filters}, {"boxes", t.boxes}});
+  for (auto const& w : ways) out.push_back(Config{{"filters", w.tile.filters}, {"boxes", w.tile.boxes}, {"aligned", int(w.aligned)}});
   return out;
 }
 
+bool is_aligned(Config const& c) { return c.get("aligned", 0) != 0; }
+
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   Tile const t = tile_of(config);
-  Split const s = split_of(p, t);
+  Split const s = split_of(p, t, is_aligned(config));
   return std::size_t(s.blocks + s.tiles) * t.filters * t.boxes * 64 * sizeof(float);
 }
 
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, tile_of(configs(p, facts).front())); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  Config const best = configs(p, facts).front();
+  return seconds_with(p, tile_of(best), is_aligned(best));
+}
 
 template <class F>
-void launch(ConvProblem const& p, ConvArgs const& args, View scratch, cudaStream_t stream) {
+void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scratch, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(split_k<F>, F::shared_bytes), true);
   (void)allowed;
-  Split const s = split_of(p, {F::filters, F::boxes});
+  Split const s = split_of(p, {F::filters, F::boxes}, aligned);
   int const P = p.p(), Q = p.q();
   Work w;
   w.x = im2col_map(args.x.data,
@@ -271,27 +308,35 @@ void launch(ConvProblem const& p, ConvArgs const& args, View scratch, cudaStream
   w.image = P * Q, w.columns = Q, w.rows = P;
   w.step_h = p.stride_h, w.step_w = p.stride_w, w.lower_h = -p.pad_top, w.lower_w = -p.pad_left, w.dilation_h = p.dilation_h, w.dilation_w = p.dilation_w;
   w.advance_n = chunk / w.image, w.advance_p = chunk % w.image / Q, w.advance_q = chunk % w.image % Q;
-  w.partial = scratch.as<float>();
+  w.splits = s.splits, w.partial = scratch.as<float>();
   split_k<F><<<s.blocks, F::threads, F::shared_bytes, stream>>>(w);
-  dim3 const grid(F::filters * F::boxes * 16 / 128, s.tiles);
-  std::int64_t const units = std::int64_t(s.tiles) * s.chunks;
+  dim3 const grid(F::filters * F::boxes * 16 / 32, s.tiles), block(32, 8);
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
-  if (p.w_type == DType::f32)
-    add_partials<F><<<grid, 128, 0, stream>>>(partial, args.w.as<float>(), s.blocks, units, s.chunks, s.box_tiles, s.boxes, w.blocks_of_64, p.k, p.c);
-  else
-    add_partials<F><<<grid, 128, 0, stream>>>(partial, args.w.as<bf16>(), s.blocks, units, s.chunks, s.box_tiles, s.boxes, w.blocks_of_64, p.k, p.c);
+  auto const add = [&](auto* dw) {
+    add_partials<F><<<grid, block, 0, stream>>>(partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles, s.boxes, w.blocks_of_64, p.k, p.c);
+  };
+  if (p.w_type == DType::f32) add(args.w.as<float>());
+  else add(args.w.as<bf16>());
   check_launch("conv split_k_wgmma", p, stream);
 }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
   Tile const t = tile_of(config);
-  if (t == Tile{128, 3}) launch<Form<128, 3, 1, 384>>(p, args, scratch, s);
-  else if (t == Tile{128, 2}) launch<Form<128, 2, 1, 384>>(p, args, scratch, s);
-  else if (t == Tile{64, 4}) launch<Form<64, 4, 2, 384>>(p, args, scratch, s);
-  else if (t == Tile{64, 9}) launch<Form<64, 9, 3, 512>>(p, args, scratch, s);
-  else if (t == Tile{256, 1}) launch<Form<256, 1, 1, 384>>(p, args, scratch, s);
-  else launch<Form<128, 4, 1, 384>>(p, args, scratch, s);
+  bool known = false;
+  auto const with = [&](auto form) {
+    using F = decltype(form);
+    if (t.filters != F::filters || t.boxes != F::boxes) return;
+    known = true;
+    launch<F>(p, is_aligned(config), args, scratch, s);
+  };
+  with(Form<128, 4, 1, 384>{});
+  with(Form<128, 3, 1, 384>{});
+  with(Form<128, 2, 1, 384>{});
+  with(Form<64, 4, 2, 384>{});
+  with(Form<64, 9, 3, 512>{});
+  with(Form<256, 1, 1, 384>{});
+  if (!known) fail(ErrorKind::usage, "split_k_wgmma has no tile '" + config.text() + "'");
 }
 
 }  // namespace
