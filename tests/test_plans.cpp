@@ -99,7 +99,7 @@ TEST(Plan, a_damaged_text_is_an_error_that_names_the_line) {
       EXPECT_NE(std::string(e.what()).find("plan"), std::string::npos) << e.what();
     }
   }
-  text.replace(text.find("step\t"), 4, "stop");
+  text.replace(text.find("\nstep\t") + 1, 4, "stop");
   EXPECT_THROW(Plan::parse(text), Error);
 }
 

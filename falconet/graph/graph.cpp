@@ -117,6 +117,21 @@ Var Graph::add1(std::shared_ptr<Op const> op, std::initializer_list<Var> in, std
   return add(std::move(op), std::span(in.begin(), in.size()), layer, at).front();
 }
 
+void Graph::infer_again() {
+  for (auto& node : nodes) {
+    std::vector<TensorType> in;
+    for (ValueId v : node.in) in.push_back(values[std::size_t(v)].type);
+    try {
+      auto const out = node.op->infer(in);
+      for (std::size_t i = 0; i < out.size(); ++i) values[std::size_t(node.out[i])].type = out[i];
+    } catch (ShapeFailure const& failure) {
+      std::string types;
+      for (auto const& t : in) types += " " + t.text();
+      fail_in_layer(ErrorKind::internal, node.layer, "compiled " + std::string(node.op->name()) + " (" + node.direction + ") does not fit" + types + ": " + failure.message, node.at);
+    }
+  }
+}
+
 void Graph::push_scope(std::string_view name) { scopes_.emplace_back(name); }
 void Graph::pop_scope() { scopes_.pop_back(); }
 std::string Graph::path(std::string_view name) const {

@@ -106,6 +106,8 @@ class Graph {
   // "relu", "relu_1", ...: unique path for a layer without a key, counted within its scope.
   std::string numbered(std::string_view name);
 
+  // Runs every node's shape rule again, after types of leaves have changed (element type, layout).
+  void infer_again();
   void verify() const;                     // throws an internal error naming the broken invariant
   std::string text() const;                // one line per value and node
   std::vector<NodeId> users(ValueId) const;

@@ -29,13 +29,4 @@ std::string problem_of(Graph const& graph, Node const& node) {
   return node.op->problem(in, out);
 }
 
-void infer_again(Graph& graph) {
-  for (auto& node : graph.nodes) {
-    std::vector<TensorType> in;
-    for (ValueId v : node.in) in.push_back(graph.values[std::size_t(v)].type);
-    auto out = node.op->infer(in);
-    for (std::size_t i = 0; i < out.size(); ++i) graph.values[std::size_t(node.out[i])].type = out[i];
-  }
-}
-
 }  // namespace falconet

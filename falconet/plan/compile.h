@@ -48,8 +48,6 @@ Plan compile(Graph& graph, CompileContext& context);
 
 // The problem's text of a node, from the types that its operands have now.
 std::string problem_of(Graph const&, Node const&);
-// Runs infer over all nodes again, after types of leaves have changed.
-void infer_again(Graph&);
 
 // The passes, in plan/passes/.
 void pass_gradients(Graph&, CompileContext&);   // adds d loss / d parameters

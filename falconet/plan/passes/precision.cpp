@@ -52,7 +52,7 @@ void pass_precision(Graph& graph, CompileContext& context) {
     case DType::bf16: to_bf16(graph); break;
     default: fail(ErrorKind::usage, "precision is f32, bf16 or f64, not " + std::string(name(context.options.precision)));
   }
-  infer_again(graph);
+  graph.infer_again();
 }
 
 }  // namespace falconet
