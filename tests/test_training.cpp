@@ -1,0 +1,81 @@
+// Whole networks learn exactly as in PyTorch: 100 losses from the same weights and batches (tools/record_pytorch.py).
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "falconet/nn/models.h"
+#include "falconet/plan/step.h"
+#include "hashed_data.h"
+
+namespace falconet {
+namespace {
+
+nlohmann::json const& recorded() {
+  static nlohmann::json const json = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses.json"));
+  return json;
+}
+
+std::vector<double> train(std::string const& name, DType precision, bool fuse = true) {
+  auto const& r = recorded().at(name);
+  auto const& d = models::find(name);
+  auto const channels = std::size_t(d.image[0]);
+  Model model({d.image, std::vector<float>(channels, 0.f), std::vector<float>(channels, 1.f), std::vector<std::string>(10, "class")}, d.make(10), {.device = "cpu"});
+  StepOptions options;
+  options.batch = r.at("batch").get<int>();
+  options.precision = precision;
+  options.fuse = fuse;
+  OptimizerOptions sgd;
+  sgd.momentum = recorded().at("momentum").get<double>();
+  TrainStep step(model, options, cross_entropy(), sgd);
+  hashed::fill(*model.parameters());
+  step.state().learning_rate = recorded().at("learning_rate").get<float>();
+  std::vector<double> losses;
+  for (std::uint64_t s = 0; s < 100; ++s) {
+    hashed::fill_batch(step.images(), step.targets(), s, 10);
+    losses.push_back(step.run());
+  }
+  return losses;
+}
+
+std::vector<double> pytorch(std::string const& name, std::string const& precision) { return recorded().at(name).at(precision).get<std::vector<double>>(); }
+
+double farthest(std::vector<double> const& a, std::vector<double> const& b) {
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
+  return most;
+}
+double tail_mean(std::vector<double> const& a) {
+  double sum = 0;
+  for (std::size_t i = 80; i < 100; ++i) sum += a[i];
+  return sum / 20;
+}
+
+class Training : public testing::TestWithParam<char const*> {};
+
+TEST_P(Training, in_f64_gives_the_100_losses_of_pytorch_within_1e_8) {
+  auto const ours = train(GetParam(), DType::f64), theirs = pytorch(GetParam(), "f64");
+  for (std::size_t i = 0; i < 100; ++i) ASSERT_NEAR(ours[i], theirs[i], 1e-8) << "step " << i + 1;
+}
+
+TEST_P(Training, in_f32_stays_as_near_to_f64_as_pytorch_does) {
+  auto const ours = train(GetParam(), DType::f32), truth = pytorch(GetParam(), "f64");
+  for (std::size_t i = 0; i < 10; ++i) EXPECT_NEAR(ours[i], truth[i], 1e-5) << "step " << i + 1;
+  EXPECT_LE(farthest(ours, truth), 2 * farthest(pytorch(GetParam(), "f32"), truth));
+}
+
+TEST_P(Training, in_bf16_ends_as_near_to_f32_as_pytorch_does) {
+  double const truth = tail_mean(pytorch(GetParam(), "f32"));
+  EXPECT_LE(std::abs(tail_mean(train(GetParam(), DType::bf16)) - truth), 2 * std::abs(tail_mean(pytorch(GetParam(), "bf16")) - truth));
+}
+
+TEST_P(Training, without_fusion_is_the_same_mathematics) {
+  auto const fused = train(GetParam(), DType::f32), parts = train(GetParam(), DType::f32, false);
+  for (std::size_t i = 0; i < 10; ++i) EXPECT_NEAR(fused[i], parts[i], 1e-5) << "step " << i + 1;
+}
+
+INSTANTIATE_TEST_SUITE_P(of, Training, testing::Values("mnist_cnn", "resnet20"), [](auto const& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace falconet
