@@ -59,7 +59,6 @@ HWY_INLINE U upper_product(U a, U m) {
 
 // keep[0..4 lanes) of the draws block, block + 1 ...: the factor, or zero.
 HWY_INLINE void draw_factors(DropoutTask const& t, std::uint64_t block, float* keep) {
-  std::int64_t const lanes = std::int64_t(hn::Lanes(d));
   U const m0 = hn::Set(du, 0xD2511F53u), m1 = hn::Set(du, 0xCD9E8D57u);
   U c0 = hn::Iota(du, std::uint32_t(block));
   U c1 = hn::Set(du, std::uint32_t(block >> 32));
@@ -67,22 +66,19 @@ HWY_INLINE void draw_factors(DropoutTask const& t, std::uint64_t block, float* k
   U c2 = hn::Set(du, std::uint32_t(t.sample)), c3 = hn::Set(du, std::uint32_t(t.sample >> 32));
   std::uint32_t k0 = t.key.low, k1 = t.key.high;
   for (int round = 0; round < 10; ++round) {
-    U const high0 = upper_product(c0, m0), low0 = hn::Mul(c0, m0), high1 = upper_product(c2, m1), low1 = hn::Mul(c2, m1);
-    c0 = hn::Xor(hn::Xor(high1, c1), hn::Set(du, k0));
-    c1 = low1;
-    c2 = hn::Xor(hn::Xor(high0, c3), hn::Set(du, k1));
-    c3 = low0;
+    U const upper0 = upper_product(c0, m0), lower0 = hn::Mul(c0, m0), upper1 = upper_product(c2, m1), lower1 = hn::Mul(c2, m1);
+    c0 = hn::Xor(hn::Xor(upper1, c1), hn::Set(du, k0));
+    c1 = lower1;
+    c2 = hn::Xor(hn::Xor(upper0, c3), hn::Set(du, k1));
+    c3 = lower0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  U const bits[4] = {c0, c1, c2, c3};
-  alignas(64) float word[4][most];
-  for (int k = 0; k < 4; ++k) {
-    auto const uniform = hn::Mul(hn::ConvertTo(d, hn::BitCast(di, hn::ShiftRight<8>(bits[k]))), hn::Set(d, 0x1p-24f));
-    hn::Store(hn::IfThenElseZero(hn::Ge(uniform, hn::Set(d, t.p)), hn::Set(d, t.factor)), d, word[k]);
-  }
-  for (std::int64_t lane = 0; lane < lanes; ++lane)
-    for (int k = 0; k < 4; ++k) keep[4 * lane + k] = word[k][lane];
+  auto factors = [&](U bits) {
+    auto const uniform = hn::Mul(hn::ConvertTo(d, hn::BitCast(di, hn::ShiftRight<8>(bits))), hn::Set(d, 0x1p-24f));
+    return hn::IfThenElseZero(hn::Ge(uniform, hn::Set(d, t.p)), hn::Set(d, t.factor));
+  };
+  hn::StoreInterleaved4(factors(c0), factors(c1), factors(c2), factors(c3), d, keep);
 }
 #endif
 
