@@ -41,8 +41,8 @@ TEST(optimizer, every_algorithm_agrees_with_the_reference) { expect_all<Optimize
 using Numbers = std::vector<double>;
 
 // Runs a problem on given inputs (all but the step, in order) and returns its outputs; an output in place starts as its input.
-std::vector<Numbers> run(std::string_view operation, std::string const& problem, std::vector<Numbers> const& inputs, StepState const& step = {},
-                         std::string const& algorithm = "reference", Isa isa = Isa::plain) {
+std::vector<Numbers> run(std::string_view operation, std::string const& problem, std::vector<Numbers> const& inputs,
+                         StepState const& step = {}, std::string const& algorithm = "reference", Isa isa = Isa::plain) {
   auto const& table = algorithms_of(operation);
   auto const operands = table.operands(problem);
   std::vector<Buffer> memory;
@@ -98,7 +98,8 @@ Numbers differences(std::function<double(Numbers const&)> const& f, Numbers at, 
 }
 void expect_near(Numbers const& got, Numbers const& expected, double bound, std::string const& what) {
   ASSERT_EQ(got.size(), expected.size()) << what;
-  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], expected[i], bound * (1 + std::abs(expected[i]))) << what << " [" << i << "]";
+  for (std::size_t i = 0; i < got.size(); ++i)
+    EXPECT_NEAR(got[i], expected[i], bound * (1 + std::abs(expected[i]))) << what << " [" << i << "]";
 }
 
 TEST(elementwise, derivatives_of_activations_are_those_of_finite_differences) {
@@ -125,7 +126,8 @@ TEST(elementwise, vectorised_activations_have_relative_errors_below_one_in_a_mil
       double worst = 0, at = 0;
       for (std::size_t i = 0; i < x.size(); ++i) {
         // gelu by erfc: the definition x (1 + erf) / 2 itself loses its digits in the left tail.
-        double const expected = act == std::string("gelu") ? x[i] * 0.5 * std::erfc(-x[i] * std::sqrt(0.5)) : activate(parse_activation(act), x[i]);
+        double const expected =
+            act == std::string("gelu") ? x[i] * 0.5 * std::erfc(-x[i] * std::sqrt(0.5)) : activate(parse_activation(act), x[i]);
         double const error = expected == 0 ? std::abs(got[i]) : std::abs(got[i] / expected - 1);
         if (!(error <= worst)) worst = error, at = x[i];
       }
@@ -136,7 +138,8 @@ TEST(elementwise, vectorised_activations_have_relative_errors_below_one_in_a_mil
       auto const kept = from_output ? got : x;
       auto const slope = run("elementwise", "function=activation_gradient" + size + "f32" + tail, {ones, kept}, {}, "simd", Isa(isa))[0];
       auto const wanted = run("elementwise", "function=activation_gradient" + size + "f64" + tail, {ones, kept})[0];
-      for (std::size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(slope[i], wanted[i], 1e-6) << act << "' on " << name(Isa(isa)) << " at " << x[i];
+      for (std::size_t i = 0; i < x.size(); ++i)
+        ASSERT_NEAR(slope[i], wanted[i], 1e-6) << act << "' on " << name(Isa(isa)) << " at " << x[i];
     }
 }
 
@@ -145,7 +148,8 @@ TEST(elementwise, a_nan_stays_a_nan) {
   for (int isa = 0; isa <= int(detected_isa()); ++isa)
     for (char const* type : {"f32", "bf16"})
       for (char const* act : {"relu", "relu6", "leaky_relu alpha=0.01", "gelu", "silu", "sigmoid", "tanh"}) {
-        auto const y = run("elementwise", std::string("function=activation n=1 c=3 hw=1 layout=nchw type=") + type + " act=" + act, {{1, nan, -1}}, {}, "simd", Isa(isa))[0];
+        auto const y = run("elementwise", std::string("function=activation n=1 c=3 hw=1 layout=nchw type=") + type + " act=" + act,
+                           {{1, nan, -1}}, {}, "simd", Isa(isa))[0];
         EXPECT_TRUE(std::isnan(y[1])) << act << " " << type << " on " << name(Isa(isa));
         EXPECT_FALSE(std::isnan(y[0]) || std::isnan(y[2])) << act;
       }
@@ -155,7 +159,11 @@ TEST(elementwise, a_nan_stays_a_nan) {
 struct BatchNormParts {
   int n = 5, c = 3, hw = 4, valid = 4;
   double eps = 1e-3;
-  StepState step = [] { StepState s; s.valid_count = 4; return s; }();
+  StepState step = [] {
+    StepState s;
+    s.valid_count = 4;
+    return s;
+  }();
   std::string sizes(char const* op) const {
     bool const vectors = op == std::string("batch_norm");
     return vectors ? " c=3 per_sample=4 eps=0.001 momentum=0.1 type=f64" : " n=5 c=3 hw=4 type=f64 layout=nchw";
@@ -189,7 +197,7 @@ TEST(batch_norm, gradients_of_the_composed_layer_are_those_of_finite_differences
   BatchNormParts const b;
   Numbers const x = normals(60, 1), gamma = normals(3, 2), beta = normals(3, 3), mean(3, 0.0), var(3, 1.0);
   Numbers dy = normals(60, 4);
-  std::fill(dy.begin() + 48, dy.end(), 0.0);                       // the padding's gradient is zero
+  std::fill(dy.begin() + 48, dy.end(), 0.0);  // the padding's gradient is zero
   auto loss = [&](Numbers const& at, Numbers const& g, Numbers const& s) { return dot(b.forward(at, g, s, mean, var)[0], dy); };
 
   auto const out = b.forward(x, gamma, beta, mean, var);
@@ -212,7 +220,9 @@ TEST(batch_norm, gradients_of_the_composed_layer_are_those_of_finite_differences
 TEST(batch_norm, gradients_of_the_inference_form_are_those_of_finite_differences) {
   Numbers const gamma = normals(3, 2), beta = normals(3, 3), mean{0.5, -1, 2}, var{1, 2, 0.5}, d = normals(6, 7);
   std::string const sizes = " c=3 eps=0.001 type=f64";
-  auto loss = [&](Numbers const& g, Numbers const& b) { return dot(run("batch_norm", "function=inference" + sizes, {g, b, mean, var})[0], d); };
+  auto loss = [&](Numbers const& g, Numbers const& b) {
+    return dot(run("batch_norm", "function=inference" + sizes, {g, b, mean, var})[0], d);
+  };
   auto const got = run("batch_norm", "function=inference_gradient" + sizes, {d, mean, var});
   expect_near(got[0], differences([&](Numbers const& at) { return loss(at, beta); }, gamma), 1e-8, "dgamma");
   expect_near(got[1], differences([&](Numbers const& at) { return loss(gamma, at); }, beta), 1e-8, "dbeta");
@@ -235,10 +245,10 @@ TEST(dropout, drops_the_asked_share_scales_the_rest_and_repeats_itself) {
   step.seed = 4, step.sample = 1000, step.valid_count = 50;
   Numbers const ones(100000, 1.0);
   auto const y = run("dropout", problem, {ones}, step, "simd", detected_isa())[0];
-  EXPECT_NEAR(double(std::count(y.begin(), y.end(), 0.0)) / 1e5, 0.3, 0.006);          // four standard deviations
+  EXPECT_NEAR(double(std::count(y.begin(), y.end(), 0.0)) / 1e5, 0.3, 0.006);  // four standard deviations
   for (double v : y) EXPECT_TRUE(v == 0 || std::abs(v - 1 / 0.7) < 1e-6) << v;
   EXPECT_EQ(run("dropout", problem, {ones}, step, "simd", detected_isa())[0], y);
-  step.sample = 1001;                                             // the same samples one row earlier: masks follow the sample, not the row
+  step.sample = 1001;  // the same samples one row earlier: masks follow the sample, not the row
   auto const shifted = run("dropout", problem, {ones}, step, "simd", detected_isa())[0];
   EXPECT_TRUE(std::equal(y.begin() + 2000, y.end(), shifted.begin()));
   step.seed = 5;
@@ -279,10 +289,11 @@ TEST(optimizer, three_steps_give_what_pytorch_gives) {
       step.learning_rate = 0.125f;
       step.loss_scale = 8;
       for (Numbers g : gradients) {
-        for (double& v : g) v *= 8;                               // as it arrives under a loss scale of 8
+        for (double& v : g) v *= 8;  // as it arrives under a loss scale of 8
         auto inputs = now;
         inputs.insert(inputs.begin() + 1, g);
-        now = run("optimizer", c.problem + (f64 ? " type=f64" : " type=f32") + " sizes=3", inputs, step, f64 ? "reference" : "simd", detected_isa());
+        now = run("optimizer", c.problem + (f64 ? " type=f64" : " type=f32") + " sizes=3", inputs, step, f64 ? "reference" : "simd",
+                  detected_isa());
         ++step.step;
       }
       expect_near(now[0], c.expected, f64 ? 1e-14 : 1e-6, c.problem);
@@ -315,10 +326,12 @@ TEST(graph, shapes_that_do_not_fit_are_named) {
 
 TEST(graph, problems_are_written_from_types_and_read_back) {
   Graph g;
-  Var const x = g.input("x", {DType::bf16, Shape{4, 16, 8, 8}, Layout::nhwc}), s = g.input("s", {DType::bf16, Shape{4, 16, 1, 1}, Layout::nhwc});
+  Var const x = g.input("x", {DType::bf16, Shape{4, 16, 8, 8}, Layout::nhwc}),
+            s = g.input("s", {DType::bf16, Shape{4, 16, 1, 1}, Layout::nhwc});
   Var const gamma = g.parameter("gamma", f32({16}), {}), beta = g.parameter("beta", f32({16}), {});
   Var const mean = g.state("mean", f32({16}), {}), var = g.state("var", f32({16}), {});
-  Var const y = batch_norm(activation(Activation::leaky_relu, multiply(s, x), 0.2), gamma, beta, mean, var, g.step(), true, 1e-5, 0.1, "bn");
+  Var const y =
+      batch_norm(activation(Activation::leaky_relu, multiply(s, x), 0.2), gamma, beta, mean, var, g.step(), true, 1e-5, 0.1, "bn");
   dropout(y, g.step(), 0.25, hash("drop"), "drop");
   EXPECT_TRUE(y.type() == x.type());
   std::vector<std::string> problems;
@@ -366,12 +379,15 @@ TEST(graph, the_optimizer_updates_parameters_and_states_in_place) {
 }
 
 TEST(problems, that_make_no_sense_are_refused) {
-  for (char const* text : {"function=nothing", "function=activation n=1 c=1 hw=1", "function=add n=0", "function=scale act=relu", "function=add type=u8",
-                           "function=multiply mask=1", "function=add residual=1", "function=activation act=swish", "function=add extra=1"})
+  for (char const* text :
+       {"function=nothing", "function=activation n=1 c=1 hw=1", "function=add n=0", "function=scale act=relu", "function=add type=u8",
+        "function=multiply mask=1", "function=add residual=1", "function=activation act=swish", "function=add extra=1"})
     EXPECT_THROW(ElementwiseProblem::parse(text), Error) << text;
-  for (char const* text : {"function=channel_sum mask=1", "function=mean n=-1", "function=max", "n=3"}) EXPECT_THROW(ReduceProblem::parse(text), Error) << text;
+  for (char const* text : {"function=channel_sum mask=1", "function=mean n=-1", "function=max", "n=3"})
+    EXPECT_THROW(ReduceProblem::parse(text), Error) << text;
   for (char const* text : {"p=1", "p=-0.1", "key=x", "n=0"}) EXPECT_THROW(DropoutProblem::parse(text), Error) << text;
-  for (char const* text : {"kind=rmsprop sizes=1", "kind=sgd", "kind=sgd sizes=0", "kind=adam momentum=0.9 sizes=1", "kind=sgd nesterov=1 sizes=1"})
+  for (char const* text :
+       {"kind=rmsprop sizes=1", "kind=sgd", "kind=sgd sizes=0", "kind=adam momentum=0.9 sizes=1", "kind=sgd nesterov=1 sizes=1"})
     EXPECT_THROW(OptimizerProblem::parse(text), Error) << text;
 }
 

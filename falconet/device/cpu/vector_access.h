@@ -8,7 +8,9 @@
 namespace falconet::FALCONET_ISA {
 
 template <class D>
-HWY_INLINE hn::Vec<D> load_vector(D d, float const* p) { return hn::LoadU(d, p); }
+HWY_INLINE hn::Vec<D> load_vector(D d, float const* p) {
+  return hn::LoadU(d, p);
+}
 template <class D>
 HWY_INLINE hn::Vec<D> load_vector(D d, bf16 const* p) {
   hn::RebindToUnsigned<D> const du;
@@ -18,7 +20,9 @@ HWY_INLINE hn::Vec<D> load_vector(D d, bf16 const* p) {
 
 // bf16: rounded to nearest even; a NaN stays a NaN.
 template <class D>
-HWY_INLINE void store_vector(D d, hn::Vec<D> v, float* p) { hn::StoreU(v, d, p); }
+HWY_INLINE void store_vector(D d, hn::Vec<D> v, float* p) {
+  hn::StoreU(v, d, p);
+}
 template <class D>
 HWY_INLINE void store_vector(D, hn::Vec<D> v, bf16* p) {
   hn::RebindToUnsigned<D> const du;
@@ -50,16 +54,24 @@ HWY_INLINE void store_part(D d, hn::Vec<D> v, T* p, std::int64_t count) {
 struct Whole {
   std::int64_t i;
   template <class T>
-  HWY_INLINE auto get(T const* p) const { return load_vector(hn::ScalableTag<float>(), p + i); }
+  HWY_INLINE auto get(T const* p) const {
+    return load_vector(hn::ScalableTag<float>(), p + i);
+  }
   template <class T, class V>
-  HWY_INLINE void put(T* p, V v) const { store_vector(hn::ScalableTag<float>(), v, p + i); }
+  HWY_INLINE void put(T* p, V v) const {
+    store_vector(hn::ScalableTag<float>(), v, p + i);
+  }
 };
 struct Part {
   std::int64_t i, count;
   template <class T>
-  HWY_INLINE auto get(T const* p) const { return load_part(hn::ScalableTag<float>(), p + i, count); }
+  HWY_INLINE auto get(T const* p) const {
+    return load_part(hn::ScalableTag<float>(), p + i, count);
+  }
   template <class T, class V>
-  HWY_INLINE void put(T* p, V v) const { store_part(hn::ScalableTag<float>(), v, p + i, count); }
+  HWY_INLINE void put(T* p, V v) const {
+    store_part(hn::ScalableTag<float>(), v, p + i, count);
+  }
 };
 template <class Body>
 HWY_INLINE void for_elements(std::int64_t begin, std::int64_t end, Body const& body) {

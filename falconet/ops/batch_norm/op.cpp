@@ -30,11 +30,16 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
   DType const t = in[0].dtype;
   auto type = [&](Shape const& s) { return TensorType{t, s, Layout::nchw}; };
   switch (function) {
-    case F::coefficients: return {type(two), type(one), type(one)};
-    case F::gradient: return {type(two), type(one), type(one)};
-    case F::inference: return {type(two)};
-    case F::inference_gradient: return {type(one), type(one)};
-    case F::two_operand: return {type(three)};
+    case F::coefficients:
+      return {type(two), type(one), type(one)};
+    case F::gradient:
+      return {type(two), type(one), type(one)};
+    case F::inference:
+      return {type(two)};
+    case F::inference_gradient:
+      return {type(one), type(one)};
+    case F::two_operand:
+      return {type(three)};
   }
   return {};
 }

@@ -16,7 +16,7 @@ class BatchNormOp final : public Op {
   BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum)
       : function(function), per_sample(per_sample), eps(eps), momentum(momentum) {}
   BatchNormFunction const function;
-  std::int64_t const per_sample;     // elements per sample and channel
+  std::int64_t const per_sample;  // elements per sample and channel
   double const eps, momentum;
 
   std::string_view name() const override { return "batch_norm"; }

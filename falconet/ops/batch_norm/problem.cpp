@@ -19,7 +19,8 @@ template <class Visit>
 void visit_operands(BatchNormProblem const& p, Visit visit) {
   using F = BatchNormFunction;
   using A = BatchNormArgs;
-  TensorType const one{p.type, Shape{p.c}, Layout::nchw}, two{p.type, Shape{2, p.c}, Layout::nchw}, three{p.type, Shape{3, p.c}, Layout::nchw};
+  TensorType const one{p.type, Shape{p.c}, Layout::nchw}, two{p.type, Shape{2, p.c}, Layout::nchw},
+      three{p.type, Shape{3, p.c}, Layout::nchw};
   Operand const step{"step", step_state_type(), false, Fill::step_state, 4};
   switch (p.function) {
     case F::coefficients:
@@ -98,8 +99,10 @@ BatchNormArgs BatchNormProblem::args(BatchNormProblem const& p, std::span<View c
   std::size_t i = 0;
   visit_operands(p, [&](View BatchNormArgs::*member, Operand const&) {
     View const& v = operands[i++];
-    if (member) args.*member = v;
-    else args.step = v.as<StepState const>();
+    if (member)
+      args.*member = v;
+    else
+      args.step = v.as<StepState const>();
   });
   return args;
 }

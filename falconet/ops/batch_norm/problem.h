@@ -11,33 +11,33 @@
 namespace falconet {
 
 enum class BatchNormFunction : std::uint8_t {
-  coefficients,          // sums, gamma, beta, running_mean, running_var, step -> scale_shift, running_mean', running_var'
-  gradient,              // dscale_shift, sums, gamma, step -> dsums, dgamma, dbeta
-  inference,             // gamma, beta, running_mean, running_var -> scale_shift
-  inference_gradient,    // dscale_shift, running_mean, running_var -> dgamma, dbeta
-  two_operand            // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
+  coefficients,        // sums, gamma, beta, running_mean, running_var, step -> scale_shift, running_mean', running_var'
+  gradient,            // dscale_shift, sums, gamma, step -> dsums, dgamma, dbeta
+  inference,           // gamma, beta, running_mean, running_var -> scale_shift
+  inference_gradient,  // dscale_shift, running_mean, running_var -> dgamma, dbeta
+  two_operand          // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
 };
 std::string_view name(BatchNormFunction);
 
 struct BatchNormArgs {
-  View sums;                                   // [2,c] (sum x, sum x*x)
-  View gamma, beta, running_mean, running_var;   // [c]; the running ones are updated in place by coefficients
-  View scale_shift, dscale_shift;              // [2,c]
-  View dsums, dgamma, dbeta;                   // [2,c], [c], [c]
-  View two_operand;                            // [3,c]
+  View sums;                                    // [2,c] (sum x, sum x*x)
+  View gamma, beta, running_mean, running_var;  // [c]; the running ones are updated in place by coefficients
+  View scale_shift, dscale_shift;               // [2,c]
+  View dsums, dgamma, dbeta;                    // [2,c], [c], [c]
+  View two_operand;                             // [3,c]
   StepState const* step = nullptr;
 };
 
 struct BatchNormProblem {
   BatchNormFunction function = BatchNormFunction::coefficients;
   std::int64_t c = 1;
-  std::int64_t per_sample = 1;                 // elements per sample and channel: h*w
+  std::int64_t per_sample = 1;  // elements per sample and channel: h*w
   double eps = 1e-5, momentum = 0.1;
-  DType type = DType::f32;                     // f32 or f64
+  DType type = DType::f32;  // f32 or f64
 
   // "function=coefficients c=16 per_sample=1024 eps=1e-05 momentum=0.1 type=f32"
   std::string text() const;
-  static BatchNormProblem parse(std::string_view);             // throws a usage error
+  static BatchNormProblem parse(std::string_view);  // throws a usage error
   bool operator==(BatchNormProblem const&) const = default;
 
   using Args = BatchNormArgs;

@@ -31,7 +31,8 @@ std::string DropoutOp::problem(std::span<TensorType const> in, std::span<TensorT
 }
 
 Var dropout(Var x, Var step, double p, std::uint64_t key, std::string_view layer, std::source_location at) {
-  if (!(p >= 0 && p < 1)) fail_in_layer(ErrorKind::usage, std::string(layer), "the probability of dropout lies in [0, 1), not " + exact(p), at);
+  if (!(p >= 0 && p < 1))
+    fail_in_layer(ErrorKind::usage, std::string(layer), "the probability of dropout lies in [0, 1), not " + exact(p), at);
   return x.graph().add1(std::make_shared<DropoutOp>(p, key), {x, step}, layer, at);
 }
 

@@ -11,7 +11,7 @@ namespace falconet {
 
 class DropoutOp final : public Op {
  public:
-  DropoutOp(double p, std::uint64_t key) : p(p), key(key) {}   // inputs: x, step
+  DropoutOp(double p, std::uint64_t key) : p(p), key(key) {}  // inputs: x, step
   double const p;
   std::uint64_t const key;
 

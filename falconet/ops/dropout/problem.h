@@ -16,19 +16,19 @@ struct DropoutArgs {
 
 struct DropoutProblem {
   std::int64_t n = 1, c = 1, hw = 1;
-  double p = 0.5;                   // probability that an element is dropped, in [0, 1)
-  std::uint64_t key = 0;            // of the layer
+  double p = 0.5;         // probability that an element is dropped, in [0, 1)
+  std::uint64_t key = 0;  // of the layer
   DType type = DType::f32;
   Layout layout = Layout::nchw;
 
   std::int64_t elements() const { return n * c * hw; }
   // "n=64 c=128 hw=1 p=0.5 key=1234 type=f32 layout=nchw"
   std::string text() const;
-  static DropoutProblem parse(std::string_view);               // throws a usage error
+  static DropoutProblem parse(std::string_view);  // throws a usage error
   bool operator==(DropoutProblem const&) const = default;
 
   using Args = DropoutArgs;
-  std::vector<Operand> operands() const;                       // x, step, y
+  std::vector<Operand> operands() const;  // x, step, y
   static DropoutArgs args(DropoutProblem const&, std::span<View const> operands);
   double operations() const { return double(elements()); }
 };

@@ -13,13 +13,24 @@ std::size_t main_input(ElementwiseOp::Form const& form) { return form.function =
 
 std::size_t inputs_of(ElementwiseOp::Form const& form) {
   switch (form.function) {
-    case F::activation: case F::scale: case F::fill: return 1;
-    case F::activation_gradient: case F::multiply: return 2;
-    case F::add: case F::affine_scale: return form.mask ? 3 : 2;
-    case F::spread: return form.valid_only ? 3 : 2;
-    case F::affine: return form.residual ? 3 : 2;
-    case F::sums_gradient: return 3;
-    case F::two_operand: return form.mask ? 5 : 4;
+    case F::activation:
+    case F::scale:
+    case F::fill:
+      return 1;
+    case F::activation_gradient:
+    case F::multiply:
+      return 2;
+    case F::add:
+    case F::affine_scale:
+      return form.mask ? 3 : 2;
+    case F::spread:
+      return form.valid_only ? 3 : 2;
+    case F::affine:
+      return form.residual ? 3 : 2;
+    case F::sums_gradient:
+      return 3;
+    case F::two_operand:
+      return form.mask ? 5 : 4;
   }
   return 0;
 }
@@ -32,7 +43,8 @@ bool broadcasts(Shape const& a, Shape const& b) {
 void expect_vectors(TensorType const& x, TensorType const& vectors, std::int64_t rows, char const* what) {
   if (x.shape.rank() < 2) fail_shape(std::string(what) + " needs channels on axis 1, not " + x.shape.text());
   if (vectors.shape != Shape{rows, x.shape[1]})
-    fail_shape(std::string(what) + " of " + x.shape.text() + " needs vectors " + Shape{rows, x.shape[1]}.text() + ", not " + vectors.shape.text());
+    fail_shape(std::string(what) + " of " + x.shape.text() + " needs vectors " + Shape{rows, x.shape[1]}.text() + ", not " +
+               vectors.shape.text());
 }
 void expect_equal(TensorType const& x, TensorType const& other, char const* what) {
   if (x.shape != other.shape) fail_shape(std::string(what) + " needs equal shapes, not " + x.shape.text() + " and " + other.shape.text());
@@ -71,8 +83,13 @@ std::vector<TensorType> ElementwiseOp::infer(std::span<TensorType const> in) con
     fail_shape(attributes() + " takes " + std::to_string(inputs_of(form)) + " inputs, not " + std::to_string(in.size()));
   TensorType out = in[main_input(form)];
   switch (form.function) {
-    case F::activation: case F::scale: case F::fill: break;
-    case F::activation_gradient: expect_equal(in[0], in[1], "the gradient of an activation"); break;
+    case F::activation:
+    case F::scale:
+    case F::fill:
+      break;
+    case F::activation_gradient:
+      expect_equal(in[0], in[1], "the gradient of an activation");
+      break;
     case F::add:
       if (in[0].shape != in[1].shape) fail_shape("cannot add " + in[0].shape.text() + " and " + in[1].shape.text());
       if (form.mask) expect_equal(in[0], in[2], "a mask");
@@ -110,9 +127,11 @@ std::vector<TensorType> ElementwiseOp::infer(std::span<TensorType const> in) con
 std::vector<Var> ElementwiseOp::gradient(Graph& g, Node const& node, std::span<Var const> dys) const {
   Var dy = dys[0];
   auto in = [&](std::size_t i) { return Var(&g, node.in[i]); };
-  auto make = [&](Form f, std::initializer_list<Var> inputs) { return g.add1(std::make_shared<ElementwiseOp>(f), inputs, node.layer, node.at); };
+  auto make = [&](Form f, std::initializer_list<Var> inputs) {
+    return g.add1(std::make_shared<ElementwiseOp>(f), inputs, node.layer, node.at);
+  };
   Activation const act = form.act;
-  if (act != Activation::none && (form.function == F::add || form.function == F::affine)) {   // the slot comes last in the function
+  if (act != Activation::none && (form.function == F::add || form.function == F::affine)) {  // the slot comes last in the function
     if (!derives_from_output(act))
       fail_in_layer(ErrorKind::model, node.layer, std::string(falconet::name(act)) + " as a slot has no gradient", node.at);
     dy = make({.function = F::activation_gradient, .act = act, .alpha = form.alpha}, {dy, Var(&g, node.out[0])});
@@ -129,14 +148,17 @@ std::vector<Var> ElementwiseOp::gradient(Graph& g, Node const& node, std::span<V
       return {multiply(dy, b, node.layer, node.at),
               broadcasts(a.shape(), b.shape()) ? image_dot(dy, a, node.layer, node.at) : multiply(dy, a, node.layer, node.at)};
     }
-    case F::scale: return {make({.function = F::scale, .alpha = form.alpha}, {dy})};
-    case F::fill: return {Var{}};
+    case F::scale:
+      return {make({.function = F::scale, .alpha = form.alpha}, {dy})};
+    case F::fill:
+      return {Var{}};
     case F::affine: {
       std::vector<Var> d{make({.function = F::affine_scale}, {dy, in(1)}), channel_dot(dy, in(0), {}, node.layer, node.at)};
       if (form.residual) d.push_back(dy);
       return d;
     }
-    default: break;
+    default:
+      break;
   }
   return Op::gradient(g, node, dys);
 }
@@ -172,6 +194,8 @@ ElementwiseOp const* elementwise(Node const& node, ElementwiseFunction function)
 
 Var activation(Activation act, Var x, double alpha, std::string_view layer, std::source_location at) {
   if (act == Activation::none) return x;
+  if (act == Activation::leaky_relu && !(alpha >= 0))   // its derivative is read off the sign of the output
+    fail_in_layer(ErrorKind::usage, std::string(layer), "the negative slope of leaky_relu is at least 0, not " + exact(alpha), at);
   return add_node({.function = F::activation, .act = act, .alpha = act == Activation::leaky_relu ? alpha : 0}, {x}, layer, at);
 }
 Var add(Var a, Var b, std::string_view layer, std::source_location at) { return add_node({.function = F::add}, {a, b}, layer, at); }
@@ -182,7 +206,9 @@ Var multiply(Var a, Var b, std::string_view layer, std::source_location at) {
 Var scale(Var x, double factor, std::string_view layer, std::source_location at) {
   return add_node({.function = F::scale, .alpha = factor}, {x}, layer, at);
 }
-Var fill_like(Var like, double value) { return add_node({.function = F::fill, .alpha = value}, {like}, {}, std::source_location::current()); }
+Var fill_like(Var like, double value) {
+  return add_node({.function = F::fill, .alpha = value}, {like}, {}, std::source_location::current());
+}
 Var spread(Var value, Var like, double factor, Var step) {
   ElementwiseOp::Form form{.function = F::spread, .alpha = factor, .valid_only = bool(step)};
   auto const at = std::source_location::current();

@@ -12,11 +12,11 @@ class ElementwiseOp final : public Op {
  public:
   struct Form {
     ElementwiseFunction function = ElementwiseFunction::activation;
-    Activation act = Activation::none;   // activation, activation_gradient; a slot of add and affine
-    double alpha = 0;                    // factor of scale and spread, value of fill, negative slope of leaky_relu
-    bool residual = false;               // slot of affine
-    bool mask = false;                   // slot of add, affine_scale and two_operand
-    bool valid_only = false;             // spread
+    Activation act = Activation::none;  // activation, activation_gradient; a slot of add and affine
+    double alpha = 0;                   // factor of scale and spread, value of fill, negative slope of leaky_relu
+    bool residual = false;              // slot of affine
+    bool mask = false;                  // slot of add, affine_scale and two_operand
+    bool valid_only = false;            // spread
     bool operator==(Form const&) const = default;
   };
   // Inputs, in this order, slots last:
@@ -35,7 +35,7 @@ class ElementwiseOp final : public Op {
 // The node's operation as an ElementwiseOp of this function, or null.
 ElementwiseOp const* elementwise(Node const&, ElementwiseFunction);
 
-// y = act(x), any shape. alpha: the negative slope of leaky_relu.
+// y = act(x), any shape. alpha: the negative slope of leaky_relu, at least 0.
 Var activation(Activation act, Var x, double alpha = 0.01, std::string_view layer = {},
                std::source_location at = std::source_location::current());
 // a + b, equal shapes.

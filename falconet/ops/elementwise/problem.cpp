@@ -6,8 +6,9 @@
 namespace falconet {
 namespace {
 
-constexpr std::string_view function_names[] = {"activation", "activation_gradient", "add", "multiply", "scale", "fill",
-                                               "spread", "affine", "affine_scale", "sums_gradient", "two_operand"};
+constexpr std::string_view function_names[] = {
+    "activation", "activation_gradient", "add",           "multiply",   "scale", "fill", "spread",
+    "affine",     "affine_scale",        "sums_gradient", "two_operand"};
 constexpr std::string_view activation_names[] = {"none", "relu", "leaky_relu", "relu6", "gelu", "silu", "sigmoid", "tanh"};
 
 ElementwiseFunction parse_function(std::string_view text) {
@@ -27,8 +28,13 @@ void visit_operands(ElementwiseProblem const& p, Visit visit) {
   auto vectors = [&](std::int64_t rows) { return TensorType{vector_type, Shape{rows, p.c}, Layout::nchw}; };
   Operand const step{"step", step_state_type(), false, Fill::step_state, p.n};
   switch (p.function) {
-    case F::activation: case F::scale: visit(&A::x, Operand{"x", x}); break;
-    case F::fill: visit(&A::x, Operand{"like", x}); break;
+    case F::activation:
+    case F::scale:
+      visit(&A::x, Operand{"x", x});
+      break;
+    case F::fill:
+      visit(&A::x, Operand{"like", x});
+      break;
     case F::activation_gradient:
       visit(&A::x, Operand{"dy", x});
       visit(&A::b, Operand{derives_from_output(p.act) ? "y" : "x", x});
@@ -117,7 +123,8 @@ ElementwiseProblem ElementwiseProblem::parse(std::string_view text) {
   if (p.n < 1 || p.c < 1 || p.hw < 1) bad("every size is at least 1");
   bool const is_activation = p.function == F::activation || p.function == F::activation_gradient;
   if (is_activation && p.act == Activation::none) bad("act is missing");
-  if (!is_activation && p.function != F::add && p.function != F::affine && p.act != Activation::none) bad("act belongs to activation, add and affine");
+  if (!is_activation && p.function != F::add && p.function != F::affine && p.act != Activation::none)
+    bad("act belongs to activation, add and affine");
   if (p.broadcast && p.function != F::multiply) bad("broadcast belongs to multiply");
   if (p.residual && p.function != F::affine) bad("residual belongs to affine");
   if (p.mask && p.function != F::add && p.function != F::affine_scale && p.function != F::two_operand)
@@ -137,8 +144,10 @@ ElementwiseArgs ElementwiseProblem::args(ElementwiseProblem const& p, std::span<
   std::size_t i = 0;
   visit_operands(p, [&](View ElementwiseArgs::*member, Operand const&) {
     View const& v = operands[i++];
-    if (member) args.*member = v;
-    else args.step = v.as<StepState const>();
+    if (member)
+      args.*member = v;
+    else
+      args.step = v.as<StepState const>();
   });
   return args;
 }

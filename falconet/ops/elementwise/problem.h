@@ -24,16 +24,16 @@ enum class ElementwiseFunction : std::uint8_t {
   two_operand           // dx = a[c] * dy + b[c] * x + c[c], 0 in rows >= valid_count; with mask, dy counts where mask > 0
 };
 std::string_view name(ElementwiseFunction);
-std::string_view name(Activation);                   // "none", "relu", "leaky_relu", "relu6", "gelu", "silu", "sigmoid", "tanh"
-Activation parse_activation(std::string_view);       // throws a usage error naming the known ones
+std::string_view name(Activation);              // "none", "relu", "leaky_relu", "relu6", "gelu", "silu", "sigmoid", "tanh"
+Activation parse_activation(std::string_view);  // throws a usage error naming the known ones
 
 // The activation's derivative is a function of its output y: x need not be kept.
 constexpr bool derives_from_output(Activation a) { return a != Activation::gelu && a != Activation::silu; }
 
 struct ElementwiseArgs {
-  View x, b;                        // the first and the second full-size input, in the order of the formulas: (a, b), (dy, x or y)
-  View vectors;                     // [2,c] or [3,c] per channel; [1] of spread
-  View residual, mask;              // like x
+  View x, b;            // the first and the second full-size input, in the order of the formulas: (a, b), (dy, x or y)
+  View vectors;         // [2,c] or [3,c] per channel; [1] of spread
+  View residual, mask;  // like x
   View y;
   StepState const* step = nullptr;
 };
@@ -41,19 +41,19 @@ struct ElementwiseArgs {
 struct ElementwiseProblem {
   ElementwiseFunction function = ElementwiseFunction::activation;
   std::int64_t n = 1, c = 1, hw = 1;
-  DType type = DType::f32;          // of all full-size operands; vectors are f32, or f64 where these are
+  DType type = DType::f32;  // of all full-size operands; vectors are f32, or f64 where these are
   Layout layout = Layout::nchw;
   Activation act = Activation::none;
-  double alpha = 0;                 // factor of scale and spread, value of fill, negative slope of leaky_relu
-  bool broadcast = false;           // multiply: b is [n,c,1,1]
-  bool residual = false;            // affine
-  bool mask = false;                // add, affine_scale, two_operand
-  bool valid_only = false;          // spread
+  double alpha = 0;         // factor of scale and spread, value of fill, negative slope of leaky_relu
+  bool broadcast = false;   // multiply: b is [n,c,1,1]
+  bool residual = false;    // affine
+  bool mask = false;        // add, affine_scale, two_operand
+  bool valid_only = false;  // spread
 
   std::int64_t elements() const { return n * c * hw; }
   // "function=affine n=64 c=16 hw=1024 type=f32 layout=nhwc act=relu residual=1"
   std::string text() const;
-  static ElementwiseProblem parse(std::string_view);           // throws a usage error
+  static ElementwiseProblem parse(std::string_view);  // throws a usage error
   bool operator==(ElementwiseProblem const&) const = default;
 
   using Args = ElementwiseArgs;

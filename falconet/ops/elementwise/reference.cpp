@@ -8,12 +8,18 @@ namespace {
 // The derivative of an activation from its output y; the corners of relu and relu6 have derivative 0.
 double derivative_from_output(Activation act, double y, double alpha) {
   switch (act) {
-    case Activation::relu: return y > 0 ? 1 : 0;
-    case Activation::leaky_relu: return y > 0 ? 1 : alpha;
-    case Activation::relu6: return y > 0 && y < 6 ? 1 : 0;
-    case Activation::sigmoid: return y * (1 - y);
-    case Activation::tanh: return 1 - y * y;
-    default: return 1;
+    case Activation::relu:
+      return y > 0 ? 1 : 0;
+    case Activation::leaky_relu:
+      return y > 0 ? 1 : alpha;
+    case Activation::relu6:
+      return y > 0 && y < 6 ? 1 : 0;
+    case Activation::sigmoid:
+      return y * (1 - y);
+    case Activation::tanh:
+      return 1 - y * y;
+    default:
+      return 1;
   }
 }
 
@@ -24,20 +30,31 @@ double element(ElementwiseProblem const& p, ElementwiseArgs const& a, std::int64
   bool const masked_out = p.mask && !(load_element(a.mask, i) > 0);
   bool const padding = a.step && n >= a.step->valid_count;
   switch (p.function) {
-    case F::activation: return activate(p.act, x(), p.alpha);
+    case F::activation:
+      return activate(p.act, x(), p.alpha);
     case F::activation_gradient: {
       double const kept = load_element(a.b, i);
-      return x() * (derives_from_output(p.act) ? derivative_from_output(p.act, kept, p.alpha) : activation_derivative(p.act, kept, p.alpha));
+      return x() *
+             (derives_from_output(p.act) ? derivative_from_output(p.act, kept, p.alpha) : activation_derivative(p.act, kept, p.alpha));
     }
-    case F::add: return masked_out ? 0 : activate(p.act, x() + load_element(a.b, i), p.alpha);
-    case F::multiply: return x() * load_element(a.b, p.broadcast ? n * p.c + c : i);
-    case F::scale: return p.alpha * x();
-    case F::fill: return p.alpha;
-    case F::spread: return padding ? 0 : p.alpha * load_element(a.vectors, 0) / (p.valid_only ? a.step->valid_count : 1);
-    case F::affine: return activate(p.act, vector(0) * x() + vector(1) + (p.residual ? load_element(a.residual, i) : 0), p.alpha);
-    case F::affine_scale: return masked_out ? 0 : vector(0) * x();
-    case F::sums_gradient: return padding ? 0 : vector(0) + 2 * vector(1) * x();
-    case F::two_operand: return padding ? 0 : (masked_out ? 0 : vector(0) * x()) + vector(1) * load_element(a.b, i) + vector(2);
+    case F::add:
+      return masked_out ? 0 : activate(p.act, x() + load_element(a.b, i), p.alpha);
+    case F::multiply:
+      return x() * load_element(a.b, p.broadcast ? n * p.c + c : i);
+    case F::scale:
+      return p.alpha * x();
+    case F::fill:
+      return p.alpha;
+    case F::spread:
+      return padding ? 0 : p.alpha * load_element(a.vectors, 0) / (p.valid_only ? a.step->valid_count : 1);
+    case F::affine:
+      return activate(p.act, vector(0) * x() + vector(1) + (p.residual ? load_element(a.residual, i) : 0), p.alpha);
+    case F::affine_scale:
+      return masked_out ? 0 : vector(0) * x();
+    case F::sums_gradient:
+      return padding ? 0 : vector(0) + 2 * vector(1) * x();
+    case F::two_operand:
+      return padding ? 0 : (masked_out ? 0 : vector(0) * x()) + vector(1) * load_element(a.b, i) + vector(2);
   }
   return 0;
 }

@@ -43,13 +43,14 @@ std::string OptimizerOp::problem(std::span<TensorType const> in, std::span<Tenso
     p.sizes.push_back(in[i].shape.elements());
     for (std::size_t j = i; j < i + each; ++j)
       if (in[j].dtype != p.type || in[j].layout != in[i].layout)
-        fail(ErrorKind::internal, "optimizer: parameter " + in[i].text() + " and its gradient or state " + in[j].text() + " differ in type or layout");
+        fail(ErrorKind::internal,
+             "optimizer: parameter " + in[i].text() + " and its gradient or state " + in[j].text() + " differ in type or layout");
   }
   return p.text();
 }
 
-std::vector<Var> optimizer_update(OptimizerOptions const& options, Var step, std::span<Var const> parameters, std::span<Var const> gradients,
-                                  std::span<Var const> states) {
+std::vector<Var> optimizer_update(OptimizerOptions const& options, Var step, std::span<Var const> parameters,
+                                  std::span<Var const> gradients, std::span<Var const> states) {
   std::size_t const each = optimizer_states(options).size();
   if (gradients.size() != parameters.size() || states.size() != parameters.size() * each)
     fail(ErrorKind::internal, "optimizer_update needs a gradient and " + std::to_string(each) + " states for each parameter");

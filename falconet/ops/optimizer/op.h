@@ -12,7 +12,7 @@ class OptimizerOp final : public Op {
  public:
   OptimizerOp(OptimizerOptions options, int parameters) : options(options), parameters(parameters) {}
   OptimizerOptions const options;
-  int const parameters;              // how many
+  int const parameters;  // how many
 
   // Inputs: step, then for every parameter: parameter, gradient, states. Outputs: for every parameter: parameter, states.
   std::string_view name() const override { return "optimizer"; }
@@ -24,7 +24,7 @@ class OptimizerOp final : public Op {
 
 // One step with StepState's learning rate; gradients are divided by its loss scale. `states` lists optimizer_states(options) of the
 // first parameter, then of the second ... Returns the updated parameters and states in the order of the outputs.
-std::vector<Var> optimizer_update(OptimizerOptions const& options, Var step, std::span<Var const> parameters, std::span<Var const> gradients,
-                                  std::span<Var const> states);
+std::vector<Var> optimizer_update(OptimizerOptions const& options, Var step, std::span<Var const> parameters,
+                                  std::span<Var const> gradients, std::span<Var const> states);
 
 }  // namespace falconet

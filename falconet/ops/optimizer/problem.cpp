@@ -108,7 +108,8 @@ OptimizerArgs OptimizerProblem::args(OptimizerProblem const& p, std::span<View c
 }
 
 double OptimizerProblem::operations() const {
-  return double(elements()) * (options.kind == OptimizerOptions::sgd ? 2 + 2 * (options.momentum != 0) + 2 * (options.weight_decay != 0) : 14);
+  return double(elements()) *
+         (options.kind == OptimizerOptions::sgd ? 2 + 2 * (options.momentum != 0) + 2 * (options.weight_decay != 0) : 14);
 }
 
 }  // namespace falconet

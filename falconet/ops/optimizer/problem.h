@@ -12,13 +12,13 @@ namespace falconet {
 
 struct OptimizerOptions {
   enum Kind : std::uint8_t { sgd, adam, adamw } kind = sgd;
-  double momentum = 0;              // sgd
-  bool nesterov = false;            // sgd
-  double weight_decay = 0;          // sgd, adam: added to the gradient; adamw: decoupled (Loshchilov & Hutter 2019)
-  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;   // adam, adamw
+  double momentum = 0;                            // sgd
+  bool nesterov = false;                          // sgd
+  double weight_decay = 0;                        // sgd, adam: added to the gradient; adamw: decoupled (Loshchilov & Hutter 2019)
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;  // adam, adamw
   bool operator==(OptimizerOptions const&) const = default;
 };
-std::string_view name(OptimizerOptions::Kind);     // "sgd", "adam", "adamw"
+std::string_view name(OptimizerOptions::Kind);  // "sgd", "adam", "adamw"
 // The states kept for each parameter, in order: {}, {"momentum"}, or {"mean", "square"} (the moments of Adam). They start at zero.
 std::vector<std::string> optimizer_states(OptimizerOptions const&);
 
@@ -27,7 +27,7 @@ struct OptimizerArgs {
     void* value;
     void const* gradient;
     void* state[2];
-    std::int64_t begin;             // sum of the sizes before it
+    std::int64_t begin;  // sum of the sizes before it
     std::int64_t size;
   };
   StepState const* step = nullptr;
@@ -42,7 +42,7 @@ struct OptimizerProblem {
   std::int64_t elements() const;
   // "kind=sgd momentum=0.9 type=f32 sizes=200,8"; options that are not used or at their defaults are left out.
   std::string text() const;
-  static OptimizerProblem parse(std::string_view);             // throws a usage error
+  static OptimizerProblem parse(std::string_view);  // throws a usage error
   bool operator==(OptimizerProblem const&) const = default;
 
   using Args = OptimizerArgs;

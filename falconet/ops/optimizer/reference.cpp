@@ -15,8 +15,10 @@ void update(OptimizerOptions const& o, StepState const& s, OptimizerArgs::Parame
   double const lr = double(s.learning_rate), t = double(s.step + 1);
   for (std::int64_t i = 0; i < p.size; ++i) {
     double w = double(value[i]), g = double(gradient[i]) / double(s.loss_scale);
-    if (o.kind == OptimizerOptions::adamw) w *= 1 - lr * o.weight_decay;
-    else g += o.weight_decay * w;
+    if (o.kind == OptimizerOptions::adamw)
+      w *= 1 - lr * o.weight_decay;
+    else
+      g += o.weight_decay * w;
     if (o.kind == OptimizerOptions::sgd) {
       if (o.momentum != 0) {
         double const m = o.momentum * double(first[i]) + g;

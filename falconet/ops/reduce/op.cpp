@@ -17,7 +17,8 @@ std::string ReduceOp::attributes() const {
 
 std::vector<TensorType> ReduceOp::infer(std::span<TensorType const> in) const {
   std::string const what(falconet::name(function));
-  std::size_t const wanted = 1 + (function == F::channel_dot || function == F::image_dot) + (function == F::channel_sums) + mask + valid_only;
+  std::size_t const wanted =
+      1 + (function == F::channel_dot || function == F::image_dot) + (function == F::channel_sums) + mask + valid_only;
   if (in.size() != wanted) fail_shape(what + " takes " + std::to_string(wanted) + " inputs, not " + std::to_string(in.size()));
   TensorType const& x = in[0];
   bool const per_channel = function != F::mean;
@@ -30,10 +31,15 @@ std::vector<TensorType> ReduceOp::infer(std::span<TensorType const> in) const {
   }
   DType const sum = x.dtype == DType::f64 ? DType::f64 : DType::f32;
   switch (function) {
-    case F::channel_sum: return {{sum, Shape{x.shape[1]}, Layout::nchw}};
-    case F::channel_sums: case F::channel_dot: return {{sum, Shape{2, x.shape[1]}, Layout::nchw}};
-    case F::image_dot: return {{x.dtype, Shape{x.shape[0], x.shape[1], 1, 1}, x.layout}};
-    case F::mean: return {{sum, Shape{}, Layout::nchw}};
+    case F::channel_sum:
+      return {{sum, Shape{x.shape[1]}, Layout::nchw}};
+    case F::channel_sums:
+    case F::channel_dot:
+      return {{sum, Shape{2, x.shape[1]}, Layout::nchw}};
+    case F::image_dot:
+      return {{x.dtype, Shape{x.shape[0], x.shape[1], 1, 1}, x.layout}};
+    case F::mean:
+      return {{sum, Shape{}, Layout::nchw}};
   }
   return {};
 }

@@ -14,8 +14,8 @@ class ReduceOp final : public Op {
   explicit ReduceOp(ReduceFunction function, bool mask = false, bool valid_only = false)
       : function(function), mask(mask), valid_only(valid_only) {}
   ReduceFunction const function;
-  bool const mask;         // channel_dot: dy counts where mask > 0
-  bool const valid_only;   // mean: rows < valid_count only
+  bool const mask;        // channel_dot: dy counts where mask > 0
+  bool const valid_only;  // mean: rows < valid_count only
 
   std::string_view name() const override { return "reduce"; }
   std::string attributes() const override;

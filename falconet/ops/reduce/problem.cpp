@@ -74,8 +74,10 @@ ReduceArgs ReduceProblem::args(ReduceProblem const& p, std::span<View const> ope
   std::size_t i = 0;
   visit_operands(p, [&](View ReduceArgs::*member, Operand const&) {
     View const& v = operands[i++];
-    if (member) args.*member = v;
-    else args.step = v.as<StepState const>();
+    if (member)
+      args.*member = v;
+    else
+      args.step = v.as<StepState const>();
   });
   return args;
 }

@@ -13,7 +13,7 @@ void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View, Strea
     return p.layout == Layout::nhwc ? (n * p.hw + at) * p.c + c : (n * p.c + c) * p.hw + at;
   };
   std::int64_t const rows = p.reads_step() ? a.step->valid_count : p.n;
-  double total = 0;                                          // of mean
+  double total = 0;  // of mean
   for (std::int64_t c = 0; c < p.c; ++c) {
     double first = 0, second = 0;
     for (std::int64_t n = 0; n < rows; ++n) {
@@ -23,8 +23,10 @@ void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View, Strea
         double const x = load_element(a.x, i), b = a.b ? load_element(a.b, i) : x;
         bool const counts = !p.mask || load_element(a.mask, i) > 0;
         image += x * b;
-        if (p.function == F::channel_dot) first += counts ? x * b : 0, second += counts ? x : 0;
-        else first += x, second += x * b;
+        if (p.function == F::channel_dot)
+          first += counts ? x * b : 0, second += counts ? x : 0;
+        else
+          first += x, second += x * b;
       }
       if (p.function == F::image_dot) store_element(a.y, n * p.c + c, image);
     }

@@ -11,12 +11,12 @@ namespace falconet {
 
 // Elements [begin, end) of one sample; begin is a multiple of 4.
 struct DropoutTask {
-  void const* x;                    // of the sample
+  void const* x;  // of the sample
   void* y;
-  std::uint64_t sample;             // in the whole run
+  std::uint64_t sample;  // in the whole run
   std::int64_t begin, end;
   RandomKey key;
-  float p, factor;                  // 1 / (1 - p)
+  float p, factor;  // 1 / (1 - p)
 };
 struct DropoutKernels {
   void (*f32)(DropoutTask const&);
@@ -62,7 +62,7 @@ HWY_INLINE void draw_factors(DropoutTask const& t, std::uint64_t block, float* k
   U const m0 = hn::Set(du, 0xD2511F53u), m1 = hn::Set(du, 0xCD9E8D57u);
   U c0 = hn::Iota(du, std::uint32_t(block));
   U c1 = hn::Set(du, std::uint32_t(block >> 32));
-  c1 = hn::IfThenElse(hn::Lt(c0, hn::Set(du, std::uint32_t(block))), hn::Add(c1, hn::Set(du, 1u)), c1);   // the carry
+  c1 = hn::IfThenElse(hn::Lt(c0, hn::Set(du, std::uint32_t(block))), hn::Add(c1, hn::Set(du, 1u)), c1);  // the carry
   U c2 = hn::Set(du, std::uint32_t(t.sample)), c3 = hn::Set(du, std::uint32_t(t.sample >> 32));
   std::uint32_t k0 = t.key.low, k1 = t.key.high;
   for (int round = 0; round < 10; ++round) {
@@ -122,7 +122,7 @@ double seconds(DropoutProblem const& p, DeviceFacts const&) { return bytes_of(p.
 void run(DropoutProblem const& p, Config const&, DropoutArgs const& a, View, Stream& stream) {
   auto const& kernels = FALCONET_KERNELS(stream.isa(), dropout_kernels);
   auto const kernel = p.type == DType::bf16 ? kernels.bf16 : kernels.f32;
-  std::int64_t const each = p.c * p.hw;                       // elements of a sample
+  std::int64_t const each = p.c * p.hw;  // elements of a sample
   std::int64_t const piece = std::min<std::int64_t>(each, 8192), pieces = (each + piece - 1) / piece;
   std::int64_t const per_task = std::max<std::int64_t>(1, 8192 / piece), all = p.n * pieces;
   RandomKey const key = random_key(a.step->seed, p.key);
@@ -130,8 +130,8 @@ void run(DropoutProblem const& p, Config const&, DropoutArgs const& a, View, Str
     for (std::int64_t i = task * per_task; i < std::min(all, (task + 1) * per_task); ++i) {
       std::int64_t const n = i / pieces, begin = i % pieces * piece;
       std::size_t const offset = std::size_t(n * each) * size_of(p.type);
-      kernel({a.x.as<char const>() + offset, a.y.as<char>() + offset, std::uint64_t(a.step->sample + n), begin, std::min(each, begin + piece), key,
-              float(p.p), float(1 / (1 - p.p))});
+      kernel({a.x.as<char const>() + offset, a.y.as<char>() + offset, std::uint64_t(a.step->sample + n), begin,
+              std::min(each, begin + piece), key, float(p.p), float(1 / (1 - p.p))});
     }
   });
 }

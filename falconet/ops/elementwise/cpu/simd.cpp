@@ -15,9 +15,9 @@ struct ElementwiseTask {
   Activation act;
   Walk walk;
   bool broadcast;
-  float alpha;                                 // slope, factor or value
+  float alpha;  // slope, factor or value
   std::int64_t c, hw;
-  std::int64_t begin, valid_end, end;          // units [valid_end, end) are zero
+  std::int64_t begin, valid_end, end;  // units [valid_end, end) are zero
   void const *x, *b, *residual, *mask;
   float const* vectors;
   void* y;
@@ -34,8 +34,8 @@ FALCONET_DECLARE_KERNELS(ElementwiseKernels, elementwise_kernels)
 
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
-#include "falconet/ops/elementwise/cpu/vector_math.h"
 #include "falconet/device/cpu/vector_access.h"
+#include "falconet/ops/elementwise/cpu/vector_math.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
@@ -66,7 +66,8 @@ HWY_INLINE void for_channels(ElementwiseTask const& t, std::int64_t begin, std::
     while (whole % lanes) whole += c;
     if (whole <= room) {
       for (int row = 0; row < count; ++row)
-        for (std::int64_t i = 0, from = 0; i < whole; ++i, from = from + 1 == c ? 0 : from + 1) expanded[row * room + i] = p[row * c + from];
+        for (std::int64_t i = 0, from = 0; i < whole; ++i, from = from + 1 == c ? 0 : from + 1)
+          expanded[row * room + i] = p[row * c + from];
       p = expanded, period = whole, stride = room;
     }
   }
@@ -89,14 +90,30 @@ struct Act {
 template <class Body>
 HWY_INLINE void with_activation(Activation act, Body const& body) {
   switch (act) {
-    case Activation::none: body(Act<Activation::none>{}); break;
-    case Activation::relu: body(Act<Activation::relu>{}); break;
-    case Activation::leaky_relu: body(Act<Activation::leaky_relu>{}); break;
-    case Activation::relu6: body(Act<Activation::relu6>{}); break;
-    case Activation::gelu: body(Act<Activation::gelu>{}); break;
-    case Activation::silu: body(Act<Activation::silu>{}); break;
-    case Activation::sigmoid: body(Act<Activation::sigmoid>{}); break;
-    case Activation::tanh: body(Act<Activation::tanh>{}); break;
+    case Activation::none:
+      body(Act<Activation::none>{});
+      break;
+    case Activation::relu:
+      body(Act<Activation::relu>{});
+      break;
+    case Activation::leaky_relu:
+      body(Act<Activation::leaky_relu>{});
+      break;
+    case Activation::relu6:
+      body(Act<Activation::relu6>{});
+      break;
+    case Activation::gelu:
+      body(Act<Activation::gelu>{});
+      break;
+    case Activation::silu:
+      body(Act<Activation::silu>{});
+      break;
+    case Activation::sigmoid:
+      body(Act<Activation::sigmoid>{});
+      break;
+    case Activation::tanh:
+      body(Act<Activation::tanh>{});
+      break;
   }
 }
 // An activation as a slot: none and relu are constants of the loop, the others are chosen for every vector.
@@ -118,9 +135,12 @@ struct Relu {
 };
 template <class Body>
 HWY_INLINE void with_slot(Activation act, V alpha, Body const& body) {
-  if (act == Activation::none) body(None{});
-  else if (act == Activation::relu) body(Relu{});
-  else body(Any{act, alpha});
+  if (act == Activation::none)
+    body(None{});
+  else if (act == Activation::relu)
+    body(Relu{});
+  else
+    body(Any{act, alpha});
 }
 
 template <class T>
@@ -157,10 +177,16 @@ struct Operands {
   T* y;
   V alpha;
   explicit Operands(ElementwiseTask const& t)
-      : x(static_cast<T const*>(t.x)), b(static_cast<T const*>(t.b)), residual(static_cast<T const*>(t.residual)),
-        mask(static_cast<T const*>(t.mask)), y(static_cast<T*>(t.y)), alpha(hn::Set(d, t.alpha)) {}
+      : x(static_cast<T const*>(t.x)),
+        b(static_cast<T const*>(t.b)),
+        residual(static_cast<T const*>(t.residual)),
+        mask(static_cast<T const*>(t.mask)),
+        y(static_cast<T*>(t.y)),
+        alpha(hn::Set(d, t.alpha)) {}
   template <class At>
-  HWY_INLINE V kept(At at, V v) const { return hn::IfThenElseZero(hn::Gt(at.get(mask), hn::Zero(d)), v); }
+  HWY_INLINE V kept(At at, V v) const {
+    return hn::IfThenElseZero(hn::Gt(at.get(mask), hn::Zero(d)), v);
+  }
 };
 
 template <class T>
@@ -174,24 +200,27 @@ template <class T>
 void activation_gradient(ElementwiseTask const& t) {
   Operands<T> const o(t);
   with_activation(t.act, [&](auto a) {
-    for_elements(t.begin, t.end, [&](auto at) {
-      at.put(o.y, activation_gradient_vector<decltype(a)::act>(d, at.get(o.x), at.get(o.b), o.alpha));
-    });
+    for_elements(t.begin, t.end,
+                 [&](auto at) { at.put(o.y, activation_gradient_vector<decltype(a)::act>(d, at.get(o.x), at.get(o.b), o.alpha)); });
   });
 }
 template <class T>
 void add(ElementwiseTask const& t) {
   Operands<T> const o(t);
   with_slot(t.act, o.alpha, [&](auto act) {
-    if (o.mask) for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, o.kept(at, act(hn::Add(at.get(o.x), at.get(o.b))))); });
-    else for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, act(hn::Add(at.get(o.x), at.get(o.b)))); });
+    if (o.mask)
+      for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, o.kept(at, act(hn::Add(at.get(o.x), at.get(o.b))))); });
+    else
+      for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, act(hn::Add(at.get(o.x), at.get(o.b)))); });
   });
 }
 template <class T>
 void multiply(ElementwiseTask const& t) {
   Operands<T> const o(t);
-  if (t.broadcast) multiply_broadcast<T>(t);
-  else for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, hn::Mul(at.get(o.x), at.get(o.b))); });
+  if (t.broadcast)
+    multiply_broadcast<T>(t);
+  else
+    for_elements(t.begin, t.end, [&](auto at) { at.put(o.y, hn::Mul(at.get(o.x), at.get(o.b))); });
 }
 template <class T>
 void scale(ElementwiseTask const& t) {
@@ -211,34 +240,34 @@ void affine(ElementwiseTask const& t) {
       for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V shift, V) {
         at.put(o.y, act(hn::Add(hn::MulAdd(scale, at.get(o.x), shift), at.get(o.residual))));
       });
-    else for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V shift, V) { at.put(o.y, act(hn::MulAdd(scale, at.get(o.x), shift))); });
+    else
+      for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V shift, V) { at.put(o.y, act(hn::MulAdd(scale, at.get(o.x), shift))); });
   });
 }
 template <class T>
 void affine_scale(ElementwiseTask const& t) {
   Operands<T> const o(t);
-  if (o.mask) for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V, V) { at.put(o.y, o.kept(at, hn::Mul(scale, at.get(o.x)))); });
-  else for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V, V) { at.put(o.y, hn::Mul(scale, at.get(o.x))); });
+  if (o.mask)
+    for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V, V) { at.put(o.y, o.kept(at, hn::Mul(scale, at.get(o.x)))); });
+  else
+    for_channels<2>(t, t.begin, t.end, [&](auto at, V scale, V, V) { at.put(o.y, hn::Mul(scale, at.get(o.x))); });
 }
 template <class T>
 void sums_gradient(ElementwiseTask const& t) {
   Operands<T> const o(t);
-  for_channels<2>(t, t.begin, t.valid_end, [&](auto at, V first, V second, V) {
-    at.put(o.y, hn::MulAdd(hn::Add(second, second), at.get(o.x), first));
-  });
+  for_channels<2>(t, t.begin, t.valid_end,
+                  [&](auto at, V first, V second, V) { at.put(o.y, hn::MulAdd(hn::Add(second, second), at.get(o.x), first)); });
   fill_units<T>(t, t.valid_end, t.end, 0.0f);
 }
 template <class T>
 void two_operand(ElementwiseTask const& t) {
   Operands<T> const o(t);
   if (o.mask)
-    for_channels<3>(t, t.begin, t.valid_end, [&](auto at, V a, V b, V c) {
-      at.put(o.y, hn::MulAdd(a, o.kept(at, at.get(o.x)), hn::MulAdd(b, at.get(o.b), c)));
-    });
+    for_channels<3>(t, t.begin, t.valid_end,
+                    [&](auto at, V a, V b, V c) { at.put(o.y, hn::MulAdd(a, o.kept(at, at.get(o.x)), hn::MulAdd(b, at.get(o.b), c))); });
   else
-    for_channels<3>(t, t.begin, t.valid_end, [&](auto at, V a, V b, V c) {
-      at.put(o.y, hn::MulAdd(a, at.get(o.x), hn::MulAdd(b, at.get(o.b), c)));
-    });
+    for_channels<3>(t, t.begin, t.valid_end,
+                    [&](auto at, V a, V b, V c) { at.put(o.y, hn::MulAdd(a, at.get(o.x), hn::MulAdd(b, at.get(o.b), c))); });
   fill_units<T>(t, t.valid_end, t.end, 0.0f);
 }
 
@@ -266,13 +295,15 @@ using F = ElementwiseFunction;
 std::string reject(ElementwiseProblem const& p, DeviceFacts const&) { return p.type == DType::f64 ? "computes in f32, not f64" : ""; }
 
 ElementwiseTask::Walk walk_of(ElementwiseProblem const& p) {
-  bool const per_channel = p.function == F::affine || p.function == F::affine_scale || p.function == F::sums_gradient || p.function == F::two_operand;
+  bool const per_channel =
+      p.function == F::affine || p.function == F::affine_scale || p.function == F::sums_gradient || p.function == F::two_operand;
   if (!per_channel && !p.broadcast) return ElementwiseTask::flat;
   return p.layout == Layout::nhwc || p.hw == 1 ? ElementwiseTask::rows : ElementwiseTask::planes;
 }
 
 double seconds(ElementwiseProblem const& p, DeviceFacts const&) {
-  bool const exponentials = p.act == Activation::gelu || p.act == Activation::silu || p.act == Activation::sigmoid || p.act == Activation::tanh;
+  bool const exponentials =
+      p.act == Activation::gelu || p.act == Activation::silu || p.act == Activation::sigmoid || p.act == Activation::tanh;
   return bytes_of(p.operands()) / 1e10 + (exponentials ? 5e-10 : 0) * double(p.elements());
 }
 
@@ -280,16 +311,27 @@ ElementwiseKernels::Kernel kernel_of(ElementwiseProblem const& p, Isa isa) {
   auto const& all = FALCONET_KERNELS(isa, elementwise_kernels);
   auto const& k = p.type == DType::bf16 ? all.bf16 : all.f32;
   switch (p.function) {
-    case F::activation: return k.activation;
-    case F::activation_gradient: return k.activation_gradient;
-    case F::add: return k.add;
-    case F::multiply: return k.multiply;
-    case F::scale: return k.scale;
-    case F::fill: case F::spread: return k.fill;
-    case F::affine: return k.affine;
-    case F::affine_scale: return k.affine_scale;
-    case F::sums_gradient: return k.sums_gradient;
-    case F::two_operand: return k.two_operand;
+    case F::activation:
+      return k.activation;
+    case F::activation_gradient:
+      return k.activation_gradient;
+    case F::add:
+      return k.add;
+    case F::multiply:
+      return k.multiply;
+    case F::scale:
+      return k.scale;
+    case F::fill:
+    case F::spread:
+      return k.fill;
+    case F::affine:
+      return k.affine;
+    case F::affine_scale:
+      return k.affine_scale;
+    case F::sums_gradient:
+      return k.sums_gradient;
+    case F::two_operand:
+      return k.two_operand;
   }
   return nullptr;
 }
@@ -300,8 +342,14 @@ void run(ElementwiseProblem const& p, Config const&, ElementwiseArgs const& a, V
   std::int64_t const unit = walk == ElementwiseTask::flat ? 1 : walk == ElementwiseTask::rows ? p.c : p.hw;
   std::int64_t const units = p.elements() / unit, per_task = std::max<std::int64_t>(1, 16384 / unit);
   std::int64_t const valid = a.step ? std::clamp<std::int64_t>(a.step->valid_count, 0, p.n) * (p.c * p.hw) / unit : units;
-  ElementwiseTask all{p.act, walk, p.broadcast, float(p.alpha), p.c, p.hw, 0, 0, 0, a.x.data, a.b.data, a.residual.data, a.mask.data,
-                      p.function == F::spread ? nullptr : a.vectors.as<float const>(), a.y.data};
+  ElementwiseTask all{p.act,       walk,
+                      p.broadcast, float(p.alpha),
+                      p.c,         p.hw,
+                      0,           0,
+                      0,           a.x.data,
+                      a.b.data,    a.residual.data,
+                      a.mask.data, p.function == F::spread ? nullptr : a.vectors.as<float const>(),
+                      a.y.data};
   if (p.function == F::spread) {
     double const value = p.alpha * double(a.vectors.as<float const>()[0]);
     all.alpha = float(p.valid_only ? value / double(std::max(a.step->valid_count, 1)) : value);

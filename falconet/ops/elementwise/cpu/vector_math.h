@@ -30,7 +30,7 @@ HWY_INLINE V exponential(D d, V x) {
   hn::RebindToSigned<D> const di;
   x = at_most(d, hn::Set(d, 88.3f), at_least(d, hn::Set(d, -87.3f), x));
   V const q = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504f)));
-  V r = hn::NegMulAdd(q, hn::Set(d, 0.693145751953125f), x);            // ln 2 in two parts: the first has 16 bits
+  V r = hn::NegMulAdd(q, hn::Set(d, 0.693145751953125f), x);  // ln 2 in two parts: the first has 16 bits
   r = hn::NegMulAdd(q, hn::Set(d, 1.42860677e-6f), r);
   V p = hn::MulAdd(hn::Set(d, 1.3813142358e-03f), r, hn::Set(d, 8.3694190433e-03f));
   p = hn::MulAdd(p, r, hn::Set(d, 4.1668456833e-02f));
@@ -73,7 +73,7 @@ HWY_INLINE Normal<V> normal_distribution(D d, V x) {
   V const one = hn::Set(d, 1.0f), half = hn::Set(d, 0.5f), a = at_most(d, hn::Set(d, 13.0f), hn::Abs(x));
   V const high = hn::BitCast(d, hn::And(hn::BitCast(du, a), hn::Set(du, 0xfffff000u)));
   V const rest = hn::Mul(hn::Mul(hn::Sub(a, high), hn::Add(a, high)), half);
-  V correction = hn::NegMulAdd(rest, hn::Set(d, 1.0f / 3), one);                                     // e^-rest to the third power
+  V correction = hn::NegMulAdd(rest, hn::Set(d, 1.0f / 3), one);  // e^-rest to the third power
   correction = hn::NegMulAdd(hn::Mul(rest, half), correction, one);
   correction = hn::NegMulAdd(rest, correction, one);
   V const density = hn::Mul(exponential(d, hn::Mul(hn::Mul(high, high), hn::Set(d, -0.5f))), correction);
@@ -93,22 +93,32 @@ HWY_INLINE Normal<V> normal_distribution(D d, V x) {
 // y = act(x). A NaN stays one.
 template <Activation act, class D, class V = hn::Vec<D>>
 HWY_INLINE V activate_vector(D d, V x, [[maybe_unused]] V alpha) {
-  if constexpr (act == Activation::relu) return at_least(d, hn::Zero(d), x);
-  else if constexpr (act == Activation::leaky_relu) return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(alpha, x));
-  else if constexpr (act == Activation::relu6) return at_most(d, hn::Set(d, 6.0f), at_least(d, hn::Zero(d), x));
-  else if constexpr (act == Activation::gelu) return hn::Mul(x, normal_distribution(d, x).phi);
-  else if constexpr (act == Activation::silu) return hn::Mul(x, sigmoid(d, x));
-  else if constexpr (act == Activation::sigmoid) return sigmoid(d, x);
-  else if constexpr (act == Activation::tanh) return hyperbolic_tangent(d, x);
-  else return x;
+  if constexpr (act == Activation::relu)
+    return at_least(d, hn::Zero(d), x);
+  else if constexpr (act == Activation::leaky_relu)
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), x, hn::Mul(alpha, x));
+  else if constexpr (act == Activation::relu6)
+    return at_most(d, hn::Set(d, 6.0f), at_least(d, hn::Zero(d), x));
+  else if constexpr (act == Activation::gelu)
+    return hn::Mul(x, normal_distribution(d, x).phi);
+  else if constexpr (act == Activation::silu)
+    return hn::Mul(x, sigmoid(d, x));
+  else if constexpr (act == Activation::sigmoid)
+    return sigmoid(d, x);
+  else if constexpr (act == Activation::tanh)
+    return hyperbolic_tangent(d, x);
+  else
+    return x;
 }
 
 // dx = dy act'(.), from the output y or, for gelu and silu, from the input x.
 template <Activation act, class D, class V = hn::Vec<D>>
 HWY_INLINE V activation_gradient_vector(D d, V dy, V kept, [[maybe_unused]] V alpha) {
   [[maybe_unused]] V const one = hn::Set(d, 1.0f), zero = hn::Zero(d);
-  if constexpr (act == Activation::relu) return hn::IfThenElseZero(hn::Gt(kept, zero), dy);
-  else if constexpr (act == Activation::leaky_relu) return hn::IfThenElse(hn::Gt(kept, zero), dy, hn::Mul(alpha, dy));
+  if constexpr (act == Activation::relu)
+    return hn::IfThenElseZero(hn::Gt(kept, zero), dy);
+  else if constexpr (act == Activation::leaky_relu)
+    return hn::IfThenElse(hn::Gt(kept, zero), dy, hn::Mul(alpha, dy));
   else if constexpr (act == Activation::relu6)
     return hn::IfThenElseZero(hn::And(hn::Gt(kept, zero), hn::Lt(kept, hn::Set(d, 6.0f))), dy);
   else if constexpr (act == Activation::gelu) {
@@ -117,9 +127,12 @@ HWY_INLINE V activation_gradient_vector(D d, V dy, V kept, [[maybe_unused]] V al
   } else if constexpr (act == Activation::silu) {
     V const s = sigmoid(d, kept);
     return hn::Mul(dy, hn::Mul(s, hn::MulAdd(kept, hn::Sub(one, s), one)));
-  } else if constexpr (act == Activation::sigmoid) return hn::Mul(dy, hn::Mul(kept, hn::Sub(one, kept)));
-  else if constexpr (act == Activation::tanh) return hn::Mul(dy, hn::NegMulAdd(kept, kept, one));
-  else return dy;
+  } else if constexpr (act == Activation::sigmoid)
+    return hn::Mul(dy, hn::Mul(kept, hn::Sub(one, kept)));
+  else if constexpr (act == Activation::tanh)
+    return hn::Mul(dy, hn::NegMulAdd(kept, kept, one));
+  else
+    return dy;
 }
 
 }  // namespace falconet::FALCONET_ISA

@@ -12,13 +12,13 @@ namespace falconet {
 struct OptimizerStretch {
   float* value;
   float const* gradient;
-  float *first, *second;                      // momentum; or the moments of Adam
+  float *first, *second;  // momentum; or the moments of Adam
   std::int64_t size;
 };
 struct OptimizerConstants {
   float learning_rate, inverse_loss_scale, weight_decay, momentum;
-  float decay;                                // adamw: 1 - learning_rate * weight_decay; else 1
-  float step_size, inverse_root, eps;         // learning_rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+  float decay;                         // adamw: 1 - learning_rate * weight_decay; else 1
+  float step_size, inverse_root, eps;  // learning_rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
   float one_minus_beta1, beta2, one_minus_beta2;
 };
 struct OptimizerKernels {
@@ -91,7 +91,9 @@ namespace falconet {
 namespace {
 
 std::string reject(OptimizerProblem const& p, DeviceFacts const&) { return p.type == DType::f32 ? "" : "updates f32 parameters only"; }
-double seconds(OptimizerProblem const& p, DeviceFacts const&) { return double(p.elements()) * (p.options.kind == OptimizerOptions::sgd ? 2e-9 : 3e-9); }
+double seconds(OptimizerProblem const& p, DeviceFacts const&) {
+  return double(p.elements()) * (p.options.kind == OptimizerOptions::sgd ? 2e-9 : 3e-9);
+}
 
 OptimizerConstants constants(OptimizerOptions const& o, StepState const& s) {
   double const lr = double(s.learning_rate), t = double(s.step + 1);
@@ -115,12 +117,17 @@ void run(OptimizerProblem const& p, Config const&, OptimizerArgs const& a, View,
   constexpr std::int64_t grain = 16384;
   auto const& kernels = FALCONET_KERNELS(stream.isa(), optimizer_kernels);
   auto const& o = p.options;
-  auto const kernel = o.kind != OptimizerOptions::sgd ? kernels.adam : o.nesterov ? kernels.nesterov : o.momentum != 0 ? kernels.momentum : kernels.sgd;
+  auto const kernel = o.kind != OptimizerOptions::sgd ? kernels.adam
+                      : o.nesterov                    ? kernels.nesterov
+                      : o.momentum != 0               ? kernels.momentum
+                                                      : kernels.sgd;
   OptimizerConstants const k = constants(o, *a.step);
   std::int64_t const all = a.parameters.back().begin + a.parameters.back().size;
   stream.threads().run(int((all + grain - 1) / grain), [&](int task) {
     std::int64_t const begin = task * grain, end = std::min(all, begin + grain);
-    auto q = std::upper_bound(a.parameters.begin(), a.parameters.end(), begin, [](std::int64_t at, auto const& parameter) { return at < parameter.begin; }) - 1;
+    auto q = std::upper_bound(a.parameters.begin(), a.parameters.end(), begin,
+                              [](std::int64_t at, auto const& parameter) { return at < parameter.begin; }) -
+             1;
     for (std::int64_t at = begin; at < end; ++q) {
       std::int64_t const offset = at - q->begin, size = std::min(end - at, q->size - offset);
       auto moved = [&](void* base) { return base ? static_cast<float*>(base) + offset : nullptr; };

@@ -48,7 +48,9 @@ struct Inputs {
 struct Sum {
   static constexpr int sums = 1;
   template <class T, class At>
-  static HWY_INLINE void add(Inputs<T> const& in, At at, V& first, V&) { first = hn::Add(first, at.get(in.x)); }
+  static HWY_INLINE void add(Inputs<T> const& in, At at, V& first, V&) {
+    first = hn::Add(first, at.get(in.x));
+  }
 };
 struct Squares {
   static constexpr int sums = 2;
@@ -80,7 +82,9 @@ struct MaskedDot {
 struct Product {
   static constexpr int sums = 1;
   template <class T, class At>
-  static HWY_INLINE void add(Inputs<T> const& in, At at, V& first, V&) { first = hn::MulAdd(at.get(in.x), at.get(in.b), first); }
+  static HWY_INLINE void add(Inputs<T> const& in, At at, V& first, V&) {
+    first = hn::MulAdd(at.get(in.x), at.get(in.b), first);
+  }
 };
 
 HWY_INLINE void flush(V v, double* totals, std::int64_t count) {
@@ -163,10 +167,10 @@ using F = ReduceFunction;
 // How a problem is cut. Rows: parts are runs of rows. Planes (nchw): parts are runs of images, and each has `groups` groups of channels.
 struct Cut {
   bool planes;
-  std::int64_t c, rows;                 // rows of c elements; with planes: images
+  std::int64_t c, rows;  // rows of c elements; with planes: images
   std::int64_t parts, rows_per_part;
   std::int64_t groups, channels_per_group;
-  std::int64_t totals;                  // f64 per part
+  std::int64_t totals;  // f64 per part
 };
 Cut cut_of(ReduceProblem const& p) {
   constexpr std::int64_t grain = 16384;
@@ -176,8 +180,10 @@ Cut cut_of(ReduceProblem const& p) {
   cut.c = p.function == F::mean ? 1 : p.c;
   cut.rows = p.function == F::mean ? p.elements() : cut.planes ? p.n : p.n * p.hw;
   std::int64_t const per_row = cut.planes ? p.c * p.hw : cut.c;
-  if (p.function == F::image_dot) cut.rows_per_part = cut.planes ? 1 : p.hw;
-  else cut.rows_per_part = std::max({ceil_div(cut.rows, 32), ceil_div(grain, per_row), std::int64_t(1)});
+  if (p.function == F::image_dot)
+    cut.rows_per_part = cut.planes ? 1 : p.hw;
+  else
+    cut.rows_per_part = std::max({ceil_div(cut.rows, 32), ceil_div(grain, per_row), std::int64_t(1)});
   cut.parts = ceil_div(cut.rows, cut.rows_per_part);
   cut.channels_per_group = cut.planes ? std::clamp<std::int64_t>(grain / (cut.rows_per_part * p.hw), 1, p.c) : cut.c;
   cut.groups = ceil_div(cut.c, cut.channels_per_group);
@@ -196,10 +202,15 @@ ReduceKernels::Kernel kernel_of(ReduceProblem const& p, Isa isa) {
   auto const& all = FALCONET_KERNELS(isa, reduce_kernels);
   auto const& k = p.type == DType::bf16 ? all.bf16 : all.f32;
   switch (p.function) {
-    case F::channel_sum: case F::mean: return k.sum;
-    case F::channel_sums: return k.squares;
-    case F::channel_dot: return p.mask ? k.masked_dot : k.dot;
-    case F::image_dot: return k.product;
+    case F::channel_sum:
+    case F::mean:
+      return k.sum;
+    case F::channel_sums:
+      return k.squares;
+    case F::channel_dot:
+      return p.mask ? k.masked_dot : k.dot;
+    case F::image_dot:
+      return k.product;
   }
   return nullptr;
 }
@@ -237,8 +248,10 @@ void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View scratc
   if (p.function == F::image_dot) {
     std::int64_t const count = cut.parts * cut.totals;
     for (std::int64_t i = 0; i < count; ++i) {
-      if (p.type == DType::bf16) a.y.as<bf16>()[i] = to_bf16(float(totals[i]));
-      else a.y.as<float>()[i] = float(totals[i]);
+      if (p.type == DType::bf16)
+        a.y.as<bf16>()[i] = to_bf16(float(totals[i]));
+      else
+        a.y.as<float>()[i] = float(totals[i]);
     }
     return;
   }
