@@ -10,6 +10,7 @@
 // Cost: 2*9*64*64 operations per pixel of the tiles; bytes: x and y once (the halo from L2).
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/tensor_map.h"
@@ -138,66 +139,75 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
       }
     }
     int const columns_left = work.w - column, rows_left = work.h - row;
-    bool const whole = columns_left >= width && rows_left >= 4, counts = n < valid_images;
+    bool const counts = n < valid_images;
     int const half = 2 * warp + (lane >> 3 & 1);
+    auto const finish = [&](auto whole_tile) {
+      [[maybe_unused]] constexpr bool whole = decltype(whole_tile)::value;
 #pragma unroll
-    for (int j = 0; j < 29; j += 2) {   // 16 pixels; matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more
-      int const at = 8 * j + 8 * (lane >> 4) + (lane & 7), i = at / pitch, q = at - i * pitch, pixel = i * width + q;
-      std::uint32_t const address = q < width && at < 4 * pitch ? staging + swizzled(pixel, half) : nowhere;
-      float* const v = d + 4 * j;
-      constexpr int per = 8;
-      int const values = j + 1 < 29 ? per : per / 2;
-      std::uint32_t other[4] = {0, 0, 0, 0};
-      if constexpr (ending == Ending::pointwise || ending == Ending::gradient)
-        if (work.has_residual || work.has_mask) load_matrices_transposed(other, address);
-      if constexpr (ending == Ending::pointwise) {
+      for (int j = 0; j < 29; j += 2) {   // 16 pixels; matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more
+        int const at = 8 * j + 8 * (lane >> 4) + (lane & 7), i = at / pitch, q = at - i * pitch, pixel = i * width + q;
+        std::uint32_t const address = q < width && at < 4 * pitch ? staging + swizzled(pixel, half) : nowhere;
+        float* const v = d + 4 * j;
+        int const values = j + 1 < 29 ? 8 : 4;
+        [[maybe_unused]] std::uint32_t other[4] = {0, 0, 0, 0};
+        if constexpr (ending == Ending::pointwise || ending == Ending::gradient)
+          if (work.has_residual || work.has_mask) load_matrices_transposed(other, address);
+        if constexpr (ending == Ending::pointwise) {
 #pragma unroll
-        for (int e = 0; e < values; ++e) v[e] = v[e] * scale[e >> 1 & 1] + shift[e >> 1 & 1];
-      }
-      if constexpr (ending == Ending::pointwise || ending == Ending::gradient) {
-        if (work.has_residual) {
-#pragma unroll
-          for (int e = 0; e < values / 2; ++e) v[2 * e] += low_bf16(other[e]), v[2 * e + 1] += high_bf16(other[e]);
+          for (int e = 0; e < values; ++e) v[e] = v[e] * scale[e >> 1 & 1] + shift[e >> 1 & 1];
         }
-      }
-      if constexpr (ending == Ending::pointwise) {
-        if (work.clamp) {
+        if constexpr (ending == Ending::pointwise || ending == Ending::gradient) {
+          if (work.has_residual) {
 #pragma unroll
-          for (int e = 0; e < values; ++e) v[e] = fminf(fmaxf(v[e], 0.f), work.highest);
+            for (int e = 0; e < values / 2; ++e) v[2 * e] += low_bf16(other[e]), v[2 * e + 1] += high_bf16(other[e]);
+          }
         }
-      }
-      std::uint32_t packed[4] = {0, 0, 0, 0};
+        if constexpr (ending == Ending::pointwise) {
+          if (work.clamp) {
 #pragma unroll
-      for (int e = 0; e < values / 2; ++e) packed[e] = pack_bf16(v[2 * e], v[2 * e + 1]);
-      if constexpr (ending == Ending::gradient) {
-        if (work.masked) {
-#pragma unroll
-          for (int e = 0; e < values / 2; ++e)
-            packed[e] &= (low_bf16(other[e]) > 0 ? 0xffffu : 0u) | (high_bf16(other[e]) > 0 ? 0xffff0000u : 0u);
+            for (int e = 0; e < values; ++e) v[e] = fminf(fmaxf(v[e], 0.f), work.highest);
+          }
         }
-      }
-      if constexpr (ending == Ending::squares || ending == Ending::gradient) {
-        if (counts) {
+        std::uint32_t packed[4] = {0, 0, 0, 0};
 #pragma unroll
-          for (int e = 0; e < values / 2; ++e) {   // e & 1: the upper eight channels; e >> 1: the later eight pixels
-            int const here = 8 * (j + (e >> 1)) + 2 * (lane & 3), from = here / pitch, column_here = here - from * pitch;
-            bool const both = whole ? column_here < width : from < rows_left && column_here + 1 < columns_left && column_here < width;
-            bool const one = both || (!whole && from < rows_left && column_here < columns_left && column_here < width);
-            float const low = one ? low_bf16(packed[e]) : 0, high = both ? high_bf16(packed[e]) : 0;
-            if constexpr (ending == Ending::squares) {
-              first[e & 1] += low + high;
-              second[e & 1] = fmaf(low, low, fmaf(high, high, second[e & 1]));
-            } else {
-              float const low_other = one ? low_bf16(other[e]) : 0, high_other = both ? high_bf16(other[e]) : 0;
-              first[e & 1] = fmaf(low, low_other, fmaf(high, high_other, first[e & 1]));
-              second[e & 1] += low + high;
+        for (int e = 0; e < values / 2; ++e) packed[e] = pack_bf16(v[2 * e], v[2 * e + 1]);
+        if constexpr (ending == Ending::gradient) {
+          if (work.masked) {
+#pragma unroll
+            for (int e = 0; e < values / 2; ++e)
+              packed[e] &= (low_bf16(other[e]) > 0 ? 0xffffu : 0u) | (high_bf16(other[e]) > 0 ? 0xffff0000u : 0u);
+          }
+        }
+        if constexpr (ending == Ending::squares || ending == Ending::gradient) {
+          if (counts) {
+#pragma unroll
+            for (int e = 0; e < values / 2; ++e) {   // e & 1: the upper eight channels; e >> 1: the later eight pixels
+              int const here = 8 * (j + (e >> 1)) + 2 * (lane & 3), from = here / pitch, column_here = here - from * pitch;
+              bool one = true, both = true;   // which of the two pixels exist
+              if constexpr (!whole) {
+                one = from < rows_left && column_here < min(columns_left, width);
+                both = one && column_here + 1 < columns_left;
+              } else if (8 * (j + (e >> 1)) % pitch + 7 >= width) {
+                one = both = column_here < width;
+              }
+              float const low = one ? low_bf16(packed[e]) : 0, high = both ? high_bf16(packed[e]) : 0;
+              if constexpr (ending == Ending::squares) {
+                first[e & 1] += low + high;
+                second[e & 1] = fmaf(low, low, fmaf(high, high, second[e & 1]));
+              } else {
+                float const low_other = one ? low_bf16(other[e]) : 0, high_other = both ? high_bf16(other[e]) : 0;
+                first[e & 1] = fmaf(low, low_other, fmaf(high, high_other, first[e & 1]));
+                second[e & 1] += low + high;
+              }
             }
           }
         }
+        if (j + 1 < 29) store_matrices_transposed(address, packed);
+        else store_two_matrices_transposed(address, packed[0], packed[1]);
       }
-      if (j + 1 < 29) store_matrices_transposed(address, packed);
-      else store_two_matrices_transposed(address, packed[0], packed[1]);
-    }
+    };
+    if (columns_left >= width && rows_left >= 4) finish(std::true_type{});
+    else finish(std::false_type{});
     fence_async_shared();
     named_sync(1 + me, 128);
     if (leader) {

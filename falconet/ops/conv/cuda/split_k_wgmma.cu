@@ -182,13 +182,13 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
 __device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
 
-// Adds the partials of each tile: thread (x, y) takes four sums of every eighth partial from y on, then the eight are added in order.
-// blockIdx.y is the tile.
+// Adds the partials of each tile: with g = blockDim.y, thread (x, y) takes four sums of every g-th partial from y on, then the g are added
+// in order. blockIdx.y is the tile.
 template <class F, class E>
 __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw, int tiles, int splits, int blocks, int chunks, int box_tiles, int boxes,
                                                     int blocks_of_64, int filters, int channels) {
-  __shared__ float4 sums[8][32];
-  int const tile = blockIdx.y, element = blockIdx.x * 32 + threadIdx.x;
+  __shared__ float4 sums[256];
+  int const tile = blockIdx.y, element = blockIdx.x * blockDim.x + threadIdx.x;
   std::int64_t const units = std::int64_t(tiles) * chunks;
   int const begin = splits ? 0 : block_of(std::int64_t(tile) * chunks, units, blocks);
   int const count = splits ? splits : block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks) - begin + 1;
@@ -197,15 +197,15 @@ __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw
   float4 const* from = partial + (splits ? tile : begin + tile) * slot + element + threadIdx.y * step;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 4
-  for (int i = threadIdx.y; i < count; i += 8, from += 8 * step) {
+  for (int i = threadIdx.y; i < count; i += blockDim.y, from += blockDim.y * step) {
     float4 const v = __ldg(from);
     sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
+  sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0) return;
-  for (int i = 1; i < 8; ++i) {
-    float4 const v = sums[i][threadIdx.x];
+  for (int i = 1; i < int(blockDim.y); ++i) {
+    float4 const v = sums[i * blockDim.x + threadIdx.x];
     sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
   }
   int const thread = element % 128, which = element / 128;   // which = (group * blocks + i) * columns / 8 + j
@@ -310,7 +310,8 @@ void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scrat
   w.advance_n = chunk / w.image, w.advance_p = chunk % w.image / Q, w.advance_q = chunk % w.image % Q;
   w.splits = s.splits, w.partial = scratch.as<float>();
   split_k<F><<<s.blocks, F::threads, F::shared_bytes, stream>>>(w);
-  dim3 const grid(F::filters * F::boxes * 16 / 32, s.tiles), block(32, 8);
+  int const partials = s.splits ? s.splits : s.blocks / s.tiles + 2, together = partials >= 16 ? 8 : partials >= 8 ? 4 : partials >= 4 ? 2 : 1;
+  dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles);
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   auto const add = [&](auto* dw) {
     add_partials<F><<<grid, block, 0, stream>>>(partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles, s.boxes, w.blocks_of_64, p.k, p.c);
