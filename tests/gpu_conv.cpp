@@ -137,6 +137,10 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : data) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   }
+  for (std::string g : {"n3 c3 hw32 k64 rs7 p3 st2", "n2 c3 h48 w224 k64 rs7 p3 st2", "n5 c3 h16 w160 k64 rs7 p3 st2"}) {
+    for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift"}) out.push_back(g + " bf16 nhwc" + s);
+    for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
+  }
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",

@@ -28,6 +28,12 @@ FALCONET_DEVICE void hold(float (&d)[n]) {
   for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+template <int n>
+FALCONET_DEVICE void hold(std::uint32_t (&a)[n]) {   // operands in registers, until the product is waited for
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+r"(a[i])::"memory");
+}
+
 #define FALCONET_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define FALCONET_D16(i) FALCONET_D4(i), FALCONET_D4(i + 4), FALCONET_D4(i + 8), FALCONET_D4(i + 12)
 #define FALCONET_D32(i) FALCONET_D16(i), FALCONET_D16(i + 16)
@@ -56,6 +62,15 @@ FALCONET_WGMMA(192, 96, "%96", "%97", "%98", "%99", "%100", FALCONET_R0 ", " FAL
 FALCONET_WGMMA(232, 116, "%116", "%117", "%118", "%119", "%120", FALCONET_R0 ", " FALCONET_R16 ", " FALCONET_R32 ", " FALCONET_R48 ", " FALCONET_R64 ", " FALCONET_R80 ", " FALCONET_R96 ", " FALCONET_R112A, FALCONET_D32(0), FALCONET_D32(32), FALCONET_D32(64), FALCONET_D16(96), FALCONET_D4(112))
 FALCONET_WGMMA(256, 128, "%128", "%129", "%130", "%131", "%132", FALCONET_R0 ", " FALCONET_R16 ", " FALCONET_R32 ", " FALCONET_R48 ", " FALCONET_R64 ", " FALCONET_R80 ", " FALCONET_R96 ", " FALCONET_R112, FALCONET_D32(0), FALCONET_D32(32), FALCONET_D32(64), FALCONET_D32(96))
 #undef FALCONET_WGMMA
+
+// d[64x64] = a b (+ d) with a in registers: warp w holds rows 16w..16w+15 as a 16x16 fragment of mma_bf16. b is k_major. The registers must
+// not change until the product is waited for.
+FALCONET_DEVICE void wgmma_registers(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b, int add) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FALCONET_R0 ", " FALCONET_R16
+               "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+               : FALCONET_D32(0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
 #undef FALCONET_R0
 #undef FALCONET_R16
 #undef FALCONET_R32

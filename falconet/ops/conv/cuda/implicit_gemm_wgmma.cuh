@@ -11,6 +11,7 @@
 #pragma once
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/device/device.h"
+#include "falconet/ops/conv/cuda/slice_sums.cuh"
 
 namespace falconet::wgmma_conv {
 
@@ -312,35 +313,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         if (leader) store_commit();   // an empty group keeps the count of buffers in step
         if constexpr (can_sum) {
           if (work.has_stats) {
-            // Warp w sums channels 16w .. 16w+15 of the slice over its 64 pixels: with A the transposed tile, A * ones has the totals in
-            // every column, A * A' (or A * M') has the products on its diagonal.
-            float total[4] = {}, product_low[4] = {}, product_high[4] = {};
             int const left = valid_images * part.image - pixel;   // pixels that count
-            std::uint32_t const from = swizzled((lane >> 4) * 8 + (lane & 7), 2 * warp + (lane >> 3 & 1));
-#pragma unroll
-            for (int kk = 0; kk < 4; ++kk) {
-              std::uint32_t a[4], m[4];
-              load_matrices_transposed(a, buffer + from + kk * 2048);
-              if constexpr (F::ending == Ending::gradient) load_matrices_transposed(m, mask_buffer + from + kk * 2048);
-              if (left < 64) {
-                int const first = kk * 16 + 2 * (lane & 3);
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                  int const row = first + (e >> 1) * 8;
-                  std::uint32_t const keep = (row < left ? 0xffffu : 0u) | (row + 1 < left ? 0xffff0000u : 0u);
-                  a[e] &= keep;
-                  if constexpr (F::ending == Ending::gradient) m[e] &= keep;
-                }
-              }
-              if constexpr (F::ending == Ending::squares)
-                for (int e = 0; e < 4; ++e) m[e] = a[e];
-              mma_bf16(product_low, a, m[0], m[2]);
-              mma_bf16(product_high, a, m[1], m[3]);
-              mma_bf16(total, a, 0x3f803f80u, 0x3f803f80u);
-            }
-            bool const odd = lane >> 2 & 1;
-            sums[slice][0] += total[0], sums[slice][1] += total[2];
-            sums[slice][2] += odd ? product_low[1] : product_low[0], sums[slice][3] += odd ? product_high[3] : product_high[2];
+            add_slice<F::ending == Ending::gradient>(sums[slice], buffer, mask_buffer, warp, lane, left);
           }
         }
       }
@@ -348,14 +322,10 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   }
   if (leader) store_wait();
   if constexpr (can_sum) {
-    if (work.has_stats && lane >> 3 == (lane & 3)) {
+    if (work.has_stats) {
       float* const out = work.partial + (blockIdx.x * 2 + me) * 2 * F::channels;
 #pragma unroll
-      for (int slice = 0; slice < F::slices; ++slice) {
-        int const c = slice * 64 + 16 * warp + lane / 4;
-        out[c] = sums[slice][0], out[c + 8] = sums[slice][1];
-        out[F::channels + c] = sums[slice][2], out[F::channels + c + 8] = sums[slice][3];
-      }
+      for (int slice = 0; slice < F::slices; ++slice) write_slice(sums[slice], out + slice * 64, F::channels, warp, lane);
     }
   }
 }
