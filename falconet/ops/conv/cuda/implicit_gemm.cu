@@ -1,0 +1,313 @@
+// Convolution as a matrix product on the ordinary cores, tiles in shared memory, the unfolded matrix formed as it is read:
+//   forward          result[pixel][k]     = sum over (r, s, c) of x[pixel moved by (r, s)][c] * w[k][(r, s, c)]
+//   data gradient    result[pixel][c]     = sum over (r, s, k) of dy[pixel moved back by (r, s)][k] * w[k][(r, s), c]
+//   filter gradient  result[k][(r, s, c)] = sum over pixels of dy[pixel][k] * x[pixel moved by (r, s)][c]
+// in f32, for tensors of f32 or bf16, channels-last, any sizes. A block of 256 threads makes a tile of tile_m by tile_n by running over the
+// sum 16 deep at a time, the next slab being read while the last is multiplied. The filter gradient's sum runs over n*p*q pixels and is cut
+// into equal parts for different blocks; the parts are added in order. A strided data gradient reads zeros for the pixels between.
+// Cost: 2 n k p q c r s operations (times stride^2 for a data gradient); each operand from L2 once per tile of the other side.
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+#include <vector>
+
+#include "falconet/base/error.h"
+#include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/divide.cuh"
+#include "falconet/ops/conv/cuda/algorithms.h"
+
+namespace falconet {
+namespace {
+
+constexpr int threads = 256, depth = 16;
+
+struct Geometry {
+  int n, c, h, w, k, r, s, p, q, pad_h, pad_w, st_h, st_w, d_h, d_w;
+  int m, columns, sum, part;           // of the product; part: depth of one block's share of the sum, a multiple of `depth`
+  FastDivide by_c, by_k, by_s, by_image, by_width, by_st_h, by_st_w;   // image, width: of the pixels that are decomposed
+};
+struct Slots {
+  Affine load_x, load_dy, store;
+  Activation load_act, act;
+  bool bias, residual, mask;
+};
+template <class E>
+struct Pointers {
+  E *x, *w, *y, *residual, *mask, *other;
+  float *bias, *load_x, *load_dy, *store_affine, *partial;
+};
+
+__device__ float load(float const* p, int i) { return __ldg(p + i); }
+__device__ float load(bf16 const* p, int i) { return to_float(p[i]); }
+__device__ void put(float* p, int i, float v) { p[i] = v; }
+__device__ void put(bf16* p, int i, float v) { p[i] = to_bf16(v); }
+
+struct Pixel {
+  int n, row, column;
+};
+__device__ Pixel pixel_of(Geometry const& g, int pixel) {
+  Pixel at;
+  int in_image;
+  at.n = g.by_image(pixel, in_image);
+  at.row = g.by_width(in_image, at.column);
+  return at;
+}
+struct Tap {
+  int r, s, channel;
+};
+__device__ Tap tap_of(Geometry const& g, FastDivide const& by_channels, int i) {
+  Tap t;
+  int const tap = by_channels(i, t.channel);
+  t.r = g.by_s(tap, t.s);
+  return t;
+}
+
+template <class E>
+__device__ float read_x(Geometry const& g, Slots const& slots, Pointers<E> const& a, Pixel const& y, Tap const& t) {
+  int const h = y.row * g.st_h - g.pad_h + t.r * g.d_h, w = y.column * g.st_w - g.pad_w + t.s * g.d_w;
+  if (unsigned(h) >= unsigned(g.h) || unsigned(w) >= unsigned(g.w)) return 0;
+  float v = load(a.x, ((y.n * g.h + h) * g.w + w) * g.c + t.channel);
+  if (slots.load_x == Affine::scale_shift) v = a.load_x[t.channel] * v + a.load_x[g.c + t.channel];
+  return slots.load_act == Activation::none ? v : activate(slots.load_act, v);
+}
+template <class E>
+__device__ float read_dy(Geometry const& g, Slots const& slots, Pointers<E> const& a, int pixel, int k) {
+  int const i = pixel * g.k + k;
+  float v = load(a.y, i);
+  if (slots.load_dy == Affine::two_operand) v = a.load_dy[k] * v + a.load_dy[g.k + k] * load(a.other, i) + a.load_dy[2 * g.k + k];
+  return v;
+}
+template <class E>
+__device__ float read_dy_at(Geometry const& g, Slots const& slots, Pointers<E> const& a, Pixel const& x, Tap const& t) {
+  int const up = x.row + g.pad_h - t.r * g.d_h, left = x.column + g.pad_w - t.s * g.d_w;
+  if (up < 0 || left < 0) return 0;
+  int off_h, off_w;
+  int const p = g.by_st_h(up, off_h), q = g.by_st_w(left, off_w);
+  if (off_h || off_w || p >= g.p || q >= g.q) return 0;
+  return read_dy(g, slots, a, (x.n * g.p + p) * g.q + q, t.channel);
+}
+
+template <class E, Direction direction, int tile_m, int tile_n, int per_m, int per_n>
+__global__ void __launch_bounds__(threads) implicit_gemm(Geometry const g, Slots const slots, Pointers<E> const a) {
+  static_assert(tile_m / per_m * (tile_n / per_n) == threads);
+  constexpr bool filter = direction == Direction::bwd_filter, data = direction == Direction::bwd_data;
+  constexpr int rows = tile_m * depth / threads, columns = tile_n * depth / threads;   // elements that a thread reads
+  __shared__ __align__(16) float left[depth][tile_m + 4], right[depth][tile_n + 4];
+  int const t = threadIdx.x, m0 = blockIdx.x * tile_m, n0 = blockIdx.y * tile_n, begin = blockIdx.z * g.part, end = min(g.sum, begin + g.part);
+
+  // Neighbouring threads read neighbouring elements: along the sum where memory runs along it, else along rows or columns.
+  Pixel pixel[filter ? 1 : rows];
+  if constexpr (!filter) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) pixel[i] = pixel_of(g, min(m0 + t / depth + i * (threads / depth), g.m - 1));
+  }
+  Tap const column_tap = filter ? tap_of(g, g.by_c, min(n0 + t % tile_n, g.columns - 1)) : Tap{};
+  float next_left[rows], next_right[columns];
+  auto const read = [&](int k0) {
+    if constexpr (!filter) {
+      int const kk = k0 + t % depth;
+      bool const in = kk < end;
+      Tap const tap = tap_of(g, data ? g.by_k : g.by_c, min(kk, g.sum - 1));
+#pragma unroll
+      for (int i = 0; i < rows; ++i) next_left[i] = !in ? 0 : data ? read_dy_at(g, slots, a, pixel[i], tap) : read_x(g, slots, a, pixel[i], tap);
+      if constexpr (!data) {
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {
+          int const n = n0 + t / depth + i * (threads / depth);
+          next_right[i] = in && n < g.columns ? load(a.w, n * g.sum + kk) : 0;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < columns; ++i) {   // along c
+          int const n = n0 + t % tile_n, row = k0 + t / tile_n + i * (threads / tile_n);
+          Tap const tap_here = tap_of(g, g.by_k, min(row, g.sum - 1));
+          next_right[i] = row < end && n < g.columns ? load(a.w, ((tap_here.channel * g.r + tap_here.r) * g.s + tap_here.s) * g.c + n) : 0;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < rows; ++i) {
+        int const m = m0 + t % tile_m, row = k0 + t / tile_m + i * (threads / tile_m);
+        next_left[i] = row < end && m < g.m ? read_dy(g, slots, a, row, m) : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < columns; ++i) {
+        int const row = k0 + t / tile_n + i * (threads / tile_n);
+        next_right[i] = row < end && n0 + t % tile_n < g.columns ? read_x(g, slots, a, pixel_of(g, row), column_tap) : 0;
+      }
+    }
+  };
+  float sum[per_m][per_n] = {};
+  int const my_m = t / (tile_n / per_n) * per_m, my_n = t % (tile_n / per_n) * per_n;
+  read(begin);
+  for (int k0 = begin; k0 < end; k0 += depth) {
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < rows; ++i)
+      filter ? left[t / tile_m + i * (threads / tile_m)][t % tile_m] = next_left[i] : left[t % depth][t / depth + i * (threads / depth)] = next_left[i];
+#pragma unroll
+    for (int i = 0; i < columns; ++i)
+      filter || data ? right[t / tile_n + i * (threads / tile_n)][t % tile_n] = next_right[i] : right[t % depth][t / depth + i * (threads / depth)] = next_right[i];
+    __syncthreads();
+    if (k0 + depth < end) read(k0 + depth);
+#pragma unroll
+    for (int kk = 0; kk < depth; ++kk) {
+      float u[per_m], v[per_n];
+#pragma unroll
+      for (int i = 0; i < per_m; ++i) u[i] = left[kk][my_m + i];
+#pragma unroll
+      for (int j = 0; j < per_n; ++j) v[j] = right[kk][my_n + j];
+#pragma unroll
+      for (int i = 0; i < per_m; ++i)
+#pragma unroll
+        for (int j = 0; j < per_n; ++j) sum[i][j] = fmaf(u[i], v[j], sum[i][j]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < per_m; ++i)
+#pragma unroll
+    for (int j = 0; j < per_n; ++j) {
+      int const m = m0 + my_m + i, n = n0 + my_n + j;
+      if (m >= g.m || n >= g.columns) continue;
+      float v = sum[i][j];
+      int const at = m * g.columns + n;
+      if constexpr (filter) {
+        if (gridDim.z > 1) a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = v;
+        else put(a.w, at, v);
+      } else {
+        if (slots.store == Affine::scale_shift) v = a.store_affine[n] * v + a.store_affine[g.columns + n];
+        if (slots.bias) v += a.bias[n];
+        if (slots.residual) v += load(a.residual, at);
+        if (slots.act != Activation::none) v = activate(slots.act, v);
+        if (slots.mask && !(load(a.mask, at) > 0)) v = 0;
+        put(data ? a.x : a.y, at, v);
+      }
+    }
+}
+
+// dw = the parts' sums in order: thread (x, y) adds every eighth part from y on, then the eight are added.
+template <class E>
+__global__ void __launch_bounds__(threads) add_parts(float const* partial, int parts, int elements, E* dw) {
+  __shared__ float sums[8][32];
+  int const element = blockIdx.x * 32 + threadIdx.x;
+  float sum = 0;
+  if (element < elements)
+    for (int i = threadIdx.y; i < parts; i += 8) sum += partial[std::int64_t(i) * elements + element];
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || element >= elements) return;
+  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
+  put(dw, element, sum);
+}
+
+struct Tile {
+  int m, n;
+};
+constexpr Tile tiles_known[] = {{128, 128}, {64, 64}, {128, 16}};
+
+struct Shape3 {
+  std::int64_t m, n, sum;
+};
+Shape3 product_of(ConvProblem const& p) {
+  if (p.direction == Direction::fwd) return {std::int64_t(p.n) * p.p() * p.q(), p.k, std::int64_t(p.c) * p.r * p.s};
+  if (p.direction == Direction::bwd_data) return {std::int64_t(p.n) * p.h * p.w, p.c, std::int64_t(p.k) * p.r * p.s};
+  return {p.k, std::int64_t(p.c) * p.r * p.s, std::int64_t(p.n) * p.p() * p.q()};
+}
+// Depth of one block's share of the sum, and the number of shares.
+std::pair<int, int> parts_of(ConvProblem const& p, Tile t) {
+  Shape3 const s = product_of(p);
+  if (p.direction != Direction::bwd_filter) return {int(s.sum), 1};
+  std::int64_t const tiles = ((s.m + t.m - 1) / t.m) * ((s.n + t.n - 1) / t.n), slabs = (s.sum + depth - 1) / depth;
+  std::int64_t const wanted = std::clamp<std::int64_t>(264 / tiles, 1, std::max<std::int64_t>(1, slabs / 4));
+  std::int64_t const part = (slabs + wanted - 1) / wanted * depth;
+  return {int(part), int((s.sum + part - 1) / part)};
+}
+
+Tile tile_of(Config const& c) { return {c.get("tile_m", 64), c.get("tile_n", 64)}; }
+
+std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16)) return "f32 or bf16 only";
+  if (p.layout != Layout::nhwc) return "nhwc only";
+  if (p.groups != 1) return "groups";
+  auto const& s = p.store;
+  if (p.load_x.unpool.kind != PoolSlot::none || p.load_dy.unpool.kind != PoolSlot::none || s.pool.kind != PoolSlot::none) return "pooling";
+  if (s.stats != Stats::none) return "statistics";
+  if (p.load_x.affine == Affine::two_operand || s.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift || p.load_dy.act != Activation::none)
+    return "slots that make no sense here";
+  if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) return "forward reads no dy";
+  if (p.direction == Direction::bwd_data && (p.load_x != OnLoad{} || s.bias)) return "the data gradient reads no x and no bias";
+  if (p.direction == Direction::bwd_filter && !(s == OnStore{})) return "slots of the filter gradient";
+  constexpr std::int64_t most = std::int64_t(1) << 31;
+  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.k * p.p() * p.q() >= most || std::int64_t(p.k) * p.c * p.r * p.s >= most)
+    return "2^31 elements or more";
+  return {};
+}
+
+double seconds_with(ConvProblem const& p, Tile t) {
+  Shape3 const s = product_of(p);
+  double const tiles = std::ceil(double(s.m) / t.m) * std::ceil(double(s.n) / t.n);
+  auto const [part, parts] = parts_of(p, t);
+  double const rate = t.m * t.n >= 16384 ? 2.2e11 : t.n == 64 ? 1.6e11 : 0.8e11;   // multiply-adds of a multiprocessor
+  return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
+}
+
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+  std::vector<Tile> tiles(std::begin(tiles_known), std::end(tiles_known));
+  std::stable_sort(tiles.begin(), tiles.end(), [&](Tile a, Tile b) { return seconds_with(p, a) < seconds_with(p, b); });
+  std::vector<Config> out;
+  for (Tile t : tiles) out.push_back(Config{{"tile_m", t.m}, {"tile_n", t.n}});
+  return out;
+}
+
+std::size_t scratch(ConvProblem const& p, Config const& c) {
+  auto const parts = parts_of(p, tile_of(c)).second;
+  return parts > 1 ? std::size_t(parts) * p.k * p.c * p.r * p.s * sizeof(float) : 0;
+}
+
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, tile_of(configs(p, facts).front())); }
+
+template <int v>
+using number = std::integral_constant<int, v>;
+
+template <class E>
+void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, View memory, cudaStream_t stream) {
+  bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
+  Tile const tile = tile_of(config);
+  Shape3 const s = product_of(p);
+  auto const [part, parts] = parts_of(p, tile);
+  int const width = data ? p.w : p.q(), image = width * (data ? p.h : p.p());
+  Geometry const g{p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.p(), p.q(), p.pad_top, p.pad_left, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w,
+                   int(s.m), int(s.n), int(s.sum), part,
+                   FastDivide(p.c), FastDivide(p.k), FastDivide(p.s), FastDivide(image), FastDivide(width), FastDivide(p.stride_h), FastDivide(p.stride_w)};
+  Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.store.bias, p.store.residual, p.store.mask != Mask::none};
+  Pointers<E> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.residual.as<E>(), args.mask.as<E>(), args.load_dy_other.as<E>(),
+                      args.bias.as<float>(), args.load_x.as<float>(), args.load_dy.as<float>(), args.store_affine.as<float>(), memory.as<float>()};
+  dim3 const grid(unsigned((s.m + tile.m - 1) / tile.m), unsigned((s.n + tile.n - 1) / tile.n), unsigned(parts));
+  auto const with = [&](auto m, auto n, auto per_m, auto per_n) {
+    if (tile.m != m || tile.n != n) return false;
+    if (filter) implicit_gemm<E, Direction::bwd_filter, m, n, per_m, per_n><<<grid, threads, 0, stream>>>(g, slots, a);
+    else if (data) implicit_gemm<E, Direction::bwd_data, m, n, per_m, per_n><<<grid, threads, 0, stream>>>(g, slots, a);
+    else implicit_gemm<E, Direction::fwd, m, n, per_m, per_n><<<grid, threads, 0, stream>>>(g, slots, a);
+    return true;
+  };
+  if (!with(number<128>{}, number<128>{}, number<8>{}, number<8>{}) && !with(number<64>{}, number<64>{}, number<4>{}, number<4>{}) &&
+      !with(number<128>{}, number<16>{}, number<4>{}, number<2>{})) fail(ErrorKind::usage, "implicit_gemm has no tile '" + config.text() + "'");
+  if (parts > 1) {
+    int const elements = int(s.m * s.n);
+    add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(a.partial, parts, elements, a.w);
+  }
+  check_launch("conv implicit_gemm", p, stream);
+}
+
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View memory, Stream& stream) {
+  auto const s = static_cast<cudaStream_t>(stream.cuda());
+  if (p.x_type == DType::f32) launch<float>(p, config, args, memory, s);
+  else launch<bf16>(p, config, args, memory, s);
+}
+
+}  // namespace
+
+Algorithm<ConvProblem> const conv_cuda_implicit_gemm{
+    .name = "implicit_gemm", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
+
+}  // namespace falconet
