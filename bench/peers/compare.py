@@ -2,10 +2,11 @@
 """falconet beside PyTorch on this CPU, in one run: they take turns, so that a noisy spell of the machine meets both.
 
 usage: compare.py [--python PYTHON with torch] [--program build/falconet] [--rounds 5] [--threads 2]
-                  [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--compile] [--out FILE.md]
+                  [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--modes eager,channels_last,compile] [--out FILE.md]
 
 A round runs every job once by falconet (bench train|predict, falconet's own algorithms) and once by each of PyTorch's modes; each
-is a process of its own. The table has, per job, the median of the rounds' medians and the least time seen, of falconet and of
+is a process of its own. On a busy machine start it as `chrt -f 50 compare.py ...` (root): a barrier of OpenMP that has to wait for
+other people's compilers turns 5 ms into 500, and minima alone do not mend that. The table has, per job, the median of the rounds' medians and the least time seen, of falconet and of
 PyTorch's best mode, and how many times faster falconet is. The rows of every round go to FILE.jsonl when --out is given.
 """
 import argparse
@@ -23,11 +24,11 @@ ROOT = HERE.parent.parent
 JOBS = "train:mnist_cnn:64,train:lenet5:64,train:resnet20:128,predict:mnist_cnn:1,predict:mnist_cnn:64,predict:lenet5:1,predict:resnet20:1,predict:resnet20:64"
 
 
-def row_of(command, environment=None):
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment, cwd=ROOT)
+def row_of(what, command):
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=ROOT)
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     for row in rows:
-        if "ms" in row and "model" in row:
+        if row.get("what") == what:
             return row
     print(f"no row from {' '.join(map(str, command))}: {result.stderr.strip()[-300:]}", file=sys.stderr)
     return None
@@ -60,7 +61,7 @@ def measure(args, jobs, contenders):
                     mode, allocator = name.split("+")
                     command = [args.python, HERE / "pytorch_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
                                "--steps", steps_of(what, model), "--mode", mode, "--allocator", allocator]
-                row = row_of(command)
+                row = row_of(what, command)
                 if row:
                     rows[job][name].append(row | {"by": name, "round": turn})
         print(f"round {turn + 1} of {args.rounds} done", file=sys.stderr)
@@ -96,22 +97,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--jobs", default=JOBS)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes more, the first time")
+    parser.add_argument("--modes", default="eager,channels_last", help="of PyTorch; compile takes minutes more, the first time")
+    parser.add_argument("--allocators", default="glibc,tcmalloc")
     parser.add_argument("--without-falconet", action="store_true", help="the peers alone")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
 
     jobs = [(what, model, int(batch)) for what, model, batch in (job.split(":") for job in args.jobs.split(","))]
-    modes = ["eager", "channels_last"] + (["compile"] if args.compile else [])
-    contenders = ([] if args.without_falconet else ["falconet"]) + [f"{mode}+{allocator}" for mode in modes for allocator in ("glibc", "tcmalloc")]
+    contenders = [] if args.without_falconet else ["falconet"]
+    contenders += [f"{mode}+{allocator}" for mode in args.modes.split(",") for allocator in args.allocators.split(",")]
     load = os.getloadavg()[0]
     rows = measure(args, jobs, contenders)
 
     peer = next((row["peer"] for by in rows.values() for list_ in by.values() for row in list_ if "peer" in row), "no peer")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     head = (f"{processor()}, {os.cpu_count()} processors seen, {args.threads} threads; {peer}; falconet {commit}; {time.strftime('%Y-%m-%d')}; "
-            f"{args.rounds} rounds taken in turn; f32; load average at the start {load:.1f}.\n\n`bench/peers/{pathlib.Path(__file__).name} "
-            f"{' '.join(word for word in sys.argv[1:])}`\n")
+            f"{args.rounds} rounds taken in turn; f32; load average at the start {load:.1f}.\n\n"
+            f"`bench/peers/compare.py --rounds {args.rounds} --modes {args.modes} --allocators {args.allocators} --jobs {args.jobs}`\n")
     text = head + "\n" + table(rows) + "\n"
     print(text)
     if args.out:
