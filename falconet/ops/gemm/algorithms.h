@@ -6,6 +6,7 @@
 namespace falconet {
 
 Algorithm<GemmProblem> gemm_blocked();     // packed and cache-blocked, any size, f32 and bf16
+Algorithm<GemmProblem> gemm_dot();         // both operands contiguous along k, nothing packed
 Algorithm<GemmProblem> gemm_reference();   // the definition
 
 TableOf<GemmProblem> const& gemm_algorithms();   // best first, the reference last

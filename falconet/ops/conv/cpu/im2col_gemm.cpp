@@ -26,7 +26,7 @@ constexpr i64 max_width = 240;             // columns of a packed block
 constexpr i64 max_rows = 192;              // pixels whose patches meet one packed block of the filter before the next
 constexpr i64 a_size = gemm_max_rows * max_piece;
 constexpr double task_operations = 2e6;    // at least so much work in a task: about 20 us
-constexpr i64 max_tasks = 64;
+constexpr i64 max_tasks = 32;
 
 i64 divide_up(i64 a, i64 b) { return (a + b - 1) / b; }
 i64 round_up(i64 a, i64 b) { return divide_up(a, b) * b; }
@@ -293,7 +293,7 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
     Grid const grid = grid_of(p, args, task % grids);
     i64 const depth = grid.patches.depth();
     float* const to = packed_filter(group, grid, depth, row);
-    if (!data) return gemm.pack_a({element(args.w, (group * z.kg + row) * depth), w_bf16, 1, depth}, int(rows), depth, to);
+    if (!data) return gemm.pack_a({element(args.w, (group * z.kg + row) * depth), w_bf16, 1, depth}, rows, int(rows), depth, to);
     for (i64 l = 0; l < depth; ++l) {
       i64 const taps = i64(grid.th.count) * grid.tw.count, k = l / taps, tap = l % taps;
       i64 const r = grid.th.last - tap / grid.tw.count * grid.th.period, c = grid.tw.last - tap % grid.tw.count * grid.tw.period;
@@ -449,7 +449,7 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
           g.rows = int(std::min(even, z.kg - row));
           GemmSource const dy{element(args.y, pixel * p.k + group * z.kg + row), dy_bf16, p.k, 1};
           if (direct_a) g.a = static_cast<float const*>(dy.data), g.a_stride = p.k;
-          else gemm.pack_a(dy, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
+          else gemm.pack_a(dy, g.rows, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
           g.sums = sums + row * g.sums_stride;
           gemm.multiply(g);
         }
@@ -517,7 +517,7 @@ void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
               i64 const real = std::min<i64>(g.rows, s.depth - row0 - row);
               if (real > 0) patch.copy_taps(patches, image, pixel, g.k, row0 + row, real, taps, g.k);
               if (real < g.rows) std::fill(taps + real * g.k, taps + g.rows * g.k, 1.0f);
-              gemm.pack_a({taps, false, 1, g.k}, g.rows, g.k, a_panel);
+              gemm.pack_a({taps, false, 1, g.k}, g.rows, g.rows, g.k, a_panel);
               g.a = a_panel;
               g.a_stride = g.rows;
               g.sums = partials + part * s.partial + (group * s.columns + row0 + row) * z.kg + j;
@@ -564,16 +564,19 @@ std::size_t scratch(ConvProblem const& p, Config const&) {
   return std::size_t(floats) * sizeof(float);
 }
 
-// Multiply-adds at the tile's rate, lanes that stay empty included, and about a third of a cycle per copied element.
+// Multiply-adds at the tile's rate, lanes that stay empty included; two thirds of a cycle per copied element, and what a run costs.
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   Sizes const z(p);
-  double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1, per_cycle = facts.isa == Isa::plain ? 2 : 26;
-  double const pixels = double(p.n) * p.p() * p.q(), depth = double(z.filter) * double(z.cg);
-  bool const nhwc = p.layout == Layout::nhwc, filter = p.direction == Direction::bwd_filter;
-  double const columns = filter == nhwc ? depth : nhwc ? double(p.direction == Direction::fwd ? z.kg : z.cg) : double(p.p()) * p.q();
+  bool const nhwc = p.layout == Layout::nhwc, data = p.direction == Direction::bwd_data, filter = p.direction == Direction::bwd_filter;
+  double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1, per_cycle = facts.isa == Isa::plain ? 2 : 29;
+  double const phases = data ? double(p.stride_h) * p.stride_w : 1;
+  double const pixels = data ? double(p.n) * p.h * p.w : double(p.n) * p.p() * p.q();
+  double const depth = double(z.filter) * double(data ? z.kg : z.cg) / phases;
+  double const runs = (p.groups == 1 && p.dilation_w == 1 && nhwc ? double(p.r) : double(z.filter)) / phases;
+  double const columns = filter == nhwc ? depth : nhwc ? double(data ? z.cg : z.kg) : pixels / p.n;
   double const vectors = columns <= 8 && lanes > 8 ? 8 : lanes;
   double const waste = double(i64((columns + vectors - 1) / vectors)) * vectors / columns;
-  return (p.operations() * waste / per_cycle + pixels * depth * double(z.groups) * 0.4 + 2000) / 3.5e9;
+  return (p.operations() * waste / per_cycle + pixels * double(z.groups) * (depth * 0.65 + runs * 12) + 4000) / 3.7e9;
 }
 
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch_view, Stream& stream) {

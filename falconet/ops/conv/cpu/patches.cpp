@@ -5,22 +5,14 @@
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
 #include "falconet/ops/gemm/cpu/packed.h"
-#include "falconet/ops/gemm/cpu/transpose_simd.h"
+#include "falconet/ops/gemm/cpu/packing_simd.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
 
-using D = hn::ScalableTag<float>;
-constexpr D d{};
-constexpr int lanes = int(hn::MaxLanes(D()));
 constexpr int chunk = 256;                     // elements of a run that are handled at a time
 alignas(64) constexpr float zeros[chunk] = {};
 
-HWY_INLINE hn::Vec<D> load_vector(float const* p) { return hn::LoadU(d, p); }
-HWY_INLINE hn::Vec<D> load_vector(std::uint16_t const* p) {
-  hn::RebindToUnsigned<D> const d32;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(hn::Rebind<std::uint16_t, D>(), p))));
-}
 template <class T>
 HWY_INLINE void copy_run(T const* from, std::int64_t count, float* to) {
   std::int64_t e = 0;
@@ -31,25 +23,38 @@ HWY_INLINE void clear(float* to, std::int64_t count) {
   for (std::int64_t e = 0; e < count; ++e) to[e] = 0;
 }
 
-// A pixel of the grid: where it lies and the image position of its first tap.
+// Where a pixel of the grid lies among the images, and the image position (h, w) of its first tap.
 struct Pixel {
-  std::int64_t image;   // offset of the image in elements
-  int i, j;
+  int i, j, h, w;
+  std::int64_t image, first;   // offsets in elements: of the image, of the first tap (which may lie outside)
 };
+HWY_INLINE void place(PatchSource const& s, Pixel& p) {
+  p.h = p.i * s.step_h + s.first_h;
+  p.w = p.j * s.step_w + s.first_w;
+  p.first = p.image + (std::int64_t(p.h) * s.width + p.w) * s.pixel_stride;
+}
 HWY_INLINE Pixel pixel_at(PatchSource const& s, std::int64_t index) {
   std::int64_t const n = index / s.grid();
-  int const in_grid = int(index - n * s.grid()), i = in_grid / s.columns;
-  return {n * s.image_stride, i, in_grid - i * s.columns};
+  int const in_grid = int(index - n * s.grid());
+  Pixel p;
+  p.i = in_grid / s.columns;
+  p.j = in_grid - p.i * s.columns;
+  p.image = n * s.image_stride;
+  place(s, p);
+  return p;
 }
 HWY_INLINE void advance(PatchSource const& s, Pixel& p) {
-  if (++p.j < s.columns) return;
+  if (++p.j < s.columns) {
+    p.w += s.step_w;
+    p.first += s.step_w * s.pixel_stride;
+    return;
+  }
   p.j = 0;
-  if (++p.i < s.rows) return;
-  p.i = 0;
-  p.image += s.image_stride;
+  if (++p.i == s.rows) p.i = 0, p.image += s.image_stride;
+  place(s, p);
 }
 
-// The columns of a patch as runs: (tap row t, element e of a run) where the run is one tap, or all taps of a row if they touch.
+// The columns of a patch as runs of contiguous elements: one tap's channels, or a whole row of taps where they touch.
 struct Runs {
   bool merged;
   int length;
@@ -57,25 +62,55 @@ struct Runs {
       : merged(s.tap_step_w == 1 && s.pixel_stride == s.channels), length(merged ? s.tap_columns * s.channels : s.channels) {}
 };
 
-// Where elements [e, e + count) of run q of a pixel lie: a pointer, or null if they are all zero; a run that is partly outside
-// is completed in `buffer` (count elements).
+// A piece of a run: elements [e, e + count) of run q, at most `chunk` of them, and where they lie relative to a pixel's first tap.
+struct Piece {
+  PatchSource const& s;
+  Runs const runs;
+  int q, e, count, h, w;
+  std::int64_t offset, left;
+  Piece(PatchSource const& source, std::int64_t l, std::int64_t total)
+      : s(source), runs(source), q(int(l / runs.length)), e(int(l - std::int64_t(q) * runs.length)), left(total) {
+    find();
+  }
+  void next() {
+    left -= count;
+    e += count;
+    if (e == runs.length) e = 0, ++q;
+    find();
+  }
+  void find() {
+    count = runs.length - e;
+    if (count > chunk) count = chunk;
+    if (count > left) count = int(left);
+    int const t = runs.merged ? q : q / s.tap_columns, u = runs.merged ? 0 : q - t * s.tap_columns;
+    h = t * s.tap_step_h;
+    w = u * s.tap_step_w;
+    offset = (std::int64_t(h) * s.width + w) * s.pixel_stride + e;
+  }
+};
+
+// The elements of a piece for one pixel: a pointer to them, or null if all are outside the image; where some are, they are
+// completed with zeros in `buffer`.
 template <class T>
-HWY_INLINE T const* run_of(PatchSource const& s, Runs const& runs, Pixel const& p, int q, int e, int count, T* buffer) {
-  int const t = runs.merged ? q : q / s.tap_columns, u = runs.merged ? 0 : q - t * s.tap_columns;
-  int const h = p.i * s.step_h + s.first_h + t * s.tap_step_h, w = p.j * s.step_w + s.first_w + u * s.tap_step_w;
-  if (h < 0 || h >= s.height) return nullptr;
-  T const* const base = static_cast<T const*>(s.data) + p.image + (std::int64_t(h) * s.width + w) * s.pixel_stride + e;
-  if (!runs.merged) return w < 0 || w >= s.width ? nullptr : base;
-  int const inside_from = -w * s.channels - e, inside_to = (s.width - w) * s.channels - e;   // elements of `base` in the image
-  if (inside_from <= 0 && inside_to >= count) return base;
-  if (inside_from >= count || inside_to <= 0) return nullptr;
-  for (int x = 0; x < count; ++x) buffer[x] = x >= inside_from && x < inside_to ? base[x] : T(0);
+HWY_INLINE T const* elements_of(Piece const& piece, Pixel const& p, T* buffer) {
+  PatchSource const& s = piece.s;
+  T const* const from = static_cast<T const*>(s.data) + p.first + piece.offset;
+  if (unsigned(p.h + piece.h) >= unsigned(s.height)) return nullptr;
+  int const w = p.w + piece.w;
+  if (!piece.runs.merged) return unsigned(w) >= unsigned(s.width) ? nullptr : from;
+  if (w >= 0 && w + s.tap_columns <= s.width) return from;
+  int const inside_from = -w * s.channels - piece.e, inside_to = (s.width - w) * s.channels - piece.e;
+  if (inside_from <= 0 && inside_to >= piece.count) return from;
+  if (inside_from >= piece.count || inside_to <= 0) return nullptr;
+  int const begin = inside_from > 0 ? inside_from : 0, end = inside_to < piece.count ? inside_to : piece.count;
+  for (int x = 0; x < begin; ++x) buffer[x] = T(0);
+  for (int x = begin; x < end; ++x) buffer[x] = from[x];
+  for (int x = end; x < piece.count; ++x) buffer[x] = T(0);
   return buffer;
 }
 
 template <class T>
 void pack_pixels_as(PatchSource const& s, std::int64_t pixel, int rows, std::int64_t l, std::int64_t count, float* packed) {
-  Runs const runs(s);
   Pixel at[gemm_max_rows];
   at[0] = pixel_at(s, pixel);
   for (int i = 1; i < rows; ++i) {
@@ -84,19 +119,13 @@ void pack_pixels_as(PatchSource const& s, std::int64_t pixel, int rows, std::int
   }
   T buffer[gemm_max_rows][chunk];
   T const* row[gemm_max_rows];
-  int q = int(l / runs.length), e = int(l - std::int64_t(q) * runs.length);
-  for (std::int64_t done = 0; done < count;) {
-    int n = runs.length - e;
-    if (n > chunk) n = chunk;
-    if (n > count - done) n = int(count - done);
+  for (Piece piece(s, l, count); piece.left > 0; piece.next()) {
     for (int i = 0; i < rows; ++i) {
-      T const* const r = run_of<T>(s, runs, at[i], q, e, n, buffer[i]);
+      T const* const r = elements_of<T>(piece, at[i], buffer[i]);
       row[i] = r ? r : reinterpret_cast<T const*>(zeros);
     }
-    transpose_rows(row, rows, n, packed + done * rows, rows);
-    done += n;
-    e += n;
-    if (e == runs.length) e = 0, ++q;
+    transpose_rows(row, rows, piece.count, packed, rows);
+    packed += std::int64_t(piece.count) * rows;
   }
 }
 void pack_pixels(PatchSource const& s, std::int64_t pixel, int rows, std::int64_t l, std::int64_t count, float* packed) {
@@ -105,22 +134,14 @@ void pack_pixels(PatchSource const& s, std::int64_t pixel, int rows, std::int64_
 
 template <class T>
 void copy_pixels_as(PatchSource const& s, std::int64_t pixel, std::int64_t rows, std::int64_t l, std::int64_t count, float* out, std::int64_t stride) {
-  Runs const runs(s);
-  Pixel at = pixel_at(s, pixel);
-  int const q0 = int(l / runs.length), e0 = int(l - std::int64_t(q0) * runs.length);
   T buffer[chunk];
+  Pixel at = pixel_at(s, pixel);
+  Piece const first(s, l, count);
   for (std::int64_t i = 0; i < rows; ++i, advance(s, at)) {
-    float* const to = out + i * stride;
-    int q = q0, e = e0;
-    for (std::int64_t done = 0; done < count;) {
-      int n = runs.length - e;
-      if (n > chunk) n = chunk;
-      if (n > count - done) n = int(count - done);
-      T const* const from = run_of<T>(s, runs, at, q, e, n, buffer);
-      from ? copy_run(from, n, to + done) : clear(to + done, n);
-      done += n;
-      e += n;
-      if (e == runs.length) e = 0, ++q;
+    float* to = out + i * stride;
+    for (Piece piece = first; piece.left > 0; to += piece.count, piece.next()) {
+      T const* const from = elements_of<T>(piece, at, buffer);
+      from ? copy_run(from, piece.count, to) : clear(to, piece.count);
     }
   }
 }

@@ -22,6 +22,7 @@ constexpr std::int64_t max_piece = 384;               // of k: an A panel is at 
 constexpr std::int64_t max_b_block = 96 << 10;        // elements: 384 KiB
 constexpr double task_operations = 4e6;               // at least so much work in a task: about 40 us
 constexpr std::int64_t max_tasks = 16;
+constexpr std::int64_t group_rows = 64;               // of a transposed A, packed together: whole cache lines are read
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
@@ -46,7 +47,7 @@ Split split_of(GemmProblem const& p) {
   double const again_a = double(p.m) * (p.trans_a ? 1 : 2), again_b = double(p.n) * (p.trans_b ? 2 : 1);
   s.row_blocks = s.column_blocks = s.parts = 1;
   while (s.row_blocks * s.column_blocks * 2 <= wanted) {
-    bool const columns = units / (2 * s.column_blocks) >= 4, rows = p.m / (2 * s.row_blocks) >= 32;
+    bool const columns = units / (2 * s.column_blocks) >= (s.column_blocks == 1 ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= 32;
     if (!columns && !rows) break;
     if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks))) s.column_blocks *= 2;
     else s.row_blocks *= 2;
@@ -59,7 +60,7 @@ Split split_of(GemmProblem const& p) {
   s.b_columns = std::min(s.columns, round_up(max_b_block / s.piece, 48));
   s.direct_b = !p.trans_b && p.b_type == DType::f32 && p.n % gemm_max_lanes == 0 && s.rows <= 16;
   s.scratch_sums = s.parts > 1 || (p.y_type == DType::bf16 && s.piece < p.k);
-  s.a_size = gemm_max_rows * round_up(s.piece, 16);
+  s.a_size = (p.trans_a ? group_rows : gemm_max_rows) * round_up(s.piece, 16);
   s.b_size = s.direct_b ? 0 : s.piece * s.b_columns;
   s.sums_size = s.scratch_sums && s.parts == 1 ? s.rows * s.columns : 0;
   return s;
@@ -77,12 +78,14 @@ std::size_t scratch(GemmProblem const& p, Config const&) {
 
 double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   Split const s = split_of(p);
-  int const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 4;
-  double const per_cycle = facts.isa == Isa::plain ? 6 : 28;   // operations
+  int const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1;
+  double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 28 : 30;   // operations
   double const pack = (double(p.m) * double(s.column_blocks) * (p.trans_a ? 0.2 : 0.35) +
                        (s.direct_b ? 0 : double(p.n) * double(s.row_blocks) * (p.trans_b ? 0.35 : 0.2))) * double(p.k);
-  double const cycles = 2.0 * double(p.m * round_up(p.n, lanes)) * double(p.k) / per_cycle + pack + 0.25 * double(p.m * p.n) * double(divide_up(p.k, s.piece)) + 300;
-  return cycles / 3.5e9;
+  double const tile = p.m < 4 ? 4 / double(p.m) : 1;   // with fewer sums than the latency of an addition
+  double const cycles = 2.0 * tile * double(p.m * round_up(p.n, lanes)) * double(p.k) / per_cycle + pack +
+                        0.25 * double(p.m * p.n) * double(divide_up(p.k, s.piece)) + 500;
+  return cycles / 3.7e9;
 }
 
 void activate_values(int act, float* values, int count) {
@@ -123,7 +126,8 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
     for (std::int64_t j = 0; j < columns; j += s.b_columns) {
       std::int64_t const width = std::min(s.b_columns, columns - j);
       auto const panels = GemmPanels::of(int(divide_up(width, kernels.lanes)), kernels.max_vectors);
-      std::int64_t const tile_rows = kernels.rows[panels.widest()], row_panels = divide_up(rows, tile_rows);
+      std::int64_t const tile_rows = kernels.rows[panels.widest()], even = divide_up(rows, divide_up(rows, tile_rows));
+      std::int64_t const group = p.trans_a ? group_rows / even * even : even;   // rows packed together
       for (std::int64_t l = k0; l < k1; l += s.piece) {
         GemmPanel g;
         g.k = std::min(s.piece, k1 - l);
@@ -136,11 +140,18 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
         g.sums_stride = sums_stride;
         g.column = column0 + j;
         bool const direct_a = p.trans_a && !a_bf16 && panels.count <= 2;
-        for (std::int64_t panel = 0, i = 0; panel < row_panels; ++panel, i += g.rows) {
-          g.rows = int(rows / row_panels + (panel < rows % row_panels));
+        for (std::int64_t i = 0; i < rows; i += g.rows) {
+          g.rows = int(std::min(even, rows - i));
           GemmSource const a{at(args.a, a_bf16, p.trans_a ? l * p.m + row0 + i : (row0 + i) * p.k + l), a_bf16, p.trans_a ? p.m : 1, p.trans_a ? 1 : p.k};
-          if (direct_a) g.a = static_cast<float const*>(a.data), g.a_stride = p.m;
-          else kernels.pack_a(a, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
+          if (direct_a) {
+            g.a = static_cast<float const*>(a.data);
+            g.a_stride = p.m;
+          } else {
+            std::int64_t const in_group = i % group;
+            if (in_group == 0) kernels.pack_a(a, std::min(group, rows - i), int(even), g.k, a_panel);
+            g.a = a_panel + in_group * g.k;
+            g.a_stride = g.rows;
+          }
           g.sums = sums ? sums + i * sums_stride + j : nullptr;
           g.row = row0 + i;
           kernels.multiply(g);

@@ -7,17 +7,11 @@
 
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
-#include "falconet/ops/gemm/cpu/transpose_simd.h"
+#include "falconet/ops/gemm/cpu/packing_simd.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
 
-using D = hn::ScalableTag<float>;
-using DU32 = hn::RebindToUnsigned<D>;
-using DU16 = hn::Rebind<std::uint16_t, D>;
-using VF = hn::Vec<D>;
-constexpr D d{};
-constexpr int lanes = int(hn::MaxLanes(D()));
 #if HWY_TARGET <= HWY_AVX3
 constexpr int max_vectors = 3, tile_rows[4] = {0, 16, 12, 8};
 #elif HWY_TARGET <= HWY_AVX2
@@ -26,16 +20,6 @@ constexpr int max_vectors = 3, tile_rows[4] = {0, 12, 6, 4};
 constexpr int max_vectors = 3, tile_rows[4] = {0, 8, 4, 4};
 #endif
 
-// The first `n` < lanes elements; the rest is zero, and memory past them is not touched.
-HWY_INLINE VF load_some(float const* p, int n) {
-#if HWY_TARGET <= HWY_AVX2
-  return hn::MaskedLoad(hn::FirstN(d, std::size_t(n)), d, p);
-#else
-  HWY_ALIGN float part[lanes] = {};
-  for (int i = 0; i < n; ++i) part[i] = p[i];
-  return hn::Load(d, part);
-#endif
-}
 HWY_INLINE void store_some(VF v, float* p, int n) {
 #if HWY_TARGET <= HWY_AVX2
   hn::BlendedStore(v, hn::FirstN(d, std::size_t(n)), d, p);
@@ -45,7 +29,6 @@ HWY_INLINE void store_some(VF v, float* p, int n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 #endif
 }
-HWY_INLINE VF widen(hn::Vec<DU16> v) { return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU32(), v))); }
 // Rounds to nearest even; a NaN stays a NaN.
 HWY_INLINE hn::Vec<DU16> narrow(VF v) {
   DU32 const u;
@@ -56,16 +39,10 @@ HWY_INLINE hn::Vec<DU16> narrow(VF v) {
   auto const upper = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(u, hn::IsNaN(v)), nan, rounded));
   return hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU32>(), upper));
 }
+template <class T>
+HWY_INLINE VF load_up_to(T const* p, int n) { return n >= lanes ? load_vector(p) : load_some(p, n); }
 HWY_INLINE VF load(void const* p, bool bf16, std::int64_t at, int n) {
-  if (!bf16) {
-    float const* q = static_cast<float const*>(p) + at;
-    return n >= lanes ? hn::LoadU(d, q) : load_some(q, n);
-  }
-  std::uint16_t const* q = static_cast<std::uint16_t const*>(p) + at;
-  if (n >= lanes) return widen(hn::LoadU(DU16(), q));
-  HWY_ALIGN std::uint16_t part[lanes] = {};
-  for (int i = 0; i < n; ++i) part[i] = q[i];
-  return widen(hn::Load(DU16(), part));
+  return bf16 ? load_up_to(static_cast<std::uint16_t const*>(p) + at, n) : load_up_to(static_cast<float const*>(p) + at, n);
 }
 HWY_INLINE void store(VF v, void* p, bool bf16, std::int64_t at, int n) {
   if (!bf16) {
@@ -85,13 +62,41 @@ void pack_rows(GemmSource const& s, int rows, std::int64_t k, float* packed) {
   transpose_rows(row, rows, k, packed, rows);
 }
 
-void pack_a(GemmSource const& s, int rows, std::int64_t k, float* packed) {
-  if (s.stride != 1) return s.is_bf16 ? pack_rows<std::uint16_t>(s, rows, k, packed) : pack_rows<float>(s, rows, k, packed);
-  for (std::int64_t l = 0; l < k; ++l)   // columns of the panel are contiguous
-    for (int i = 0; i < rows; i += lanes) {
-      int const n = rows - i < lanes ? rows - i : lanes;
-      store(load(s.data, s.is_bf16, l * s.k_stride + i, n), packed, false, l * rows + i, n);
+// A few neighbouring elements, widened.
+template <class T>
+HWY_INLINE void copy_few(T const* from, int count, float* to) {
+#if HWY_TARGET != HWY_SCALAR
+  if (count >= 4) {
+    for (int i = 0; i + 4 <= count; i += 4) hn::StoreU(load4(from + i), D4(), to + i);
+    if (count % 4) hn::StoreU(load4(from + count - 4), D4(), to + count - 4);
+    return;
+  }
+#endif
+  for (int i = 0; i < count; ++i) to[i] = widen_element(from + i);
+}
+// Where rows (of B: columns) are contiguous for each l, so many l at a time go to every panel: few pages, whole cache lines.
+constexpr std::int64_t together = 16;
+
+template <class T>
+void pack_a_rows(GemmSource const& s, std::int64_t rows, int panel_rows, std::int64_t k, float* packed) {
+  for (std::int64_t begin = 0; begin < k; begin += together) {
+    std::int64_t const end = k - begin < together ? k : begin + together;
+    for (std::int64_t i = 0; i < rows; i += panel_rows) {
+      int const count = rows - i < panel_rows ? int(rows - i) : panel_rows;
+      T const* const from = static_cast<T const*>(s.data) + i;
+      for (std::int64_t l = begin; l < end; ++l) copy_few(from + l * s.k_stride, count, packed + i * k + l * count);
     }
+  }
+}
+
+void pack_a(GemmSource const& s, std::int64_t rows, int panel_rows, std::int64_t k, float* packed) {
+  if (s.stride == 1) return s.is_bf16 ? pack_a_rows<std::uint16_t>(s, rows, panel_rows, k, packed) : pack_a_rows<float>(s, rows, panel_rows, k, packed);
+  for (std::int64_t i = 0; i < rows; i += panel_rows) {
+    int const count = rows - i < panel_rows ? int(rows - i) : panel_rows;
+    GemmSource panel = s;
+    panel.data = static_cast<char const*>(s.data) + i * s.stride * (s.is_bf16 ? 2 : 4);
+    s.is_bf16 ? pack_rows<std::uint16_t>(panel, count, k, packed + i * k) : pack_rows<float>(panel, count, k, packed + i * k);
+  }
 }
 
 #if HWY_TARGET != HWY_SCALAR
@@ -134,21 +139,27 @@ void pack_columns(GemmSource const& s, std::int64_t first, std::int64_t columns,
 void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* packed, std::int64_t block_k, std::int64_t first_k) {
   int const vectors = int((columns + lanes - 1) / lanes);
   GemmPanels const panels = GemmPanels::of(vectors, max_vectors);
-  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
-    int const v = panel < panels.wide ? panels.narrow + 1 : panels.narrow, step = v * lanes;
-    float* const to = packed + v0 * lanes * block_k + first_k * step;
-    if (s.stride == 1) {
-      int const whole = int(columns - v0 * lanes) / lanes;   // vectors of this panel that are full
-      for (std::int64_t l = 0; l < k; ++l) {
-        std::int64_t const from = l * s.k_stride + v0 * lanes;
-        for (int i = 0; i < v; ++i)
-          hn::StoreU(load(s.data, s.is_bf16, from + i * lanes, i < whole ? lanes : int(columns % lanes)), d, to + l * step + i * lanes);
+  if (s.stride == 1) {
+    std::int64_t const whole = columns / lanes;
+    int const left = int(columns % lanes);
+    for (std::int64_t begin = 0; begin < k; begin += together) {
+      std::int64_t const end = k - begin < together ? k : begin + together;
+      for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
+        int const v = panels.vectors(panel);
+        float* to = packed + (v0 * block_k + (first_k + begin) * v) * lanes;
+        for (std::int64_t l = begin; l < end; ++l)
+          for (int i = v0; i < v0 + v; ++i, to += lanes) hn::StoreU(load(s.data, s.is_bf16, l * s.k_stride + i * lanes, i < whole ? lanes : left), d, to);
+        v0 += v;
       }
-    } else {
-      for (int i = 0; i < v; ++i)
-        s.is_bf16 ? pack_columns<std::uint16_t>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step)
-                  : pack_columns<float>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step);
     }
+    return;
+  }
+  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
+    int const v = panels.vectors(panel), step = v * lanes;
+    float* const to = packed + v0 * lanes * block_k + first_k * step;
+    for (int i = 0; i < v; ++i)
+      s.is_bf16 ? pack_columns<std::uint16_t>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step)
+                : pack_columns<float>(s, (v0 + i) * lanes, columns, k, to + i * lanes, step);
     v0 += v;
   }
 }
@@ -247,7 +258,7 @@ void multiply(GemmPanel const& p) {
   GemmStore const* const s = p.store;
   bool const plain = !s || !(s->y_bf16 || s->bias || s->residual || s->mask || s->act);
   for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
-    int const v = panel < panels.wide ? panels.narrow + 1 : panels.narrow;
+    int const v = panels.vectors(panel);
     std::int64_t const column = v0 * lanes, left = p.columns - column;
     Tile t;
     t.k = p.k;

@@ -65,7 +65,8 @@ struct GemmKernels {
   int lanes;                             // f32 elements of a vector
   int max_vectors;                       // of a B panel
   int rows[4];                           // rows[v]: of a tile v vectors wide
-  void (*pack_a)(GemmSource const&, int rows, std::int64_t k, float* packed);              // to a_stride = rows
+  // Consecutive panels of panel_rows rows, the last one of what is left; the panel from row i lies at packed + i * k, a_stride = its rows.
+  void (*pack_a)(GemmSource const&, std::int64_t rows, int panel_rows, std::int64_t k, float* packed);
   // Rows first_k .. first_k + k of a packed block of block_k rows.
   void (*pack_b)(GemmSource const&, std::int64_t columns, std::int64_t k, float* packed, std::int64_t block_k, std::int64_t first_k);
   void (*multiply)(GemmPanel const&);
@@ -79,6 +80,7 @@ struct GemmPanels {
     int const count = (vectors + max_vectors - 1) / max_vectors;
     return {count, vectors / count, vectors % count};
   }
+  int vectors(int panel) const { return panel < wide ? narrow + 1 : narrow; }
   int widest() const { return wide ? narrow + 1 : narrow; }
 };
 
