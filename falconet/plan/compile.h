@@ -19,9 +19,9 @@ struct CompileOptions {
   bool rivals = false;                          // let vendor libraries be chosen
   bool fuse = true;
   bool fuse_baselines = false;                  // take fusions that only a baseline runs, whatever they cost: to prove the rules
-  std::map<std::string, std::string> pins;      // "layer" or "layer:direction" -> algorithm[:config]
+  std::map<std::string, std::string> pins = {};      // "layer" or "layer:direction" -> algorithm[:config]
   Plan const* recorded = nullptr;               // choices to repeat where layer, direction and problem agree
-  std::string stop_after;                       // summary: stop after this pass
+  std::string stop_after = {};                     // summary: stop after this pass
 };
 
 // What a compilation works on.

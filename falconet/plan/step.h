@@ -19,7 +19,7 @@ struct StepOptions {
   DType precision = DType::f32;
   bool rivals = false, fuse = true;
   bool fuse_baselines = false;                 // as in CompileOptions
-  std::map<std::string, std::string> pins;
+  std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;
 };
 

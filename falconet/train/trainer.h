@@ -19,7 +19,7 @@ struct TrainerOptions {
   Optimizer optimizer = adam();
   Schedule schedule = constant_rate();
   bool rivals = false, fuse = true;
-  std::map<std::string, std::string> pins;
+  std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;       // choices of algorithms to repeat: a resumed run's own
 };
 
