@@ -33,7 +33,7 @@ test: configure
 ifneq ($(NVCC),)
 ifeq ($(PRESET),cpu)
 	@echo "make test: compiling the cuda preset too, with $(NVCC)"
-	cmake --preset cuda --log-level=WARNING
+	cmake --preset cuda >/dev/null
 	cmake --build build-cuda --target falconet_program
 endif
 else
@@ -45,12 +45,12 @@ install: build
 	cmake --install build --prefix $(PREFIX)
 
 asan tsan: setup
-	cmake --preset $@ --log-level=WARNING
+	cmake --preset $@ >/dev/null
 	cmake --build --preset $@
 	ctest --preset $@
 
 configure: setup
-	cmake --preset $(PRESET) -B build --log-level=WARNING
+	cmake --preset $(PRESET) -B build >/dev/null
 
 setup:
 	@$(SETUP)
