@@ -16,7 +16,7 @@ endif()
 
 set(falconet_simd_sources "")
 foreach(source IN LISTS falconet_sources)
-  if(source MATCHES "/ops/.*/cpu/")
+  if(source MATCHES "/cpu/")
     file(STRINGS ${source} uses_simd REGEX "#include \"falconet/device/cpu/simd.h\"")
     if(uses_simd)
       list(APPEND falconet_simd_sources ${source})

@@ -8,15 +8,17 @@ using enum SettingType;
 
 // Verbs that several rows share.
 constexpr std::string_view all_that_run = "train, eval, predict, summary, bench conv, bench train, bench predict";
+constexpr std::string_view all_with_checks = "train, eval, predict, summary, bench conv, bench train, bench predict, checks";
 constexpr std::string_view networks = "train, eval, predict, summary, bench train, bench predict";
-constexpr std::string_view with_rows = "eval, predict, bench conv, bench train, bench predict, checks";
+constexpr std::string_view compiled = "train, summary, bench train, bench predict";
+constexpr std::string_view with_rows = "train, eval, predict, bench conv, bench train, bench predict, checks";
 
 constexpr Verb verbs[] = {
     {"train", "train a network, into a run folder", "train recipe=mnist"},
     {"eval", "test loss and accuracy of a trained network", "eval model=runs/train1 data=mnist:data/mnist"},
     {"predict", "labels of images", "predict model=runs/train1 cat.png dogs/", "PNG or JPEG files, or folders of them"},
     {"summary", "layers, shapes, parameters, memory and plan of a network", "summary model=resnet20 batch=128"},
-    {"bench conv", "convolution algorithms side by side", "bench conv problems=li2019"},
+    {"bench conv", "algorithms of an operation side by side (also gemm, pool ...)", "bench conv problems=li2019"},
     {"bench train", "time of a training step", "bench train model=mnist_cnn batch=64"},
     {"bench predict", "time of a prediction", "bench predict model=mnist_cnn batch=1"},
     {"checks", "what this machine offers, and what falconet would use", "checks"},
@@ -37,41 +39,45 @@ constexpr Setting settings[] = {
     {"batch", whole, "64", "train, bench train, summary", "samples of a step", "", 1, 1 << 20},
     {"batch", whole, "256", "eval", "samples at a time", "", 1, 1 << 20},
     {"batch", whole, "1", "predict, bench predict", "samples at a time", "", 1, 1 << 20},
-    {"loss", choice, "cross_entropy", "train", "what is minimised", "cross_entropy, mse, bce"},
     {"label_smoothing", real, "0", "train", "share of a label spread over all classes", "", 0, 1, false, true},
     {"optimizer", choice, "sgd", "train", "how weights follow the gradient", "sgd, adam, adamw"},
-    {"lr", real, "0.01", "train", "learning rate at its peak", "", 0, 1e6, true},
+    {"lr", real, "", "train", "learning rate at its peak; default: 0.01, adam and adamw 0.001", "", 0, 1e6, true},
     {"momentum", real, "0.9", "train", "of sgd", "", 0, 1, false, true},
     {"nesterov", flag, "false", "train", "Nesterov's momentum"},
-    {"weight_decay", real, "0", "train", "pull of the weights towards zero", "", 0, 1e6},
+    {"weight_decay", real, "", "train", "pull of the weights towards zero; default: 0, adamw 0.01", "", 0, 1e6},
     {"schedule", choice, "constant", "train", "course of the learning rate", "constant, step, cosine, one_cycle"},
-    {"warmup", real, "0", "train", "share of the steps in which the rate rises to its peak", "", 0, 1, false, true},
+    {"warmup", real, "", "train", "share of the steps in which the rate rises to its peak; default: 0, one_cycle 0.3", "", 0, 1, false, true},
     {"step_epochs", wholes, "", "train", "step schedule: the epochs after which the rate falls", "", 1},
     {"step_factor", real, "0.1", "train", "step schedule: by what it is multiplied", "", 0, 1, true},
-    {"init", choice, "pytorch", "train", "how weights start", "pytorch, kaiming_uniform, kaiming_normal, xavier"},
-    {"crop", whole, "0", "train", "random crop after padding by so many pixels; 0: none", "", 0, 1 << 12},
-    {"flip", flag, "false", "train", "mirror every second image at random"},
+    {"augment", texts, "", "train", "random changes to training images: cropN (shifts of up to N pixels), flip"},
+    {"examples", whole, "", "train", "only so many samples of the training set", "", 1},
     {"seed", whole, "1", "train, summary, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
     {"run", text, "", "train", "the run folder; default: the next free runs/trainN"},
     {"resume", text, "", "train", "a run folder to go on with"},
+    {"weights", text, "", "train", "start from the weights in this .safetensors file"},
     {"accuracy", real, "", "train", "what a recipe promises; the report says whether it was reached", "", 0, 1},
 
     // Where and how it is computed
-    {"device", text, "auto", all_that_run, "auto, cpu or cuda:N"},
+    {"device", text, "auto", all_with_checks, "auto, cpu or cuda:N"},
     {"precision", choice, "f32", networks, "of activations and arithmetic", "f32, bf16, f64"},
     {"threads", whole, "", networks, "CPU threads; default: the CPUs that the process may use", "", 1, 1024},
     {"threads", wholes, "", "bench conv", "CPU threads, one table each; default: all that the process may use", "", 1, 1024},
     {"isa", choice, "", all_that_run, "highest instruction set; default: the machine's", "plain, avx2, avx512"},
-    {"rivals", flag, "off", all_that_run, "let vendor libraries compete"},
-    {"pin", text, "", networks, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=im2col_gemm"},
+    {"rivals", flag, "off", compiled, "let vendor libraries compete"},
+    {"rivals", flag, "on", "bench conv", "run vendor libraries too"},
+    {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=im2col_gemm"},
 
     // What is shown
     {"count", whole, "", "predict", "so many images of the test set of data=", "", 1},
     {"top", whole, "1", "predict", "labels shown for each image", "", 1, 1000},
+    {"why", flag, "false", "summary", "name what else could run each launch, or why not"},
     {"after", text, "", "summary", "print the graph after this compiler pass"},
     {"problems", text, "", "bench conv", "a list by name (problems/conv/NAME.txt) or file, or one problem"},
-    {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run"},
+    {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
+    {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1},
+    {"budget", real, "1", "bench conv", "seconds for each algorithm and problem", "", 0, 1e6, true},
+    {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
     {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1},
     {"json", flag, "false", with_rows, "one JSON object a row, for machines"},
 };

@@ -1,5 +1,6 @@
 #include "falconet/train/schedule.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -58,6 +59,7 @@ Schedule step_decay(StepScheduleOptions o) {
   Schedule s;
   s.kind = Schedule::step;
   s.every_epochs = o.every_epochs;
+  s.at_epochs = o.at_epochs;
   s.gamma = o.gamma;
   s.warmup = o.warmup;
   return s;
@@ -88,7 +90,11 @@ double Schedule::factor(std::int64_t step, std::int64_t total, std::int64_t step
   }
   double const rising = warmup * double(total);
   double const ramp = double(step) < rising ? double(step + 1) / rising : 1.0;
-  if (kind == Schedule::step) return std::min(1.0, ramp) * std::pow(gamma, double(step / (steps_per_epoch * every_epochs)));
+  if (kind == Schedule::step) {
+    auto const epoch = step / steps_per_epoch;
+    auto const falls = at_epochs.empty() ? epoch / every_epochs : std::count_if(at_epochs.begin(), at_epochs.end(), [&](int at) { return at <= epoch; });
+    return std::min(1.0, ramp) * std::pow(gamma, double(falls));
+  }
   if (kind == Schedule::cosine) {
     if (double(step) < rising) return std::min(1.0, ramp);
     double const rest = std::max(1.0, double(total) - 1 - rising);

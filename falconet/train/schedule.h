@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "falconet/ops/optimizer/op.h"
 
@@ -30,7 +31,8 @@ Optimizer adamw(AdamWOptions = {});
 struct Schedule {
   enum Kind { constant, step, cosine, one_cycle } kind = constant;
   double warmup = 0;
-  int every_epochs = 30;        // step: multiply by gamma after so many epochs
+  int every_epochs = 30;        // step: multiply by gamma after so many epochs,
+  std::vector<int> at_epochs;   //       or, if any are given, after each of these
   double gamma = 0.1;
   double final_factor = 0;      // cosine, one_cycle: the factor at the end
   double start_factor = 0.04;   // one_cycle: the factor at the start (1/25, as in PyTorch)
@@ -43,6 +45,7 @@ struct CosineOptions {
 };
 struct StepScheduleOptions {
   int every_epochs = 30;
+  std::vector<int> at_epochs = {};
   double gamma = 0.1, warmup = 0;
 };
 struct OneCycleOptions {

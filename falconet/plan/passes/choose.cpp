@@ -85,7 +85,9 @@ void pass_choose(Graph& graph, CompileContext& context) {
       layers.push_back(node.layer);
       if (key != node.layer && key != node.layer + ":" + node.direction) continue;
       known = true;
-      for (auto const& c : algorithms_of(node.op->name()).candidates(problem_of(graph, node), options.facts)) algorithms.push_back(c.algorithm);
+      for (auto const& c : algorithms_of(node.op->name()).candidates(problem_of(graph, node), options.facts)) {
+        if (std::find(algorithms.begin(), algorithms.end(), c.algorithm) == algorithms.end()) algorithms.push_back(c.algorithm);
+      }
     }
     auto const name = Choice::parse(algorithm).algorithm;
     if (known) fail(ErrorKind::usage, "pin." + key + ": unknown algorithm '" + name + "'" + did_you_mean(name, algorithms));

@@ -1,0 +1,308 @@
+// bench conv (gemm, pool ...): the algorithms of an operation side by side on a list of problems, interleaved, outputs checked.
+#include "cli/bench_algorithms.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstdio>
+#include <set>
+
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/table.h"
+#include "falconet/base/error.h"
+#include "falconet/base/file.h"
+#include "falconet/base/format.h"
+#include "falconet/ops/algorithms.h"
+#include "falconet/ops/conv/problem.h"
+#include "falconet/ops/problem_text.h"
+
+namespace falconet::cli {
+namespace {
+
+constexpr double reference_operations = 1e9;  // larger problems take the plain loops too long
+
+std::vector<std::string> lines_of(std::string_view text) {
+  std::vector<std::string> out;
+  for (auto line : split(text, '\n')) {
+    line = line.substr(0, line.find('#'));
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front()))) line.remove_prefix(1);
+    if (!line.empty()) out.emplace_back(line);
+  }
+  return out;
+}
+
+// The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
+std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
+  auto const wanted = settings.text("problems");
+  std::vector<std::string> texts;
+  if (wanted.find(' ') != std::string::npos) {
+    texts.push_back(wanted);
+  } else {
+    auto const list = program_text("problems/" + operation, wanted, ".txt", "list of problems");
+    texts = lines_of(list.text);
+    if (texts.empty()) fail(ErrorKind::data, list.where + ": holds no problem");
+  }
+  if (operation != "conv") return texts;
+  std::vector<Direction> directions;
+  for (auto const& word : settings.texts("directions")) {
+    std::vector<std::string> known;
+    bool found = false;
+    for (auto d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
+      known.emplace_back(name(d));
+      if (name(d) == word) directions.push_back(d), found = true;
+    }
+    if (!found) fail_unknown("direction", word, known);
+  }
+  std::vector<std::string> out;
+  for (auto const& text : texts) {
+    auto problem = ConvProblem::parse(text);
+    bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
+    for (auto d : states_one ? std::vector{problem.direction} : directions) {
+      problem.direction = d;
+      out.push_back(problem.text());
+    }
+  }
+  return out;
+}
+
+// The same problem with every element type f64.
+std::string in_f64(std::string const& text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size();) {
+    std::size_t end = i;
+    while (end < text.size() && std::isalnum(static_cast<unsigned char>(text[end]))) ++end;
+    auto const word = text.substr(i, end - i);
+    out += word == "f32" || word == "bf16" ? "f64" : word;
+    if (end < text.size()) out += text[end];
+    i = end + 1;
+  }
+  return out;
+}
+
+struct Rival {
+  Choice choice;
+  Bound run;
+  Buffer scratch;
+  std::vector<double> seconds;
+  int wanted = 0;
+  double error = -1;
+};
+
+class Bench {
+ public:
+  Bench(Settings const& settings, std::string operation)
+      : settings_(settings), operation_(std::move(operation)), table_(algorithms_of(operation_)), json_(settings.flag("json")) {
+    auto const options = model_options_of(settings);
+    auto const device = Device::parse(settings.text("device") == "auto" ? "cpu" : settings.text("device"));
+    if (device.kind != DeviceKind::cpu) fail(ErrorKind::device, "bench " + operation_ + " runs on the CPU: device=cpu");
+    facts_ = facts_of(device, options);
+    if (settings.has("algorithms"))
+      for (auto const& item : settings.texts("algorithms")) wanted_.push_back(Choice::parse(item));
+  }
+
+  void run(std::vector<std::string> const& problems) {
+    check_names(problems);
+    for (auto const& p : problems) problem_width_ = std::max(problem_width_, p.size());
+    std::vector<std::int64_t> threads = {usable_cpus()};
+    if (settings_.has("threads")) threads = settings_.wholes("threads");
+    for (auto t : threads) {
+      ThreadPool pool{int(t)};
+      Limits limits(pool, facts_.isa);
+      if (!json_) {
+        std::printf("%s%s, %s\n", rows_.empty() ? "" : "\n", facts_.name.c_str(), limits.text().c_str());
+        std::printf("median of %lld runs, fewer for slow ones; interleaved; caches as the run before leaves them\n",
+                    static_cast<long long>(settings_.whole("repetitions")));
+        line("problem", "algorithm", "config", "us", "least", "limit", "of limit", "err(f64)", "vs best");
+      }
+      for (auto const& problem : problems) one(problem, pool, limits);
+    }
+    if (settings_.has("plot")) {
+      write_atomically(settings_.text("plot"), bench_picture(operation_ + " on " + facts_.name, rows_));
+      if (!json_) std::printf("\ndrawn in %s\n", settings_.text("plot").c_str());
+    }
+  }
+
+ private:
+  static Isa model_options_of(Settings const& settings) {
+    if (!settings.has("isa")) return detected_isa();
+    Isa const wanted = parse_isa(settings.text("isa"));
+    if (wanted > detected_isa())
+      fail(ErrorKind::device, "isa=" + settings.text("isa") + ": this processor has only " + std::string(name(detected_isa())));
+    return wanted;
+  }
+
+  void check_names(std::vector<std::string> const& problems) const {
+    for (auto const& choice : wanted_) {
+      std::vector<std::string> known;
+      for (auto const& c : table_.candidates(problems.front(), facts_)) known.push_back(c.algorithm);
+      if (std::find(known.begin(), known.end(), choice.algorithm) == known.end())
+        fail_unknown("algorithm of " + operation_, choice.algorithm, known);
+    }
+  }
+
+  void one(std::string const& problem, ThreadPool& pool, Limits& limits) {
+    double const operations = table_.operations(problem);
+    auto const list = table_.operands(problem);
+    bool f64 = false, in_place = false;
+    for (auto const& o : list) f64 |= o.type.dtype == DType::f64, in_place |= o.alias >= 0;
+    double const limit = limits.seconds(operations, bytes_of(list), f64);
+    Operands operands(list);
+    Stream stream(pool, facts_.isa);
+    std::vector<BenchRow> rows;
+    std::vector<Rival> rivals;
+    std::vector<std::size_t> row_of;
+    for (auto const& c : table_.candidates(problem, facts_)) {
+      std::vector<Choice> choices;
+      for (auto const& w : wanted_)
+        if (w.algorithm == c.algorithm)
+          choices.push_back(w.config.empty() && c.refusal.empty() ? Choice{c.algorithm, c.configs.front()} : w);
+      if (wanted_.empty() && (!c.rival || settings_.flag("rivals")))
+        choices.push_back({c.algorithm, c.refusal.empty() ? c.configs.front() : Config{}});
+      for (auto const& choice : choices) {
+        BenchRow row;
+        row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
+        if (!c.refusal.empty())
+          row.refusal = "refused: " + c.refusal;
+        else if (wanted_.empty() && c.algorithm == "reference" && operations > reference_operations / 4)
+          row.refusal = format("left out: {:.1f} GFLOP take it long; algorithms=reference runs it", operations * 1e-9);
+        rows.push_back(row);
+        if (!row.refusal.empty()) continue;
+        Rival r;
+        r.choice = choice;
+        r.scratch = Buffer(std::max<std::size_t>(table_.scratch(problem, choice, DeviceKind::cpu), 1));
+        r.run = bind(problem, r, operands);
+        rivals.push_back(std::move(r));
+        row_of.push_back(rows.size() - 1);
+      }
+    }
+    check(problem, operations, list, operands, in_place, rivals, stream);
+    time(rivals, stream);
+    double best = HUGE_VAL;
+    for (std::size_t i = 0; i < rivals.size(); ++i) {
+      auto& row = rows[row_of[i]];
+      row.repetitions = int(rivals[i].seconds.size());
+      row.seconds = spread(rivals[i].seconds);
+      row.error = rivals[i].error;
+      best = std::min(best, row.seconds.median);
+    }
+    std::stable_sort(rows.begin(), rows.end(), [](BenchRow const& a, BenchRow const& b) {
+      return a.refusal.empty() != b.refusal.empty() ? a.refusal.empty() : a.refusal.empty() && a.seconds.median < b.seconds.median;
+    });
+    for (auto& row : rows) {
+      row.ratio = row.seconds.median / best;
+      print(row, &row == &rows.front());
+      rows_.push_back(row);
+    }
+    std::fflush(stdout);
+  }
+
+  Bound bind(std::string const& problem, Rival const& r, Operands const& operands) const {
+    View const scratch{r.scratch.data(), {DType::u8, Shape{std::int64_t(r.scratch.bytes())}, Layout::nchw}};
+    return table_.bind(problem, r.choice, DeviceKind::cpu, operands.views(), scratch);
+  }
+
+  // Every rival's output against the reference in f64 from the same inputs.
+  void check(std::string const& problem, double operations, std::vector<Operand> const& list, Operands const& operands, bool in_place,
+             std::vector<Rival>& rivals, Stream& stream) {
+    if (operations > reference_operations) {
+      if (!json_)
+        std::printf("%-*s  errors are not computed: %.1f GFLOP take the f64 reference long\n", int(problem_width_), problem.c_str(),
+                    operations * 1e-9);
+      return;
+    }
+    std::string const wide = in_f64(problem);
+    auto const wide_list = table_.operands(wide);
+    if (wide_list.size() != list.size()) return;
+    Operands expected(wide_list, operands);
+    Buffer const scratch(std::max<std::size_t>(table_.scratch(wide, {"reference", {}}, DeviceKind::cpu), 1));
+    table_.bind(wide, {"reference", {}}, DeviceKind::cpu, expected.views(),
+                {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}, Layout::nchw}})(stream);
+    for (auto& r : rivals) {
+      Operands const fresh(list, operands);
+      bind(problem, r, fresh)(stream);
+      r.error = relative_error(fresh, expected);
+      if (!std::isfinite(r.error) || (!in_place && r.error > 0.1))
+        fail(ErrorKind::internal,
+             operation_ + " '" + problem + "': " + r.choice.text() + " gives wrong results (error " + format("{:.2g}", r.error) + ")");
+    }
+  }
+
+  void time(std::vector<Rival>& rivals, Stream& stream) const {
+    double const budget = settings_.real("budget");
+    int most = 0;
+    for (auto& r : rivals) {
+      double once = 0;
+      for (int i = 0; i < 2 && once < budget; ++i) {  // the first run fills caches and wakes threads
+        double const begin = now();
+        r.run(stream);
+        once = now() - begin;
+      }
+      r.wanted = std::clamp(int(budget / std::max(once, 1e-9)), 1, int(settings_.whole("repetitions")));
+      most = std::max(most, r.wanted);
+    }
+    for (int i = 0; i < most; ++i)
+      for (auto& r : rivals) {
+        if (i >= r.wanted) continue;
+        double const begin = now();
+        r.run(stream);
+        r.seconds.push_back(now() - begin);
+      }
+  }
+
+  void line(std::string const& problem, std::string const& algorithm, std::string const& config, std::string const& us,
+            std::string const& least, std::string const& limit, std::string const& share, std::string const& error,
+            std::string const& ratio) const {
+    std::printf("%-*s  %-14s %-18s %9s %9s %9s  %8s  %8s  %7s\n", int(problem_width_), problem.c_str(), algorithm.c_str(), config.c_str(),
+                us.c_str(), least.c_str(), limit.c_str(), share.c_str(), error.c_str(), ratio.c_str());
+  }
+
+  void print(BenchRow const& row, bool first) const {
+    if (json_) {
+      JsonRow j;
+      j.add("what", operation_)
+          .add("problem", row.problem)
+          .add("algorithm", row.algorithm)
+          .add("config", row.config)
+          .add("device", facts_.device.text());
+      j.add("isa", name(facts_.isa)).add("threads", row.threads);
+      if (row.refusal.empty()) {
+        j.add("us", row.seconds.median * 1e6)
+            .add("us_min", row.seconds.least * 1e6)
+            .add("repetitions", row.repetitions)
+            .add("limit_us", row.limit * 1e6);
+        j.add("error", row.error < 0 ? NAN : row.error).add("ratio", row.ratio);
+      } else {
+        j.add("refusal", row.refusal);
+      }
+      std::fputs(j.text().c_str(), stdout);
+    } else if (!row.refusal.empty()) {
+      std::printf("%-*s  %-14s %s\n", int(problem_width_), first ? row.problem.c_str() : "", row.algorithm.c_str(), row.refusal.c_str());
+    } else {
+      line(first ? row.problem : "", row.algorithm, row.config, short_number(row.seconds.median * 1e6),
+           short_number(row.seconds.least * 1e6), short_number(row.limit * 1e6), format("{:.0f} %", 100 * row.limit / row.seconds.median),
+           row.error < 0 ? "" : format("{:.1e}", row.error), format("{:.2f}x", row.ratio));
+    }
+  }
+
+  Settings const& settings_;
+  std::string operation_;
+  AlgorithmTable const& table_;
+  bool json_;
+  DeviceFacts facts_;
+  std::vector<Choice> wanted_;
+  std::size_t problem_width_ = 7;
+  std::vector<BenchRow> rows_;
+};
+
+}  // namespace
+
+int bench_algorithms(Settings& settings, std::string_view operation) {
+  std::string const name(operation);
+  auto const problems = problems_of(settings, name);
+  Bench(settings, name).run(problems);
+  return 0;
+}
+
+}  // namespace falconet::cli

@@ -1,0 +1,108 @@
+// checks: what this machine offers, and what falconet would use of it.
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/table.h"
+#include "falconet/base/error.h"
+#include "falconet/base/format.h"
+#include "falconet/data/image.h"
+#include "falconet/device/cuda/handles.h"
+#include "falconet/device/device.h"
+
+namespace falconet::cli {
+namespace {
+
+struct Library {
+  char const* name;
+  std::vector<char const*> files;  // in the order in which they are tried
+};
+
+// Where the system's loader finds it; empty if nowhere.
+std::string found_at(Library const& library) {
+  for (char const* file : library.files) {
+    void* const handle = dlopen(file, RTLD_LAZY | RTLD_LOCAL);
+    if (!handle) continue;
+    link_map* map = nullptr;
+    std::string path = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name ? map->l_name : file;
+    dlclose(handle);
+    return path;
+  }
+  return {};
+}
+
+std::string version_text(int v) { return v ? format("{}.{}", v / 1000, v % 1000 / 10) : std::string("none"); }
+
+}  // namespace
+
+int checks(Settings& settings) {
+  std::vector<std::pair<std::string, std::string>> lines;
+  auto const add = [&](std::string what, std::string found) { lines.emplace_back(std::move(what), std::move(found)); };
+  add("falconet", FALCONET_VERSION);
+  add("compiler", format("g++ {}", __VERSION__));
+#if defined(__clang__)
+  lines.back().second = __VERSION__;
+#endif
+
+  auto const cpu = facts_of(Device{});
+  int const threads = usable_cpus();
+  add("cpu", cpu.name);
+  std::string sets;
+  for (int isa = 0; isa <= int(detected_isa()); ++isa) sets += (sets.empty() ? "" : ", ") + std::string(name(Isa(isa)));
+  add("instruction sets", format("{}; {} is used", sets, name(detected_isa())));
+  add("threads", format("{} (the CPUs that this process may use)", threads));
+  add("caches", format("{} L1, {} L2 a core, {} L3", bytes_text(double(cpu.l1_bytes)), bytes_text(double(cpu.l2_bytes)),
+                       bytes_text(double(cpu.l3_bytes))));
+
+  auto const cuda = cuda_status();
+  add("cuda", cuda.built ? format("built for {}; runtime {}, driver {}", cuda.architectures, version_text(cuda.runtime_version),
+                                  version_text(cuda.driver_version))
+                         : "not built in");
+  if (cuda.devices == 0) add("gpu", cuda.reason);
+  for (int i = 0; i < cuda.devices; ++i) {
+    auto const gpu = cuda_facts(i);
+    add(format("gpu {}", i), format("{}, {} memory, compute capability {}.{}", gpu.name, bytes_text(double(gpu.memory_bytes)),
+                                    gpu.compute_capability / 10, gpu.compute_capability % 10));
+  }
+
+  for (Library const& library :
+       {Library{"cuDNN", {"libcudnn.so.9", "libcudnn.so"}},
+        Library{"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}},
+        Library{"oneDNN", {"libdnnl.so.3", "libdnnl.so"}}, Library{"OpenBLAS", {"libopenblas.so.0", "libopenblas.so"}}}) {
+    auto const path = found_at(library);
+    std::string sought;
+    for (char const* file : library.files) sought += (sought.empty() ? "" : ", ") + std::string(file);
+    add(library.name, path.empty() ? format("not found (sought {} in LD_LIBRARY_PATH and the system's folders)", sought) : path);
+  }
+  add("rivals", "vendor libraries run only in bench, by pin. or with rivals=on");
+
+  add("image files", format("PNG {}, JPEG {}", data::can_decode_png() ? "yes" : "no (built without libpng)",
+                            data::can_decode_jpeg() ? "yes" : "no (built without libjpeg)"));
+  for (auto const& kind : data_kinds()) {
+    if (kind.folder.empty()) continue;
+    auto const folder = find_data_folder(std::string(kind.folder));
+    std::error_code error;
+    add(format("data {}", kind.name), std::filesystem::exists(folder, error)
+                                          ? folder
+                                          : format("not found (sought {} here, below FALCONET_DATA and beside the program)", kind.folder));
+  }
+  auto const device = Device::parse(settings.text("device"));
+  add("training runs on", device.kind == DeviceKind::cpu
+                              ? format("the CPU, {}, {} thread{}", name(detected_isa()), threads, threads == 1 ? "" : "s")
+                              : device.text());
+
+  if (settings.flag("json")) {
+    JsonRow row;
+    for (auto const& [what, found] : lines) row.add(what, found);
+    std::fputs(row.text().c_str(), stdout);
+    return 0;
+  }
+  for (auto const& [what, found] : lines) std::printf("%-18s %s\n", what.c_str(), found.c_str());
+  return 0;
+}
+
+}  // namespace falconet::cli

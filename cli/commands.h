@@ -1,0 +1,16 @@
+// One function per verb. Each takes settings that have been read and returns the exit code; errors are thrown.
+#pragma once
+#include "falconet/base/settings.h"
+
+namespace falconet::cli {
+
+int train(Settings& settings);
+int evaluate(Settings& settings);
+int predict(Settings& settings);
+int summary(Settings& settings);
+int checks(Settings& settings);
+int bench_algorithms(Settings& settings, std::string_view operation);  // bench conv, bench gemm ...
+int bench_train(Settings& settings);
+int bench_predict(Settings& settings);
+
+}  // namespace falconet::cli

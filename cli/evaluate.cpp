@@ -1,0 +1,182 @@
+// eval: loss, accuracy and recall per class of a trained network. predict: labels of image files, or of samples of a test set.
+#include "falconet/train/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <numeric>
+
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/measure.h"
+#include "cli/table.h"
+#include "falconet/base/error.h"
+#include "falconet/base/format.h"
+#include "falconet/data/image.h"
+#include "falconet/train/model_file.h"
+#include "falconet/train/predictor.h"
+
+namespace falconet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string share(double v) { return std::isnan(v) ? "" : format("{:.4f}", v); }
+
+// The files of the given paths, folders by name order and without their subfolders' other kinds of files.
+std::vector<std::string> image_files(std::vector<std::string> const& paths) {
+  std::vector<std::string> out;
+  for (auto const& path : paths) {
+    std::error_code error;
+    if (!fs::is_directory(path, error)) {
+      out.push_back(path);
+      continue;
+    }
+    std::vector<std::string> inside;
+    for (auto const& entry : fs::recursive_directory_iterator(path, fs::directory_options::skip_permission_denied)) {
+      auto extension = entry.path().extension().string();
+      std::transform(extension.begin(), extension.end(), extension.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+      if (entry.is_regular_file() && (extension == ".png" || extension == ".jpg" || extension == ".jpeg"))
+        inside.push_back(entry.path().string());
+    }
+    if (inside.empty()) fail(ErrorKind::data, path + ": holds no .png, .jpg or .jpeg file");
+    std::sort(inside.begin(), inside.end());
+    out.insert(out.end(), inside.begin(), inside.end());
+  }
+  return out;
+}
+
+data::Image image_of(data::Sample const& sample, Shape const& shape) {
+  data::Image image{int(shape[1]), int(shape[2]), int(shape[0]), {}};
+  image.pixels.assign(sample.u8.begin(), sample.u8.end());
+  for (float v : sample.f32) image.pixels.push_back(std::uint8_t(std::clamp(std::lround(v * 255), 0L, 255L)));
+  return image;
+}
+
+struct Shown {
+  std::string name, truth;
+  std::vector<Prediction> best;  // the most probable first
+};
+
+Shown predict_one(Predictor& predictor, Model const& model, data::Image const& image, std::string name, std::size_t top) {
+  Shown shown{std::move(name), "", {predictor(image)}};
+  auto const& p = predictor.probabilities();
+  std::vector<int> order(p.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[std::size_t(a)] > p[std::size_t(b)]; });
+  for (std::size_t i = 1; i < std::min(top, order.size()); ++i) {
+    auto const index = std::size_t(order[i]);
+    shown.best.push_back({model.spec().labels[index], p[index], order[i]});
+  }
+  return shown;
+}
+
+}  // namespace
+
+int evaluate(Settings& settings) {
+  auto const path = run_file(settings.text("model"));
+  auto const model = load_model(path, model_options(settings));
+  if (!settings.has("data")) fail(ErrorKind::usage, "eval needs data=KIND:FOLDER, such as data=mnist:data/mnist");
+  NamedData const data = open_data(settings.text("data"), model->spec().image);
+  auto const& set = data.split.test;
+  if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
+  EvaluateOptions const options{.batch = int(std::min(settings.whole("batch"), set.size())),
+                                .precision = parse_dtype(settings.text("precision"))};
+  Evaluator evaluator(*model, options);
+  double const start = now();
+  auto const e = evaluator(set);
+  double const seconds = now() - start;
+  auto const& labels = model->spec().labels;
+  if (settings.flag("json")) {
+    JsonRow row;
+    row.add("what", "eval")
+        .add("model", model->name)
+        .add("file", path)
+        .add("data", data.kind)
+        .add("samples", e.samples)
+        .add("loss", e.loss)
+        .add("accuracy", e.accuracy);
+    row.add("batch", options.batch)
+        .add("precision", name(options.precision))
+        .add("device", model->device().text())
+        .add("threads", model->threads()->size());
+    row.add("seconds", seconds).add("peak_bytes", peak_resident_bytes());
+    std::fputs(row.text().c_str(), stdout);
+    for (int c = 0; c < e.classes; ++c) {
+      JsonRow line;
+      line.add("what", "class").add("label", labels[std::size_t(c)]).add("recall", e.recall(c)).add("precision", e.precision(c));
+      std::fputs(line.text().c_str(), stdout);
+    }
+    return 0;
+  }
+  Table table({"label", ">samples", ">recall", ">precision", "mostly taken for"});
+  for (int c = 0; c < e.classes; ++c) {
+    std::int64_t samples = 0, most = 0;
+    int other = -1;
+    for (int p = 0; p < e.classes; ++p) {
+      auto const count = e.confusion[std::size_t(c * e.classes + p)];
+      samples += count;
+      if (p != c && count > most) most = count, other = p;
+    }
+    table.row({labels[std::size_t(c)], with_commas(samples), share(e.recall(c)), share(e.precision(c)),
+               other < 0 ? "" : format("{} ({}x)", labels[std::size_t(other)], most)});
+  }
+  std::fputs(table.text().c_str(), stdout);
+  std::printf("\n%s images of %s in %s s: loss %.4f, accuracy %.4f\n", with_commas(e.samples).c_str(), data.kind.c_str(),
+              short_number(seconds).c_str(), e.loss, e.accuracy);
+  return 0;
+}
+
+int predict(Settings& settings) {
+  auto const path = run_file(settings.text("model"));
+  auto const& paths = settings.paths();
+  if (paths.empty() && !settings.has("data"))
+    fail(ErrorKind::usage, "predict needs PNG or JPEG files, folders of them, or data=KIND:FOLDER");
+  auto const model = load_model(path, model_options(settings));
+  Predictor predictor(*model, {.precision = parse_dtype(settings.text("precision"))});
+  auto const& labels = model->spec().labels;
+  std::size_t const top = std::size_t(settings.whole("top"));
+  std::int64_t right = 0, known = 0;
+
+  std::size_t width = 5;
+  auto const show = [&](Shown const& s) {
+    if (settings.flag("json")) {
+      JsonRow row;
+      row.add("what", "prediction").add("image", s.name).add("label", s.best[0].label).add("probability", s.best[0].probability);
+      if (!s.truth.empty()) row.add("truth", s.truth).add("right", s.truth == s.best[0].label);
+      for (std::size_t i = 1; i < s.best.size(); ++i)
+        row.add("label" + std::to_string(i + 1), s.best[i].label).add("probability" + std::to_string(i + 1), s.best[i].probability);
+      std::fputs(row.text().c_str(), stdout);
+      return;
+    }
+    std::string line = format("{:<{}}", s.name, width);
+    for (auto const& p : s.best) line += format("  {} {:.4f}", p.label, p.probability);
+    if (!s.truth.empty()) line += s.truth == s.best[0].label ? "  right" : "  wrong, it is " + s.truth;
+    std::puts(line.c_str());
+  };
+
+  auto const files = image_files(paths);
+  for (auto const& file : files) width = std::max(width, file.size());
+  for (auto const& file : files) show(predict_one(predictor, *model, data::read_image(file), file, top));
+
+  if (settings.has("data")) {
+    NamedData const data = open_data(settings.text("data"), model->spec().image);
+    auto const& set = data.split.test;
+    std::int64_t const count = settings.has("count") ? std::min(settings.whole("count"), set.size()) : set.size();
+    width = std::max(width, data.kind.size() + 7);
+    data::Sample sample;
+    for (std::int64_t i = 0; i < count; ++i) {
+      set.sample(i, 0, 0, sample);
+      auto shown = predict_one(predictor, *model, image_of(sample, set.spec().image), format("{} {}", data.kind, i), top);
+      shown.truth = std::size_t(sample.label) < labels.size() ? labels[std::size_t(sample.label)] : std::to_string(sample.label);
+      ++known;
+      right += shown.truth == shown.best[0].label;
+      show(shown);
+    }
+    if (!settings.flag("json")) std::printf("%lld of %lld right\n", static_cast<long long>(right), static_cast<long long>(known));
+  }
+  return 0;
+}
+
+}  // namespace falconet::cli

@@ -1,0 +1,186 @@
+#include "cli/inputs.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "falconet/base/error.h"
+#include "falconet/base/file.h"
+#include "falconet/base/format.h"
+#include "falconet/data/cifar.h"
+#include "falconet/data/image_folder.h"
+#include "falconet/data/mnist.h"
+#include "falconet/nn/models.h"
+#include "falconet/train/run_folder.h"
+
+namespace falconet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path share_folder() {  // of an install tree: bin/falconet, share/falconet
+  std::error_code error;
+  fs::path const program = fs::read_symlink("/proc/self/exe", error);
+  return error ? fs::path() : program.parent_path().parent_path() / "share" / "falconet";
+}
+
+bool is_there(fs::path const& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+std::string trimmed(std::string folder) {
+  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  return folder;
+}
+
+}  // namespace
+
+ProgramText program_text(std::string const& folder, std::string const& name, std::string const& extension, std::string_view kind_of_thing) {
+  bool const is_path = name.find('/') != std::string::npos || name.ends_with(extension);
+  std::string const inside = folder + "/" + name + extension;
+  for (fs::path const& path : {is_path ? fs::path(name) : fs::path(inside), share_folder() / inside}) {
+    if (!is_there(path)) continue;
+    return {path.string(), std::string(read_file(path.string()).text())};
+  }
+  std::vector<std::string> known;
+  for (auto const& file : embedded_files()) {
+    if (file.name == inside) return {inside, std::string(file.text)};
+    if (file.name.starts_with(folder + "/"))
+      known.emplace_back(file.name.substr(folder.size() + 1, file.name.size() - folder.size() - 1 - extension.size()));
+  }
+  if (is_path) fail(ErrorKind::file, format("{}: no such file", name));
+  fail_unknown(kind_of_thing, name, known);
+}
+
+void read_settings(Settings& settings, std::span<std::string const> words) {
+  settings.read_words(words);
+  bool const may_have_recipe = settings.verb() != "predict" && settings.verb() != "checks" && settings.verb() != "bench conv";
+  if (may_have_recipe && settings.has("recipe")) {
+    auto const name = settings.text("recipe");
+    auto const recipe = program_text("recipes", name, ".toml", "recipe");
+    settings.read_toml(recipe.text, recipe.where, SettingSource::recipe, "recipe " + name);
+  }
+  if (settings.verb() != "checks" && settings.has("config")) {
+    auto const file = settings.text("config");
+    settings.read_file(file, SettingSource::config, "config " + file);
+  }
+  if (settings.verb() == "train" && settings.given("resume")) {
+    auto const run = trimmed(settings.text("resume"));
+    std::error_code error;
+    if (!fs::is_directory(run, error)) fail(ErrorKind::file, format("{}: no such run folder to resume", run));
+    if (is_there(run + "/args.toml"))
+      settings.read_file(run + "/args.toml", SettingSource::run, "run " + run);
+    else
+      settings.read_toml(record_of_run(run, [](std::string const&) {}).settings, run + "/last.ckpt", SettingSource::run, "run " + run);
+    if (settings.source("run") == "command line" && trimmed(settings.text("run")) != run)
+      fail(ErrorKind::usage, format("resume={} goes on in that folder, so run={} cannot be another", run, settings.text("run")));
+    settings.set("run", run);
+  }
+}
+
+// ---- data ----
+
+std::span<DataKind const> data_kinds() {
+  static constexpr DataKind kinds[] = {
+      {"mnist", "data/mnist", [](std::string const& folder, Shape const&) { return data::mnist(folder); }},
+      {"fashion_mnist", "data/fashion-mnist", [](std::string const& folder, Shape const&) { return data::fashion_mnist(folder); }},
+      {"cifar10", "data/cifar-10", [](std::string const& folder, Shape const&) { return data::cifar10(folder); }},
+      {"folder", "",
+       [](std::string const& folder, Shape const& image) {
+         return data::image_folder(folder, {.height = int(image[1]), .width = int(image[2]), .channels = int(image[0])});
+       }},
+  };
+  return kinds;
+}
+
+std::string find_data_folder(std::string const& folder) {
+  if (is_there(folder) || folder.starts_with('/')) return folder;
+  fs::path const path(folder), inside = path.begin() != path.end() && *path.begin() == "data" ? path.lexically_relative("data") : path;
+  if (char const* home = std::getenv("FALCONET_DATA"); home && *home)
+    if (auto const candidate = fs::path(home) / inside; is_there(candidate)) return candidate.string();
+  for (auto const& root : {share_folder(), fs::path(FALCONET_SOURCE_DIR)})
+    if (auto const candidate = root / "data" / inside; is_there(candidate)) return candidate.string();
+  return folder;
+}
+
+NamedData open_data(std::string const& text, Shape const& image) {
+  auto const colon = text.find(':');
+  auto const kind = text.substr(0, colon);
+  std::vector<std::string> known;
+  for (auto const& k : data_kinds()) {
+    known.emplace_back(k.name);
+    if (k.name != kind) continue;
+    std::string const wanted = colon == std::string::npos ? std::string(k.folder) : trimmed(text.substr(colon + 1));
+    if (wanted.empty()) fail(ErrorKind::usage, format("data={} needs a folder: data={}:FOLDER", text, kind));
+    std::string const folder = find_data_folder(wanted);
+    if (!is_there(folder))
+      fail(ErrorKind::data,
+           format("{}: no such folder, where the data set {} was expected (data={}:FOLDER, or FALCONET_DATA, says where it is)", folder,
+                  kind, kind));
+    return {kind, folder, k.open(folder, image)};
+  }
+  fail_unknown("data set", kind, known);
+}
+
+// ---- models ----
+
+std::string run_file(std::string const& model) {
+  std::error_code error;
+  if (!fs::is_directory(model, error)) {
+    if (!is_there(model)) {
+      for (auto const& known : models::known())
+        if (known.name == model)
+          fail(ErrorKind::usage, format("model={} is an untrained network; a run folder or a .safetensors file is needed", model));
+      fail(ErrorKind::file, format("{}: no such run folder or .safetensors file", model));
+    }
+    return model;
+  }
+  auto const best = trimmed(model) + "/best.safetensors";
+  if (!is_there(best)) fail(ErrorKind::file, format("{}: the run has no best.safetensors yet", model));
+  return best;
+}
+
+ModelOptions model_options(Settings const& settings) {
+  ModelOptions options;
+  options.device = settings.text("device");
+  if (settings.has("threads")) options.threads = int(settings.whole("threads"));
+  if (settings.has("isa")) {
+    Isa const wanted = parse_isa(settings.text("isa"));
+    if (wanted > detected_isa())
+      fail(ErrorKind::device, format("isa={}: this processor has only {}", settings.text("isa"), name(detected_isa())));
+    options.isa = wanted;
+  }
+  return options;
+}
+
+std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spec) {
+  auto const& description = models::find(settings.text("model"));
+  ImageSpec own;
+  if (!spec) {
+    own.image = description.image;
+    own.mean.assign(std::size_t(own.image[0]), 0.f);
+    own.std.assign(std::size_t(own.image[0]), 1.f);
+    for (int i = 0; i < description.classes; ++i) own.labels.push_back(std::to_string(i));
+    spec = &own;
+  }
+  auto options = model_options(settings);
+  options.seed = std::uint64_t(settings.whole("seed"));
+  auto model = std::make_unique<Model>(*spec, description.make(int(spec->labels.size())), options);
+  model->name = description.name;
+  return model;
+}
+
+StepOptions step_options(Settings const& settings) {
+  StepOptions options;
+  options.batch = int(settings.whole("batch"));
+  options.precision = parse_dtype(settings.text("precision"));
+  options.rivals = settings.flag("rivals");
+  for (auto const& pin : settings.pins()) options.pins[pin.layer] = pin.choice;
+  return options;
+}
+
+}  // namespace falconet::cli

@@ -1,0 +1,53 @@
+// What several verbs read from their settings: recipes and config files, data sets, models, and where such things lie.
+#pragma once
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "falconet/base/settings.h"
+#include "falconet/data/pipeline.h"
+#include "falconet/nn/model.h"
+#include "falconet/plan/step.h"
+
+namespace falconet::cli {
+
+// Reads the words, then the recipe, the config file and the args.toml of a resumed run that they name.
+void read_settings(Settings& settings, std::span<std::string const> words);
+
+// A text that belongs to the program, such as recipes/mnist.toml: the file of that name below the working folder or the installed
+// share folder, else the copy that is built into the program. Throws a usage error that offers the nearest of its folder.
+struct ProgramText {
+  std::string where;  // the file's path, or its name if built in
+  std::string text;
+};
+ProgramText program_text(std::string const& folder, std::string const& name, std::string const& extension, std::string_view kind_of_thing);
+
+struct EmbeddedFile {
+  std::string_view name, text;  // "recipes/mnist.toml"
+};
+std::span<EmbeddedFile const> embedded_files();
+
+// data=KIND[:FOLDER], such as mnist, cifar10:data/cifar-10. The folder is looked for from the working folder, then below
+// FALCONET_DATA, the installed share folder and the source tree. Image folders are resized to `image` (C,H,W).
+struct NamedData {
+  std::string kind, folder;  // as found
+  data::Split split;
+};
+NamedData open_data(std::string const& text, Shape const& image);
+
+struct DataKind {
+  std::string_view name, folder;
+  data::Split (*open)(std::string const& folder, Shape const& image);
+};
+std::span<DataKind const> data_kinds();
+std::string find_data_folder(std::string const& folder);  // the path unchanged if it is nowhere
+
+std::string run_file(std::string const& model);  // best.safetensors of a run folder, or the file itself
+ModelOptions model_options(Settings const& settings);
+// The named network for the images and classes of a data set, or for those it was made for.
+std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spec);
+StepOptions step_options(Settings const& settings);
+
+}  // namespace falconet::cli

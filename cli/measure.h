@@ -1,0 +1,61 @@
+// What benchmarks share: the physical limits of the machine, medians, peak memory, random operands.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "falconet/device/cpu/isa.h"
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/algorithm.h"
+
+namespace falconet::cli {
+
+// The shortest time that any algorithm could take: its operations at the measured rate of multiply-adds, or its bytes at the rate
+// at which a block as large as its operands is copied, whichever is longer. Measured when first asked for.
+class Limits {
+ public:
+  Limits(ThreadPool& threads, Isa isa) : threads_(threads), isa_(isa) {}
+  double seconds(double operations, double bytes, bool f64 = false);
+  double fma(bool f64 = false);     // operations per second
+  double copy(double working_set);  // bytes per second, read and written
+  std::string text();               // "avx512, 2 threads: 236 GFLOP/s f32, 31 GB/s copy (from caches: 210 GB/s)"
+
+ private:
+  ThreadPool& threads_;
+  Isa isa_;
+  double fma_[2] = {0, 0};
+  std::map<int, double> copy_;  // by the logarithm of the working set
+};
+
+struct Spread {
+  double median = 0, least = 0;
+};
+Spread spread(std::vector<double> values);
+
+std::int64_t peak_resident_bytes();      // VmHWM
+double now();                            // seconds of a steady clock
+std::string short_number(double value);  // three significant digits: 0.123, 12.3, 1230
+
+// Memory for the operands of a problem, filled so that the mathematics is well defined, and outputs poisoned. Aliased outputs lie
+// in their input.
+class Operands {
+ public:
+  explicit Operands(std::vector<Operand> operands, std::uint64_t seed = 1);
+  // The same values in other types (shapes and order must agree): for a reference in f64.
+  Operands(std::vector<Operand> operands, Operands const& from);
+  std::vector<Operand> const& list() const { return operands_; }
+  std::vector<View> const& views() const { return views_; }
+
+ private:
+  void allocate();
+  std::vector<Operand> operands_;
+  std::vector<Buffer> memory_;
+  std::vector<View> views_;
+};
+
+// The largest relative L2 distance |got - expected| / |expected| of the outputs of floating point.
+double relative_error(Operands const& got, Operands const& expected);
+
+}  // namespace falconet::cli

@@ -1,0 +1,262 @@
+// train: from settings to a run folder with weights, results and a report.
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "cli/commands.h"
+#include "cli/inputs.h"
+#include "cli/measure.h"
+#include "cli/progress.h"
+#include "cli/table.h"
+#include "falconet/base/error.h"
+#include "falconet/base/file.h"
+#include "falconet/base/format.h"
+#include "falconet/nn/models.h"
+#include "falconet/train/model_file.h"
+#include "falconet/train/report.h"
+#include "falconet/train/run_folder.h"
+#include "falconet/train/trainer.h"
+
+namespace falconet::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Defaults that depend on other settings, so that args.toml says what was used.
+void settle_defaults(Settings& s) {
+  bool const adaptive = s.text("optimizer") != "sgd", decoupled = s.text("optimizer") == "adamw";
+  std::string const of = "default of " + s.text("optimizer");
+  auto const otherwise = [&](char const* name, char const* value, std::string const& source) {
+    if (!s.has(name)) s.set(name, value, SettingSource::fallback, source);
+  };
+  otherwise("lr", adaptive ? "0.001" : "0.01", of);
+  otherwise("weight_decay", decoupled ? "0.01" : "0", of);
+  otherwise("warmup", s.text("schedule") == "one_cycle" ? "0.3" : "0", "default of " + s.text("schedule"));
+}
+
+Optimizer optimizer_of(Settings const& s) {
+  auto const kind = s.text("optimizer");
+  double const lr = s.real("lr"), decay = s.real("weight_decay");
+  if (kind == "adam") return adam({.lr = lr, .weight_decay = decay});
+  if (kind == "adamw") return adamw({.lr = lr, .weight_decay = decay});
+  return sgd({.lr = lr, .momentum = s.real("momentum"), .weight_decay = decay, .nesterov = s.flag("nesterov")});
+}
+
+Schedule schedule_of(Settings const& s) {
+  auto const kind = s.text("schedule");
+  double const warmup = s.real("warmup");
+  if (kind == "cosine") return cosine({.warmup = warmup});
+  if (kind == "one_cycle") return one_cycle({.peak_at = warmup});
+  if (kind == "step") {
+    StepScheduleOptions options{.gamma = s.real("step_factor"), .warmup = warmup};
+    if (s.has("step_epochs"))
+      for (auto epoch : s.wholes("step_epochs")) options.at_epochs.push_back(int(epoch));
+    return step_decay(options);
+  }
+  return constant_rate(warmup);
+}
+
+data::Pipeline augmented(data::Pipeline pipeline, Settings const& s) {
+  if (s.has("examples")) pipeline = pipeline | data::take(s.whole("examples"));
+  pipeline = pipeline | data::shuffle();
+  if (!s.has("augment")) return pipeline;
+  for (auto const& item : s.texts("augment")) {
+    auto const digits = item.starts_with("crop") ? item.substr(4) : std::string();
+    bool const number = !digits.empty() && digits.size() < 4 && digits.find_first_not_of("0123456789") == std::string::npos;
+    if (item == "flip")
+      pipeline = pipeline | data::random_flip();
+    else if (number && std::stoi(digits) > 0)
+      pipeline = pipeline | data::random_crop(std::stoi(digits));
+    else
+      fail(ErrorKind::usage, format("augment should be a list of cropN (N pixels, such as crop4) and flip, not '{}'", item));
+  }
+  return pipeline;
+}
+
+// The next free runs/trainN, made at once so that no other process takes it.
+std::string claim_run_folder() {
+  make_folders("runs");
+  for (int n = 1;; ++n) {
+    auto const path = "runs/train" + std::to_string(n);
+    std::error_code error;
+    if (fs::create_directory(path, error)) return path;
+    if (error) fail(ErrorKind::file, format("{}: {}", path, error.message()));
+  }
+}
+
+// args.toml without what belongs to one start of the program alone.
+std::string kept_settings(Settings const& settings) {
+  std::string out, text = settings.toml();
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t const end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    auto const line = text.substr(at, end - at);
+    if (!line.starts_with("resume =") && !line.starts_with("run =") && !line.starts_with("json =")) out += line;
+    at = end;
+  }
+  return out;
+}
+
+// Whether two such texts have the same values, whatever their sources.
+bool same_values(std::string const& a, std::string const& b) {
+  auto const values = [](std::string text) {
+    for (std::size_t at; (at = text.find("  # ")) != std::string::npos;) {
+      std::size_t const end = std::min(text.find('\n', at), text.size());
+      while (at > 0 && text[at - 1] == ' ') --at;
+      text.erase(at, end - at);
+    }
+    return text;
+  };
+  return values(a) == values(b);
+}
+
+// Opened with the first line; a run folder that another process holds is never touched.
+class Log {
+ public:
+  explicit Log(std::string path) : path_(std::move(path)) {}
+  ~Log() {
+    if (file_) std::fclose(file_);
+  }
+  Log(Log const&) = delete;
+  Log& operator=(Log const&) = delete;
+  void line(std::string const& text) {
+    if (!file_) file_ = std::fopen(path_.c_str(), "a");
+    if (!file_) return;  // what matters is in the checkpoint; its own failure is reported
+    std::fprintf(file_, "%s\n", text.c_str());
+    std::fflush(file_);
+  }
+  bool open() const { return file_ != nullptr; }
+
+ private:
+  std::string path_;
+  std::FILE* file_ = nullptr;
+};
+
+}  // namespace
+
+int train(Settings& settings) {
+  double const started = now();
+  bool const resume = settings.given("resume");
+  settle_defaults(settings);
+  auto const options = step_options(settings);
+  auto const optimizer = optimizer_of(settings);
+  auto const schedule = schedule_of(settings);
+  NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")).image);
+  auto const training = augmented(data.split.train, settings);
+  auto const& d = data.split.train.spec();
+  ImageSpec const spec{d.image, d.mean, d.std, d.labels};
+  auto const model = make_model(settings, &spec);
+  if (settings.has("weights") && !resume) load_weights(*model, settings.text("weights"));
+
+  ProgressLine progress(options.batch);
+  std::optional<RunRecord> before;
+  if (resume) before = record_of_run(settings.text("run"), [](std::string const&) {});  // fit says what is wrong with the checkpoint
+  Trainer trainer(*model, {.batch = options.batch,
+                           .precision = options.precision,
+                           .loss = cross_entropy({.label_smoothing = settings.real("label_smoothing")}),
+                           .optimizer = optimizer,
+                           .schedule = schedule,
+                           .rivals = options.rivals,
+                           .pins = options.pins,
+                           .recorded = before ? &before->plan : nullptr});
+
+  bool const own_folder = !settings.has("run");
+  if (own_folder) settings.set("run", claim_run_folder(), SettingSource::fallback, "next free");
+  std::string const run = settings.text("run");
+  std::string const kept = kept_settings(settings);
+  Log log(run + "/log.txt");
+  Progress last;
+  catch_signals();
+  FitOptions fit;
+  fit.epochs = int(settings.whole("epochs"));
+  fit.validate = data.split.test;
+  fit.run = run;
+  fit.resume = resume;
+  fit.settings = kept;
+  fit.validation_batch = 250;
+  fit.on_step = [&](Progress const& p) {
+    if (!log.open()) {  // the folder is ours now
+      if (!fs::exists(run + "/args.toml") || !same_values(kept, std::string(read_file(run + "/args.toml").text())))
+        write_atomically(run + "/args.toml", kept);
+      log.line(format("{} {} on {}, {} images, batch {}, {}, {} ({}), {} threads, falconet {}", resume ? "resumed:" : "training",
+                      model->name, data.kind, training.size(), options.batch, name(options.precision), model->device().text(),
+                      name(model->facts().isa), model->threads()->size(), FALCONET_VERSION));
+    }
+    last = p;
+    progress.step(p);
+    return !stop_requested();
+  };
+  fit.on_epoch = [&](EpochResult const& r) {
+    log.line(progress.epoch(r, last));
+    return !stop_requested();
+  };
+  fit.on_message = [&](std::string const& text) { progress.message(text); };
+
+  FitResult result;
+  try {
+    result = trainer.fit(training, fit);
+  } catch (Error const& e) {
+    progress.clear();
+    if (log.open()) log.line(std::string("error: ") + e.what());
+    if (own_folder && !log.open()) {  // nothing was trained: leave nothing behind
+      std::error_code ignored;
+      fs::remove_all(run, ignored);
+    }
+    throw;
+  }
+  progress.clear();
+  if (result.stopped) {
+    log.line(format("stopped in epoch {}, batch {}", last.epoch, last.batch));
+    fail(ErrorKind::interrupted,
+         format("stopped in epoch {}, batch {} of {}; `falconet train resume={}` goes on", last.epoch, last.batch, last.batches, run));
+  }
+
+  if (!result.was_finished) {
+    Report report;
+    report.title = model->name + " on " + data.kind;
+    report.epochs = result.epochs;
+    report.best_epoch = result.best_epoch;
+    report.labels = spec.labels;
+    report.settings = kept;
+    report.plan = trainer.step().session().plan();
+    if (settings.has("accuracy")) report.promised_accuracy = settings.real("accuracy");
+    if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
+    report.evaluation = Evaluator(
+        *model, {.batch = int(std::min<std::int64_t>(250, data.split.test.size())), .precision = options.precision})(data.split.test);
+    write_report(run, report);
+  }
+  auto const& end = result.epochs.back();
+  if (settings.flag("json")) {
+    JsonRow row;
+    row.add("what", "train_run")
+        .add("model", model->name)
+        .add("data", data.kind)
+        .add("batch", options.batch)
+        .add("precision", name(options.precision));
+    row.add("device", model->device().text())
+        .add("threads", model->threads()->size())
+        .add("seed", settings.whole("seed"))
+        .add("epochs", end.epoch)
+        .add("steps", end.step);
+    row.add("train_loss", end.train_loss)
+        .add("train_accuracy", end.train_accuracy)
+        .add("val_loss", end.val_loss)
+        .add("last_val", end.val_accuracy);
+    row.add("best_val", result.best_accuracy)
+        .add("best_epoch", result.best_epoch)
+        .add("seconds", now() - started)
+        .add("peak_bytes", peak_resident_bytes())
+        .add("run", run);
+    std::fputs(row.text().c_str(), stdout);
+    return 0;
+  }
+  if (result.was_finished)
+    std::printf("%s is finished: %d epochs are trained; epochs=N with a larger N goes on\n", run.c_str(), end.epoch);
+  else
+    std::printf("%s: report.html, best.safetensors\n", run.c_str());
+  std::printf("last val %.4f, loss %.4f (epoch %d)\nbest val %.4f\n", end.val_accuracy, end.val_loss, end.epoch, result.best_accuracy);
+  if (settings.has("accuracy") && end.val_accuracy < settings.real("accuracy"))
+    std::fprintf(stderr, "note: the recipe promises a last val of %.4f\n", settings.real("accuracy"));
+  return 0;
+}
+
+}  // namespace falconet::cli

@@ -1,0 +1,318 @@
+// The program as a user meets it: every mistake gives one clear `error:` line and the right exit code, runs stop, go on and repeat
+// to the byte.
+#include <gtest/gtest.h>
+
+#include <regex>
+
+#include "program.h"
+
+using namespace falconet::testing;
+
+namespace {
+
+// Lines of stderr that are not progress.
+std::vector<std::string> error_lines(std::string const& err) {
+  std::vector<std::string> out;
+  std::stringstream in(err);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("error:")) out.push_back(line);
+  return out;
+}
+
+// The program refuses: this exit code, one error line, and it holds these words.
+void expect_refusal(Result const& r, int code, std::vector<std::string> const& words) {
+  EXPECT_EQ(r.code, code) << r.err;
+  auto const lines = error_lines(r.err);
+  ASSERT_EQ(lines.size(), 1u) << r.err;
+  for (auto const& w : words) EXPECT_NE(lines[0].find(w), std::string::npos) << "'" << w << "' is not in: " << lines[0];
+}
+
+std::vector<std::string> files_below(fs::path const& folder) {
+  std::vector<std::string> out;
+  if (fs::exists(folder))
+    for (auto const& e : fs::recursive_directory_iterator(folder)) out.push_back(fs::relative(e.path(), folder).string());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::string without_seconds(std::string const& csv) { return std::regex_replace(csv, std::regex(",[^,\n]*\n"), "\n"); }
+
+class Commands : public ::testing::Test {
+ protected:
+  Commands() { write_digits(folder.path / "digits"); }
+  std::vector<std::string> training(std::vector<std::string> more = {}) const {
+    std::vector<std::string> words = {"train",    "model=lenet5", "data=mnist:digits", "epochs=2",
+                                      "batch=32", "lr=0.05",      "momentum=0.9",      "seed=3"};
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  }
+  Result falconet(std::vector<std::string> const& words, rlim_t file_limit = RLIM_INFINITY) const {
+    return run(words, folder.path, file_limit);
+  }
+  void expect_no_run() const { EXPECT_FALSE(fs::exists(folder.path / "runs/train1")) << "a refused run left its folder"; }
+  void expect_same_run(std::string const& a, std::string const& b) const {
+    EXPECT_TRUE(contents(folder.path / a / "best.safetensors") == contents(folder.path / b / "best.safetensors"))
+        << "best.safetensors differ";
+    EXPECT_EQ(without_seconds(contents(folder.path / a / "results.csv")), without_seconds(contents(folder.path / b / "results.csv")));
+  }
+  Folder folder;
+};
+
+}  // namespace
+
+// ---- words ----
+
+TEST_F(Commands, HelpAndVersionAreOnStandardOutput) {
+  for (auto const& words : std::vector<std::vector<std::string>>{
+           {"help"}, {"--help"}, {"help", "train"}, {"train", "--help"}, {"help", "bench", "conv"}, {"help", "bench"}, {"--version"}}) {
+    auto const r = falconet(words);
+    EXPECT_EQ(r.code, 0) << words[0];
+    EXPECT_EQ(r.err, "");
+    EXPECT_FALSE(r.out.empty());
+  }
+  EXPECT_NE(falconet({"help", "train"}).out.find("epochs="), std::string::npos);
+  auto const r = falconet({});
+  EXPECT_EQ(r.code, 2);
+  EXPECT_NE(r.err.find("train"), std::string::npos);
+}
+
+TEST_F(Commands, UnknownNamesGetTheNearestOne) {
+  expect_refusal(falconet({"trian"}), 2, {"unknown verb 'trian'", "train"});
+  expect_refusal(falconet({"bench", "cnov"}), 2, {"cnov", "conv"});
+  expect_refusal(falconet(training({"epocs=3"})), 2, {"epocs", "epochs"});
+  expect_refusal(falconet({"train", "model=resnet21", "data=mnist:digits"}), 2, {"resnet21", "resnet20"});
+  expect_refusal(falconet({"train", "model=lenet5", "data=minst:digits"}), 2, {"minst", "mnist"});
+  expect_refusal(falconet({"train", "recipe=mnits"}), 2, {"mnits", "mnist"});
+  expect_refusal(falconet(training({"pin.conv1=driect"})), 2, {"driect", "direct"});
+  expect_refusal(falconet(training({"pin.conv9=direct"})), 2, {"conv9"});
+  expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs3 f32 nhwc", "algorithms=driect"}), 2, {"driect", "direct"});
+  expect_refusal(falconet({"bench", "conv", "problems=li2018"}), 2, {"li2018", "li2019"});
+  expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs9 f32 nhwc"}), 2, {"rs9"});
+  expect_refusal(falconet({"summary", "model=lenet5", "after=fuze"}), 2, {"fuze", "fuse"});
+  expect_no_run();
+}
+
+TEST_F(Commands, ValuesOutOfRangeAreRefused) {
+  expect_refusal(falconet(training({"batch=0"})), 2, {"batch", "0"});
+  expect_refusal(falconet(training({"lr=-0.1"})), 2, {"lr", "-0.1"});
+  expect_refusal(falconet(training({"epochs=0"})), 2, {"epochs", "0"});
+  expect_refusal(falconet(training({"epochs=three"})), 2, {"epochs", "three"});
+  expect_refusal(falconet(training({"augment=crop"})), 2, {"augment", "crop4"});
+  expect_refusal(falconet(training({"device=gpu"})), 2, {"gpu", "cuda"});
+  expect_refusal(falconet(training({"threads=0"})), 2, {"threads"});
+  expect_no_run();
+}
+
+TEST_F(Commands, AMissingSettingIsNamed) {
+  expect_refusal(falconet({"train", "data=mnist:digits"}), 2, {"model="});
+  expect_refusal(falconet({"train", "model=lenet5"}), 2, {"data="});
+  expect_refusal(falconet({"eval", "data=mnist:digits"}), 2, {"model="});
+  expect_refusal(falconet({"predict", "model=x"}), 1, {"x"});
+  expect_refusal(falconet({"bench"}), 2, {"conv", "train"});
+  expect_refusal(falconet({"bench", "conv"}), 2, {"problems="});
+}
+
+// ---- data ----
+
+TEST_F(Commands, DamagedDataIsRefused) {
+  struct Case {
+    std::string file, text;
+    std::vector<std::string> words;
+  };
+  auto const good = digits(400, 1);
+  std::string bad_label = good.labels;
+  bad_label[8 + 17] = 10;
+  for (auto const& c : std::vector<Case>{
+           {"train-images-idx3-ubyte", "", {"train-images", "empty"}},
+           {"train-images-idx3-ubyte", good.images.substr(0, 5000), {"train-images", "cut off"}},
+           {"train-images-idx3-ubyte", good.labels, {"train-images", "magic"}},
+           {"train-images-idx3-ubyte", digits(399, 1).images, {"399", "400"}},
+           {"train-labels-idx1-ubyte", bad_label, {"train-labels", "label"}},
+           {"t10k-labels-idx1-ubyte", digits(119, 2).labels, {"119", "120"}},
+       }) {
+    auto const path = folder.path / "digits" / c.file;
+    auto const before = contents(path);
+    write(path, c.text);
+    expect_refusal(falconet(training()), 1, c.words);
+    write(path, before);
+  }
+  fs::remove(folder.path / "digits/t10k-images-idx3-ubyte");
+  expect_refusal(falconet(training()), 1, {"t10k-images-idx3-ubyte"});
+  expect_refusal(falconet({"train", "model=lenet5", "data=mnist:nowhere"}), 1, {"nowhere"});
+  expect_no_run();
+}
+
+// ---- runs ----
+
+TEST_F(Commands, ARunLeavesItsFolderAndServesEvalAndPredict) {
+  auto const r = falconet(training({"run=r", "epochs=6"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_TRUE(std::regex_search(r.out, std::regex("\nbest val [01]\\.[0-9]{4}\n$"))) << r.out;
+  EXPECT_EQ(files_below(folder.path / "r"),
+            (std::vector<std::string>{"args.toml", "best.safetensors", "confusion.svg", "last.ckpt", "lock", "log.txt", "plan.tsv",
+                                      "previous.ckpt", "report.html", "results.csv", "results.svg"}));
+  auto const args = contents(folder.path / "r/args.toml");
+  EXPECT_NE(args.find("epochs = 6"), std::string::npos) << args;
+  EXPECT_NE(args.find("# command line"), std::string::npos) << args;
+
+  auto const e = falconet({"eval", "model=r", "data=mnist:digits", "json=true"});
+  ASSERT_EQ(e.code, 0) << e.err;
+  std::smatch accuracy;
+  ASSERT_TRUE(std::regex_search(e.out, accuracy, std::regex("\"accuracy\": ([0-9.]+)"))) << e.out;
+  EXPECT_GT(std::stod(accuracy[1]), 0.9);
+  std::smatch best;
+  ASSERT_TRUE(std::regex_search(r.out, best, std::regex("best val ([0-9.]+)")));
+  EXPECT_NEAR(std::stod(accuracy[1]), std::stod(best[1]), 1e-4);
+
+  auto const p = falconet({"predict", "model=r/best.safetensors", "data=mnist:digits", "count=5", "top=2"});
+  ASSERT_EQ(p.code, 0) << p.err;
+  EXPECT_TRUE(std::regex_search(p.out, std::regex("[0-5] of 5 right\n$"))) << p.out;
+
+  expect_refusal(falconet(training({"run=r"})), 1, {"r holds a run already"});
+  expect_refusal(falconet({"predict", "model=r", "no.png"}), 1, {"no.png"});
+  expect_refusal(falconet({"eval", "model=lenet5", "data=mnist:digits"}), 2, {"untrained"});
+
+  // Finished: says so, changes nothing.
+  auto const before = contents(folder.path / "r/last.ckpt");
+  auto const again = falconet({"train", "resume=r"});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.out.find("r is finished"), std::string::npos) << again.out;
+  EXPECT_TRUE(before == contents(folder.path / "r/last.ckpt"));
+}
+
+TEST_F(Commands, RunsWithoutAFolderAreNumbered) {
+  ASSERT_EQ(falconet(training({"epochs=1", "examples=64"})).code, 0);
+  ASSERT_EQ(falconet(training({"epochs=1", "examples=64"})).code, 0);
+  EXPECT_TRUE(fs::exists(folder.path / "runs/train1/best.safetensors"));
+  EXPECT_TRUE(fs::exists(folder.path / "runs/train2/best.safetensors"));
+}
+
+TEST_F(Commands, TheSameSeedGivesTheSameBytesForAnyNumberOfThreads) {
+  ASSERT_EQ(falconet(training({"run=a", "threads=1"})).code, 0);
+  ASSERT_EQ(falconet(training({"run=b", "threads=2"})).code, 0);
+  ASSERT_EQ(falconet(training({"run=c", "threads=2"})).code, 0);
+  expect_same_run("a", "b");
+  expect_same_run("b", "c");
+}
+
+TEST_F(Commands, AnInterruptedRunGoesOnToTheSameBytes) {
+  write_digits(folder.path / "digits", 2000, 120);
+  ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
+  for (int signal : {SIGINT, SIGTERM}) {
+    std::string const name = signal == SIGINT ? "by_int" : "by_term";
+    Process p(training({"run=" + name, "epochs=4"}), folder.path);
+    ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / name / "last.ckpt"); }));
+    p.kill(signal);
+    auto const r = p.wait();
+    expect_refusal(r, 130, {"stopped in epoch", "resume=" + name});
+    auto const resumed = falconet({"train", "resume=" + name});
+    ASSERT_EQ(resumed.code, 0) << resumed.err;
+    expect_same_run("whole", name);
+  }
+}
+
+TEST_F(Commands, AKilledRunGoesOnFromItsCheckpoint) {
+  write_digits(folder.path / "digits", 2000, 120);
+  ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
+  {
+    Process p(training({"run=killed", "epochs=4"}), folder.path);
+    ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / "killed/last.ckpt"); }));
+    p.kill(SIGKILL);
+    EXPECT_EQ(p.wait().code, 128 + SIGKILL);
+  }
+  auto const resumed = falconet({"train", "resume=killed/"});
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  expect_same_run("whole", "killed");
+}
+
+TEST_F(Commands, ADamagedCheckpointGivesWayToThePreviousOne) {
+  ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
+  ASSERT_EQ(falconet(training({"run=cut", "epochs=3"})).code, 0);
+  auto const last = contents(folder.path / "cut/last.ckpt");
+  write(folder.path / "cut/last.ckpt", last.substr(0, last.size() / 2));
+  auto const resumed = falconet({"train", "resume=cut", "epochs=4"});
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("previous.ckpt"), std::string::npos) << resumed.err;
+  expect_same_run("whole", "cut");
+
+  ASSERT_EQ(falconet(training({"run=flip", "epochs=1"})).code, 0);
+  auto flipped = contents(folder.path / "flip/last.ckpt");
+  flipped[flipped.size() / 2] = char(flipped[flipped.size() / 2] ^ 4);
+  write(folder.path / "flip/last.ckpt", flipped);
+  expect_refusal(falconet({"train", "resume=flip", "epochs=4"}), 1, {"last.ckpt"});
+  EXPECT_TRUE(flipped == contents(folder.path / "flip/last.ckpt"));
+}
+
+TEST_F(Commands, TwoProcessesDoNotShareARunFolder) {
+  write_digits(folder.path / "digits", 2000, 120);
+  Process first(training({"run=shared", "epochs=50"}), folder.path);
+  ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / "shared/args.toml"); }));
+  auto const args = contents(folder.path / "shared/args.toml");
+  expect_refusal(falconet(training({"run=shared", "epochs=7"})), 1, {"shared", "process"});
+  EXPECT_EQ(args, contents(folder.path / "shared/args.toml"));
+  first.kill(SIGINT);
+  EXPECT_EQ(first.wait().code, 130);
+}
+
+TEST_F(Commands, AFullDiskLosesNothing) {
+  ASSERT_EQ(falconet(training({"run=full", "epochs=1"})).code, 0);
+  auto const checkpoint = contents(folder.path / "full/last.ckpt"), best = contents(folder.path / "full/best.safetensors");
+  expect_refusal(falconet({"train", "resume=full", "epochs=3"}, 100 << 10), 1, {"full/"});
+  EXPECT_TRUE(checkpoint == contents(folder.path / "full/last.ckpt"));
+  EXPECT_TRUE(best == contents(folder.path / "full/best.safetensors"));
+  auto const resumed = falconet({"train", "resume=full", "epochs=3"});
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  for (auto const& file : files_below(folder.path / "full")) EXPECT_EQ(file.find("tmp"), std::string::npos) << file << " was left behind";
+}
+
+TEST_F(Commands, ARunFolderThatCannotBeMadeIsNamed) {
+  write(folder.path / "file", "x");
+  expect_refusal(falconet(training({"run=file/run"})), 1, {"file"});
+  expect_refusal(falconet(training({"run=file"})), 1, {"file"});
+  expect_refusal(falconet({"train", "resume=nowhere"}), 1, {"nowhere"});
+}
+
+TEST_F(Commands, ALossThatIsNotFiniteStopsTheRunAndNamesLayerAndStep) {
+  expect_refusal(falconet(training({"lr=1e6", "momentum=0", "run=nan"})), 1, {"step ", "first layer", "learning rate"});
+  EXPECT_FALSE(fs::exists(folder.path / "nan/best.safetensors"));
+}
+
+TEST_F(Commands, WeightsThatDoNotFitAreListed) {
+  ASSERT_EQ(falconet(training({"run=r", "epochs=1"})).code, 0);
+  expect_refusal(falconet({"train", "model=mnist_cnn", "data=mnist:digits", "weights=r/best.safetensors"}), 1,
+                 {"unexpected: fc3.bias, fc3.weight", "conv1.weight"});
+  auto const weights = contents(folder.path / "r/best.safetensors");
+  write(folder.path / "cut.safetensors", weights.substr(0, 1000));
+  expect_refusal(falconet({"eval", "model=cut.safetensors", "data=mnist:digits"}), 1, {"cut.safetensors"});
+  expect_refusal(falconet({"train", "model=resnet20", "data=mnist:digits", "weights=r/best.safetensors"}), 1,
+                 {"missing: ", "bn1.weight", "unexpected: "});
+  expect_no_run();
+}
+
+// ---- the other verbs ----
+
+TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
+  auto const s = falconet({"summary", "model=mnist_cnn"});
+  ASSERT_EQ(s.code, 0) << s.err;
+  EXPECT_NE(s.out.find("105,634 parameters"), std::string::npos) << s.out;
+  for (char const* pass : {"gradients", "fuse", "choose"})
+    EXPECT_EQ(falconet({"summary", "model=lenet5", std::string("after=") + pass}).code, 0) << pass;
+  EXPECT_EQ(falconet({"summary", "model=lenet5", "why=true", "batch=8"}).code, 0);
+
+  auto const c = falconet({"checks"});
+  EXPECT_EQ(c.code, 0) << c.err;
+  EXPECT_NE(c.out.find("training runs on"), std::string::npos) << c.out;
+
+  auto const t = falconet({"bench", "train", "model=lenet5", "batch=8", "steps=3", "json=true"});
+  ASSERT_EQ(t.code, 0) << t.err;
+  for (char const* key : {"what", "model", "batch", "precision", "device", "threads", "ms", "ms_min", "peak_bytes"})
+    EXPECT_NE(t.out.substr(0, t.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << t.out;
+  EXPECT_EQ(falconet({"bench", "predict", "model=lenet5", "steps=3"}).code, 0);
+
+  auto const b =
+      falconet({"bench", "conv", "problems=n2 c4 hw8 k4 rs3 p1 f32 nhwc", "repetitions=3", "json=true", "threads=1,2", "plot=conv.svg"});
+  ASSERT_EQ(b.code, 0) << b.err;
+  for (char const* key : {"problem", "algorithm", "config", "us", "us_min", "limit_us", "error"})
+    EXPECT_NE(b.out.substr(0, b.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << b.out;
+  EXPECT_NE(contents(folder.path / "conv.svg").find("</svg>"), std::string::npos);
+}
