@@ -113,6 +113,10 @@ TEST(Images, AreMadeIntoWhatAModelReads) {
   data::prepare(rgb, {{1, 1, 2}, {0.5f}, {0.25f}, {"x"}}, out);
   EXPECT_FLOAT_EQ(out[0], -2);
   EXPECT_FLOAT_EQ(out[1], 2);
+  data::Image const wide{1, 4, 1, {7, 0, 255, 7}};   // the centre, undistorted
+  data::prepare(wide, {{1, 1, 2}, {0.5f}, {0.25f}, {"x"}}, out);
+  EXPECT_FLOAT_EQ(out[0], -2);
+  EXPECT_FLOAT_EQ(out[1], 2);
 }
 
 TEST(Images, BadFilesGetOneClearLine) {

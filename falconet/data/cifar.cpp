@@ -25,7 +25,7 @@ constexpr int classes = 10;
 // Takes the file's bytes in pieces of any size and puts whole records into the batch.
 class Records {
  public:
-  explicit Records(std::string const& path) : path_(path) {}
+  Records(std::string const& path, std::size_t expected) : path_(path) { batch_.pixels.reserve(expected * image_bytes); }
 
   void add(std::span<std::byte const> bytes) {
     while (!bytes.empty()) {
@@ -48,7 +48,6 @@ class Records {
     have_ = 0;
     if (record_[0] >= classes)
       fail_data(path_, format("label {} is {}, expected 0 to {}", batch_.labels.size(), record_[0], classes - 1));
-    if (batch_.labels.empty()) batch_.pixels.reserve(10000 * image_bytes);
     batch_.labels.push_back(record_[0]);
     std::size_t const at = batch_.pixels.size();
     batch_.pixels.resize(at + image_bytes);
@@ -147,9 +146,10 @@ CifarBatch read_cifar_batch(std::string const& path) {
   FileReader file(path);
   auto const memory = std::make_unique_for_overwrite<std::byte[]>(piece);
   std::span<std::byte> const buffer(memory.get(), piece);
-  Records records(path);
   std::size_t got = file.read(buffer);
-  if (is_xz(buffer.first(got))) unpack_xz(file, buffer, got, records);
+  bool const packed = is_xz(buffer.first(got));
+  Records records(path, packed ? 10000 : file.size() / record_bytes);   // a canonical file has 10000
+  if (packed) unpack_xz(file, buffer, got, records);
   else
     for (; got > 0; got = file.read(buffer)) records.add(buffer.first(got));
   return records.finish();

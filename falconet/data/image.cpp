@@ -89,6 +89,7 @@ Image resize(Image const& image, int height, int width, Filter filter) {
 }
 
 Image resize_and_crop(Image const& image, int height, int width, Filter filter) {
+  if (image.height == height && image.width == width) return image;
   std::int64_t const wide = std::int64_t(image.width) * height, high = std::int64_t(image.height) * width;
   int const part_width = wide > high ? std::max(1, int((high + height / 2) / std::max(height, 1))) : image.width;
   int const part_height = high > wide ? std::max(1, int((wide + width / 2) / std::max(width, 1))) : image.height;
@@ -115,7 +116,7 @@ void prepare(Image const& image, DataSpec const& spec, std::span<float> out) {
   check(spec);
   if (std::int64_t(out.size()) != spec.image.elements())
     fail(ErrorKind::internal, format("an image of {} values is to be prepared in {}", spec.image.elements(), out.size()));
-  Image const fitted = resize(with_channels(image, int(spec.image[0])), int(spec.image[1]), int(spec.image[2]));
+  Image const fitted = resize_and_crop(with_channels(image, int(spec.image[0])), int(spec.image[1]), int(spec.image[2]));
   Normaliser{spec}(std::span<std::uint8_t const>(fitted.pixels), out.data());
 }
 

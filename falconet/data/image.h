@@ -29,7 +29,8 @@ Image resize_and_crop(Image const& image, int height, int width, Filter filter =
 // Gray to RGB by repetition, RGB to gray by ITU-R 601 luma, alpha dropped: Pillow's convert(). channels: 1 or 3.
 Image with_channels(Image const& image, int channels);
 
-// What a model of this spec reads: converted, resized (not cropped) and normalised into `out`, H*W*C floats in H, W, C order.
+// What a model of this spec reads, prepared as image_folder does by default: converted, resized and cropped, normalised into
+// `out`, H*W*C floats in H, W, C order.
 void prepare(Image const& image, DataSpec const& spec, std::span<float> out);
 
 }  // namespace falconet::data

@@ -1,5 +1,5 @@
 // A checkpoint: named tensors as they lie in memory, texts and whole numbers in one file, with a checksum over everything, so
-// that a flipped bit or a cut anywhere is found. docs/formats.md gives the bytes.
+// that a flipped bit or a cut anywhere is found. checkpoint.cpp lists the bytes.
 #pragma once
 #include <cstdint>
 #include <map>
