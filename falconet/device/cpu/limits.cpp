@@ -22,7 +22,10 @@ double fma(std::int64_t rounds) {
   hn::ScalableTag<T> const d;
   using V = decltype(hn::Zero(d));
   V const a = hn::Set(d, T(0.9999)), b = hn::Set(d, T(1e-4));
-  V s0 = b, s1 = b, s2 = b, s3 = b, s4 = b, s5 = b, s6 = b, s7 = b, s8 = b, s9 = b, s10 = b, s11 = b;
+  // Different starts: a compiler computes equal chains once.
+  auto start = [&](int chain) { return hn::Set(d, T(1e-4) * T(chain)); };
+  V s0 = start(1), s1 = start(2), s2 = start(3), s3 = start(4), s4 = start(5), s5 = start(6);
+  V s6 = start(7), s7 = start(8), s8 = start(9), s9 = start(10), s10 = start(11), s11 = start(12);
   for (std::int64_t i = 0; i < rounds; ++i) {
     s0 = hn::MulAdd(s0, a, b), s1 = hn::MulAdd(s1, a, b), s2 = hn::MulAdd(s2, a, b), s3 = hn::MulAdd(s3, a, b);
     s4 = hn::MulAdd(s4, a, b), s5 = hn::MulAdd(s5, a, b), s6 = hn::MulAdd(s6, a, b), s7 = hn::MulAdd(s7, a, b);
