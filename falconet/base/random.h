@@ -68,6 +68,7 @@ FALCONET_HOST_DEVICE static inline uint32_t bounded(uint64_t bits, uint32_t n) {
 
 #ifndef FALCONET_ISA
 #include <array>
+#include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>

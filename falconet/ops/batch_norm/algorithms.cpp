@@ -3,7 +3,11 @@
 namespace falconet {
 
 TableOf<BatchNormProblem> const& batch_norm_algorithms() {
-  static TableOf<BatchNormProblem> const table({batch_norm_reference});
+  static TableOf<BatchNormProblem> const table([] {
+    auto all = batch_norm_cuda_algorithms();
+    all.insert(all.end(), {batch_norm_reference});
+    return all;
+  }());
   return table;
 }
 

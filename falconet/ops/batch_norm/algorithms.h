@@ -6,6 +6,7 @@ namespace falconet {
 
 extern Algorithm<BatchNormProblem> const batch_norm_reference;
 
+std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms();   // cuda/; empty without CUDA in the build
 TableOf<BatchNormProblem> const& batch_norm_algorithms();
 
 }  // namespace falconet

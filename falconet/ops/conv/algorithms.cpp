@@ -1,14 +1,16 @@
 #include "falconet/ops/conv/algorithms.h"
 
+#include "falconet/ops/conv/cuda/algorithms.h"
+
 namespace falconet {
 
 TableOf<ConvProblem> const& conv_algorithms() {
-  static TableOf<ConvProblem> const table({
-      conv_direct,
-      conv_im2col_gemm,
-      conv_naive,
-      conv_reference,
-  });
+  static TableOf<ConvProblem> const table([] {
+    std::vector<Algorithm<ConvProblem>> all;
+    for (auto const* algorithm : conv_cuda_algorithms()) all.push_back(*algorithm);
+    all.insert(all.end(), {conv_direct, conv_im2col_gemm, conv_naive, conv_reference});
+    return all;
+  }());
   return table;
 }
 

@@ -3,10 +3,11 @@
 namespace falconet {
 
 TableOf<LossProblem> const& loss_algorithms() {
-  static TableOf<LossProblem> const table({
-      loss_lanes(),
-      loss_reference(),
-  });
+  static TableOf<LossProblem> const table([] {
+    auto all = loss_cuda_algorithms();
+    all.insert(all.end(), {loss_lanes(), loss_reference()});
+    return all;
+  }());
   return table;
 }
 

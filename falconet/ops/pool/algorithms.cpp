@@ -3,10 +3,11 @@
 namespace falconet {
 
 TableOf<PoolProblem> const& pool_algorithms() {
-  static TableOf<PoolProblem> const table({
-      pool_channel_lanes_algorithm(),
-      pool_reference(),
-  });
+  static TableOf<PoolProblem> const table([] {
+    auto all = pool_cuda_algorithms();
+    all.insert(all.end(), {pool_channel_lanes_algorithm(), pool_reference()});
+    return all;
+  }());
   return table;
 }
 

@@ -8,6 +8,7 @@ namespace falconet {
 Algorithm<PoolProblem> pool_channel_lanes_algorithm();
 Algorithm<PoolProblem> pool_reference();
 
+std::vector<Algorithm<PoolProblem>> pool_cuda_algorithms();   // cuda/; empty without CUDA in the build
 TableOf<PoolProblem> const& pool_algorithms();   // best first, the reference last
 
 }  // namespace falconet

@@ -3,10 +3,11 @@
 namespace falconet {
 
 TableOf<SoftmaxProblem> const& softmax_algorithms() {
-  static TableOf<SoftmaxProblem> const table({
-      softmax_lanes(),
-      softmax_reference(),
-  });
+  static TableOf<SoftmaxProblem> const table([] {
+    auto all = softmax_cuda_algorithms();
+    all.insert(all.end(), {softmax_lanes(), softmax_reference()});
+    return all;
+  }());
   return table;
 }
 

@@ -8,6 +8,7 @@ namespace falconet {
 Algorithm<SoftmaxProblem> softmax_lanes();
 Algorithm<SoftmaxProblem> softmax_reference();
 
+std::vector<Algorithm<SoftmaxProblem>> softmax_cuda_algorithms();   // cuda/; empty without CUDA in the build
 TableOf<SoftmaxProblem> const& softmax_algorithms();   // best first, the reference last
 
 }  // namespace falconet

@@ -1,0 +1,87 @@
+// The vectors of batch norm on an NVIDIA GPU: a thread per channel, in f64; the formulas stand in reference.cpp.
+#include "falconet/device/cuda/check.h"
+#include "falconet/ops/batch_norm/algorithms.h"
+
+namespace falconet {
+namespace {
+
+using F = BatchNormFunction;
+
+template <class T>
+struct Vectors {
+  T const *sums, *gamma, *beta;
+  T *running_mean, *running_var, *scale_shift, *dscale_shift, *dsums, *dgamma, *dbeta, *two_operand;
+};
+
+template <class T>
+__global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample, double eps, double momentum, StepState const* step, Vectors<T> v) {
+  int const c = blockIdx.x * 128 + threadIdx.x;
+  if (c >= C) return;
+  double count = 1, mean = 0, var = 0, inverse = 0;
+  if (f == F::coefficients || f == F::gradient) {
+    count = double(max(step->valid_count, 1)) * per_sample;
+    mean = double(v.sums[c]) / count;
+    var = fmax(double(v.sums[C + c]) / count - mean * mean, 0.0);
+    inverse = 1 / sqrt(var + eps);
+  }
+  switch (f) {
+    case F::coefficients: {
+      double const unbiased = var * count / fmax(count - 1, 1.0), scale = double(v.gamma[c]) * inverse;
+      v.scale_shift[c] = T(scale);
+      v.scale_shift[C + c] = T(double(v.beta[c]) - mean * scale);
+      v.running_mean[c] = T((1 - momentum) * double(v.running_mean[c]) + momentum * mean);
+      v.running_var[c] = T((1 - momentum) * double(v.running_var[c]) + momentum * unbiased);
+      break;
+    }
+    case F::gradient: {
+      double const dshift = double(v.dscale_shift[C + c]), gamma = double(v.gamma[c]), g = double(v.dscale_shift[c]) - mean * dshift;
+      double const dvar = -0.5 * g * gamma * inverse * inverse * inverse, dmean = -gamma * inverse * dshift - 2 * mean * dvar;
+      v.dsums[c] = T(dmean / count);
+      v.dsums[C + c] = T(dvar / count);
+      v.dgamma[c] = T(g * inverse);
+      v.dbeta[c] = T(dshift);
+      break;
+    }
+    case F::inference: {
+      double const scale = double(v.gamma[c]) / sqrt(double(v.running_var[c]) + eps);
+      v.scale_shift[c] = T(scale);
+      v.scale_shift[C + c] = T(double(v.beta[c]) - double(v.running_mean[c]) * scale);
+      break;
+    }
+    case F::inference_gradient: {
+      double const dshift = double(v.dscale_shift[C + c]), g = double(v.dscale_shift[c]) - double(v.running_mean[c]) * dshift;
+      v.dgamma[c] = T(g / sqrt(double(v.running_var[c]) + eps));
+      v.dbeta[c] = T(dshift);
+      break;
+    }
+    case F::two_operand:
+      v.two_operand[c] = v.scale_shift[c];
+      v.two_operand[C + c] = 2 * v.dsums[C + c];
+      v.two_operand[2 * C + c] = v.dsums[c];
+      break;
+  }
+}
+
+std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
+double seconds(BatchNormProblem const&, DeviceFacts const&) { return 2e-6; }
+
+template <class T>
+void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stream) {
+  Vectors<T> const v{a.sums.as<T>(), a.gamma.as<T>(), a.beta.as<T>(), a.running_mean.as<T>(), a.running_var.as<T>(), a.scale_shift.as<T>(), a.dscale_shift.as<T>(),
+                     a.dsums.as<T>(), a.dgamma.as<T>(), a.dbeta.as<T>(), a.two_operand.as<T>()};
+  per_channel<T><<<unsigned((p.c + 127) / 128), 128, 0, stream>>>(p.function, int(p.c), double(p.per_sample), p.eps, p.momentum, a.step, v);
+  check_launch("batch_norm per_channel", p, stream);
+}
+
+void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream& stream) {
+  auto const s = static_cast<cudaStream_t>(stream.cuda());
+  p.type == DType::f64 ? launch<double>(p, a, s) : launch<float>(p, a, s);
+}
+
+}  // namespace
+
+std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms() {
+  return {{.name = "per_channel", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
+}
+
+}  // namespace falconet

@@ -1,0 +1,150 @@
+// Losses and their gradients on an NVIDIA GPU: a warp per sample makes its share of the loss and its row of the gradient, then one block adds
+// the shares in a fixed order. Arithmetic in f64: the data are small.
+#include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/element.cuh"
+#include "falconet/ops/loss/algorithms.h"
+
+namespace falconet {
+namespace {
+
+constexpr int threads = 256;
+
+struct Work {
+  std::int64_t n, row;
+  double smoothing, dloss;
+  StepState const* step;
+  double* partial;      // [2][n]: loss and correct of each sample
+};
+
+__device__ double warp_sum(double v) {
+  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+  return v;
+}
+__device__ std::int64_t valid_rows(Work const& w) { return max(std::int64_t(0), min(std::int64_t(w.step->valid_count), w.n)); }
+template <class L>
+__device__ double factor_of(Work const& w, L const* dloss) {
+  std::int64_t const valid = valid_rows(w);
+  return valid ? (dloss ? double(*dloss) : w.dloss) / double(valid) : 0;
+}
+
+template <class E, class L>
+__global__ void __launch_bounds__(threads) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx) {
+  std::int64_t const n = blockIdx.x * std::int64_t(threads / 32) + threadIdx.x / 32;
+  if (n >= w.n) return;
+  int const lane = threadIdx.x % 32;
+  E const* const in = x + n * w.row;
+  if (n >= valid_rows(w)) {
+    if (dx)
+      for (std::int64_t c = lane; c < w.row; c += 32) put(dx[n * w.row + c], 0.0);
+    if (lane == 0) w.partial[n] = w.partial[w.n + n] = 0;
+    return;
+  }
+  double best = load(in[0]);
+  std::int64_t where = 0;
+  for (std::int64_t c = lane; c < w.row; c += 32) {
+    double const v = load(in[c]);
+    if (v > best) best = v, where = c;
+  }
+  for (int step = 16; step > 0; step /= 2) {   // the first of equal maxima
+    double const other = __shfl_xor_sync(~0u, best, step);
+    std::int64_t const other_where = __shfl_xor_sync(~0u, where, step);
+    if (other > best || (other == best && other_where < where)) best = other, where = other_where;
+  }
+  double exponentials = 0, all = 0;
+  for (std::int64_t c = lane; c < w.row; c += 32) {
+    double const v = load(in[c]);
+    exponentials += exp(v - best), all += v;
+  }
+  exponentials = warp_sum(exponentials);
+  all = warp_sum(all);
+  std::int64_t const label = labels[n];
+  bool const known = label >= 0 && label < w.row;
+  double const log_sum = log(exponentials) + best, nan = __longlong_as_double(0x7ff8000000000000ll), factor = factor_of(w, dloss);
+  if (lane == 0) {
+    w.partial[n] = known ? (1 - w.smoothing) * (log_sum - double(load(in[label]))) + w.smoothing * (log_sum - all / double(w.row)) : nan;
+    w.partial[w.n + n] = where == label;
+  }
+  if (!dx) return;
+  for (std::int64_t c = lane; c < w.row; c += 32) {
+    double const target = (c == label ? 1 - w.smoothing : 0) + w.smoothing / double(w.row);
+    put(dx[n * w.row + c], known ? (exp(double(load(in[c])) - log_sum) - target) * factor : nan);
+  }
+}
+
+template <class E, class T, class L>
+__global__ void __launch_bounds__(threads) by_elements(Work const w, bool squared, E const* x, T const* target, L const* dloss, E* dx) {
+  std::int64_t const n = blockIdx.x * std::int64_t(threads / 32) + threadIdx.x / 32;
+  if (n >= w.n) return;
+  int const lane = threadIdx.x % 32;
+  bool const counts = n < valid_rows(w);
+  double const factor = factor_of(w, dloss);
+  double sum = 0;
+  for (std::int64_t i = n * w.row + lane; i < (n + 1) * w.row; i += 32) {
+    double const v = load(x[i]), t = load(target[i]);
+    double loss, gradient;
+    if (squared) {
+      loss = (v - t) * (v - t);
+      gradient = 2 * (v - t);
+    } else {
+      loss = fmax(v, 0.0) - v * t + log1p(exp(-fabs(v)));
+      gradient = (v >= 0 ? 1 / (1 + exp(-v)) : exp(v) / (1 + exp(v))) - t;
+    }
+    sum += loss / double(w.row);
+    if (dx) put(dx[i], counts ? gradient / double(w.row) * factor : 0.0);
+  }
+  sum = warp_sum(sum);
+  if (lane == 0) w.partial[n] = counts ? sum : 0, w.partial[w.n + n] = 0;
+}
+
+template <class L>
+__global__ void __launch_bounds__(threads) finish(Work const w, L* loss, L* correct) {
+  __shared__ double sums[2][threads];
+  double a = 0, b = 0;
+  for (std::int64_t n = threadIdx.x; n < w.n; n += threads) a += w.partial[n], b += w.partial[w.n + n];
+  sums[0][threadIdx.x] = a, sums[1][threadIdx.x] = b;
+  for (int half = threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half)
+      for (int i = 0; i < 2; ++i) sums[i][threadIdx.x] += sums[i][threadIdx.x + half];
+  }
+  if (threadIdx.x > 0) return;
+  std::int64_t const valid = valid_rows(w);
+  if (loss) *loss = L(valid ? sums[0][0] / double(valid) : 0);
+  if (correct) *correct = L(sums[1][0]);
+}
+
+std::string reject(LossProblem const& p, DeviceFacts const&) {
+  if (p.x.dtype == DType::u8 || p.x.dtype == DType::i32) return "f64, f32 and bf16 only";
+  if (p.kind != LossKind::cross_entropy && p.target != p.x.dtype && p.target != DType::f32) return "a target in f32 or in the type of x only";
+  return {};
+}
+std::size_t scratch(LossProblem const& p, Config const&) { return std::size_t(p.n()) * 2 * sizeof(double); }
+double seconds(LossProblem const& p, DeviceFacts const&) { return 5e-6 + bytes_of(p.operands()) / 1e12; }
+
+template <class E, class L>
+void launch(LossProblem const& p, LossArgs const& a, View memory, cudaStream_t stream) {
+  Work const w{p.n(), p.row(), p.label_smoothing, p.dloss, a.step, memory.as<double>()};
+  unsigned const blocks = unsigned((w.n + threads / 32 - 1) / (threads / 32));
+  E *const x = a.x.as<E>(), *const dx = a.dx.as<E>();
+  L* const dloss = a.dloss.as<L>();
+  if (p.kind == LossKind::cross_entropy) cross_entropy<E, L><<<blocks, threads, 0, stream>>>(w, x, a.target.as<std::int32_t>(), dloss, dx);
+  else if (p.target == p.x.dtype) by_elements<E, E, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<E>(), dloss, dx);
+  else by_elements<E, float, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<float>(), dloss, dx);
+  if (a.loss || a.correct) finish<L><<<1, threads, 0, stream>>>(w, a.loss.as<L>(), a.correct.as<L>());
+  check_launch("loss rows", p, stream);
+}
+
+void run(LossProblem const& p, Config const&, LossArgs const& a, View memory, Stream& stream) {
+  auto const s = static_cast<cudaStream_t>(stream.cuda());
+  if (p.x.dtype == DType::f64) launch<double, double>(p, a, memory, s);
+  else if (p.x.dtype == DType::f32) launch<float, float>(p, a, memory, s);
+  else launch<bf16, float>(p, a, memory, s);
+}
+
+}  // namespace
+
+std::vector<Algorithm<LossProblem>> loss_cuda_algorithms() {
+  return {{.name = "rows", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
+}
+
+}  // namespace falconet

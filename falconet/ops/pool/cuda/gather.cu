@@ -1,0 +1,162 @@
+// Pooling and its gradients on an NVIDIA GPU: a thread per element of the result (channels last: per several channels, 16 bytes at a time)
+// gathers what it needs; the gradient looks at the few windows that hold its pixel, so nothing is written twice. Sums in f32, f64 for f64.
+// Bound by memory: x and y once; overlapping windows come from the caches.
+#include <algorithm>
+
+#include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/divide.cuh"
+#include "falconet/device/cuda/element.cuh"
+#include "falconet/ops/pool/algorithms.h"
+
+namespace falconet {
+namespace {
+
+constexpr int threads = 256;
+
+struct Geometry {
+  int n, c, h, w, p, q, r, s, st_h, st_w, pad_top, pad_left, pad_bottom, pad_right, channel_step, pixel_step;   // steps: between channels, pixels
+  bool include_pad;
+  FastDivide by_channels, by_columns, by_rows;   // of the result, channels in vectors
+  __device__ int divisor(int row, int column) const {
+    auto const clip = [&](int start, int size, int window, int after) {
+      int const end = start + window;
+      return include_pad ? min(end, size + after) - start : min(end, size) - max(start, 0);
+    };
+    return clip(row * st_h - pad_top, h, r, pad_bottom) * clip(column * st_w - pad_left, w, s, pad_right);
+  }
+  // Where channel c of pixel (y, x) of image i lies, in an image of `pixels` pixels.
+  __device__ std::int64_t at(int i, int c_, std::int64_t pixel, std::int64_t pixels) const {
+    return std::int64_t(i) * c * pixels + pixel * pixel_step + std::int64_t(c_) * (channel_step == 1 ? 1 : pixels);
+  }
+};
+
+// Result element `index` as image, row, column and first channel.
+struct Place {
+  int n, row, column, c;
+};
+template <int v>
+__device__ Place place_of(Geometry const& g, int index) {
+  Place t;
+  int rest = g.by_channels(index, t.c);
+  t.c *= v;
+  rest = g.by_columns(rest, t.column);
+  t.n = g.by_rows(rest, t.row);
+  return t;
+}
+
+template <class E, class A, class W, bool maximum, int v>
+__global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int elements, E const* x, E* y, W* winner) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= elements) return;
+  Place const t = place_of<v>(g, index);
+  A best[v];
+  int which[v];
+#pragma unroll
+  for (int e = 0; e < v; ++e) best[e] = 0, which[e] = -1;
+  for (int r = 0; r < g.r; ++r)
+    for (int s = 0; s < g.s; ++s) {
+      int const h = t.row * g.st_h - g.pad_top + r, w = t.column * g.st_w - g.pad_left + s;
+      if (h < 0 || h >= g.h || w < 0 || w >= g.w) continue;
+      Pack<E, v> const in = *reinterpret_cast<Pack<E, v> const*>(x + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w));
+#pragma unroll
+      for (int e = 0; e < v; ++e) {
+        A const value = load(in.e[e]);
+        if constexpr (!maximum) best[e] += value;
+        else if (which[e] < 0 || value > best[e] || value != value) best[e] = value, which[e] = r * g.s + s;
+      }
+    }
+  std::int64_t const to = g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q);
+  Pack<E, v> out;
+  A const divisor = maximum ? A(1) : A(g.divisor(t.row, t.column));
+#pragma unroll
+  for (int e = 0; e < v; ++e) put(out.e[e], maximum ? best[e] : best[e] / divisor);
+  *reinterpret_cast<Pack<E, v>*>(y + to) = out;
+  if (maximum && winner) {
+    Pack<W, v> index_out;
+#pragma unroll
+    for (int e = 0; e < v; ++e) index_out.e[e] = W(which[e]);
+    *reinterpret_cast<Pack<W, v>*>(winner + to) = index_out;
+  }
+}
+
+template <class E, class A, class W, bool maximum, int v>
+__global__ void __launch_bounds__(threads) pool_backward(Geometry const g, int elements, E const* dy, W const* winner, E* dx) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= elements) return;
+  Place const t = place_of<v>(g, index);
+  int const up = t.row + g.pad_top, left = t.column + g.pad_left;
+  int const row_begin = max(0, (up - g.r + g.st_h) / g.st_h), row_end = min(g.p, up / g.st_h + 1);
+  int const column_begin = max(0, (left - g.s + g.st_w) / g.st_w), column_end = min(g.q, left / g.st_w + 1);
+  A sum[v] = {};
+  for (int row = row_begin; row < row_end; ++row)
+    for (int column = column_begin; column < column_end; ++column) {
+      int const r = up - row * g.st_h, s = left - column * g.st_w;
+      if (r >= g.r || s >= g.s) continue;
+      std::int64_t const from = g.at(t.n, t.c, std::int64_t(row) * g.q + column, std::int64_t(g.p) * g.q);
+      Pack<E, v> const in = *reinterpret_cast<Pack<E, v> const*>(dy + from);
+      if constexpr (maximum) {
+        Pack<W, v> const which = *reinterpret_cast<Pack<W, v> const*>(winner + from);
+#pragma unroll
+        for (int e = 0; e < v; ++e)
+          if (int(which.e[e]) == r * g.s + s) sum[e] += load(in.e[e]);
+      } else {
+        A const divisor = A(g.divisor(row, column));
+#pragma unroll
+        for (int e = 0; e < v; ++e) sum[e] += load(in.e[e]) / divisor;
+      }
+    }
+  Pack<E, v> out;
+#pragma unroll
+  for (int e = 0; e < v; ++e) put(out.e[e], sum[e]);
+  *reinterpret_cast<Pack<E, v>*>(dx + g.at(t.n, t.c, std::int64_t(t.row) * g.w + t.column, std::int64_t(g.h) * g.w)) = out;
+}
+
+std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.type != DType::f64 && p.type != DType::f32 && p.type != DType::bf16) return "f64, f32 and bf16 only";
+  if (std::int64_t(p.n) * p.c * std::max(std::int64_t(p.h) * p.w, std::int64_t(p.p) * p.q) >= std::int64_t(1) << 31) return "2^31 elements or more";
+  return {};
+}
+double seconds(PoolProblem const& p, DeviceFacts const&) { return 2e-6 + bytes_of(p.operands()) / 3e12; }
+
+template <class E, class A, class W, int v>
+void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
+  bool const nhwc = p.layout == Layout::nhwc, maximum = p.kind == PoolKind::max;
+  int const rows = p.gradient ? p.h : p.p, columns = p.gradient ? p.w : p.q, elements = p.n * rows * columns * (p.c / v);
+  Geometry const g{p.n, p.c, p.h, p.w, p.p, p.q, p.r, p.s, p.stride_h, p.stride_w, p.pad_top, p.pad_left, p.pad_bottom, p.pad_right, nhwc ? 1 : 0, nhwc ? p.c : 1,
+                   p.count_include_pad, FastDivide(p.c / v), FastDivide(columns), FastDivide(rows)};
+  unsigned const blocks = unsigned((elements + threads - 1) / threads);
+  E *const x = a.x.as<E>(), *const y = a.y.as<E>();
+  W* const winner = a.winner.as<W>();
+  if (p.gradient) {
+    if (maximum) pool_backward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
+    else pool_backward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
+  } else {
+    if (maximum) pool_forward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
+    else pool_forward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
+  }
+  check_launch("pool gather", p, stream);
+}
+
+void run(PoolProblem const& p, Config const&, PoolArgs const& a, View, Stream& on) {
+  auto const stream = static_cast<cudaStream_t>(on.cuda());
+  auto const typed = [&](auto e, auto acc, auto w) {
+    using E = decltype(e);
+    using A = decltype(acc);
+    using W = decltype(w);
+    constexpr int most = 16 / sizeof(E);
+    if (p.layout == Layout::nhwc && p.c % most == 0) launch<E, A, W, most>(p, a, stream);
+    else launch<E, A, W, 1>(p, a, stream);
+  };
+  bool const small = PoolProblem::winner_type(p.r, p.s) == DType::u8;
+  if (p.type == DType::f64) small ? typed(double{}, double{}, std::uint8_t{}) : typed(double{}, double{}, std::int32_t{});
+  else if (p.type == DType::f32) small ? typed(float{}, float{}, std::uint8_t{}) : typed(float{}, float{}, std::int32_t{});
+  else small ? typed(bf16{}, float{}, std::uint8_t{}) : typed(bf16{}, float{}, std::int32_t{});
+}
+
+}  // namespace
+
+std::vector<Algorithm<PoolProblem>> pool_cuda_algorithms() {
+  return {{.name = "gather", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
+}
+
+}  // namespace falconet
