@@ -46,7 +46,9 @@ int main() {
     Tensor truth(views[2].type);
     reference = {views[0], views[1], truth.view()};
     mine.bind(text, {"pixelwise", {}}, DeviceKind::cpu, views, {})(stream);
-    conv_algorithms().bind(text, {"reference", {}}, DeviceKind::cpu, reference, {})(stream);
+    std::int64_t const scratch = std::int64_t(conv_algorithms().scratch(text, {"reference", {}}, DeviceKind::cpu));
+    Tensor memory({DType::u8, Shape{scratch}, Layout::nchw});
+    conv_algorithms().bind(text, {"reference", {}}, DeviceKind::cpu, reference, memory.view())(stream);
     for (std::int64_t i = 0; i < truth.shape().elements(); ++i)
       if (truth.as<float>()[i] != views[2].as<float>()[i]) return std::printf("%s: wrong at %lld\n", text, static_cast<long long>(i)), 1;
     std::printf("%s: equal to the reference\n", text);
