@@ -3,11 +3,11 @@
 namespace falconet {
 
 TableOf<GemmProblem> const& gemm_algorithms() {
-  static TableOf<GemmProblem> const table({
-      gemm_blocked(),
-      gemm_dot(),
-      gemm_reference(),
-  });
+  static TableOf<GemmProblem> const table([] {
+    auto all = gemm_cuda_algorithms();
+    all.insert(all.end(), {gemm_blocked(), gemm_dot(), gemm_reference()});
+    return all;
+  }());
   return table;
 }
 
