@@ -1,5 +1,6 @@
 // Direct convolution, forward and data gradient: register tiles of (result pixels) x (vectors of result channels), every input
-// value broadcast once per tile, weights repacked so that they stream. The filter gradient is in direct_filter.cpp.
+// value broadcast once per tile, weights repacked so that they stream. The filter gradient is in direct_filter.cpp,
+// the data gradient of a small max-pooled map in direct_unpool.cpp.
 //
 //   y(n,p,q,k) = sum_{r,s,c} x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c) w(k,r,s,c)
 //   dx(n,h,w,c) = sum_{r,s,k} dy(n, (h + pad - r*dilation)/stride, (w + pad - s*dilation)/stride, k) w(k,r,s,c), where exact
@@ -35,39 +36,42 @@ struct Tile {
   float* out;
   long out_step;                        // floats from pixel to pixel
   int add;                              // to what is there
+  float const* bias;                    // added to the result, or null
+  int relu;
 };
 
-// group consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
-template <int group>
-inline hn::Vec<Wide> broadcast(float const* x) {
-  Wide const d;
+// `group` consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
+template <class D, int group>
+inline hn::Vec<D> broadcast(float const* x) {
+  D const d;
   if constexpr (group == 1) return hn::Set(d, *x);
   else if constexpr (group == 2) {
     double two;
     __builtin_memcpy(&two, x, sizeof two);
-    return hn::BitCast(d, hn::Set(hn::Repartition<double, Wide>(), two));
+    return hn::BitCast(d, hn::Set(hn::Repartition<double, D>(), two));
   } else return hn::LoadDup128(d, x);
 }
 // Sums of each `group` neighbouring lanes.
-template <int group>
-inline hn::Vec<hn::CappedTag<float, kLanes / group>> collect(hn::Vec<Wide> v) {
+template <class D, int group>
+inline hn::Vec<hn::CappedTag<float, hn::MaxLanes(D()) / group>> collect(hn::Vec<D> v) {
 #if HWY_TARGET != HWY_SCALAR
   if constexpr (group > 1) {
     v = hn::Add(v, hn::Shuffle2301(v));
     if constexpr (group == 4) v = hn::Add(v, hn::Shuffle1032(v));
-    v = hn::ConcatEven(Wide(), v, v);
+    v = hn::ConcatEven(D(), v, v);
     if constexpr (group == 2) return hn::LowerHalf(v);
-    else return hn::LowerHalf(hn::LowerHalf(hn::ConcatEven(Wide(), v, v)));
+    else return hn::LowerHalf(hn::LowerHalf(hn::ConcatEven(D(), v, v)));
   } else
 #endif
     return v;
 }
 
 // out[px][v] (+)= sum over rows, runs, t of x[px][t] * w[t][v]
-template <int vectors, int pixels, int group>
+template <class D, int vectors, int pixels, int group>
 void tile(Tile const& a) {
-  Wide const d;
-  using V = hn::Vec<Wide>;
+  D const d;
+  using V = hn::Vec<D>;
+  constexpr int lanes = int(hn::MaxLanes(D()));
   V sum[pixels][vectors];
 #pragma GCC unroll 32
   for (int px = 0; px < pixels; ++px)
@@ -86,55 +90,59 @@ void tile(Tile const& a) {
       for (; t >= group; t -= group) {
         V weights[vectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) weights[v] = hn::LoadU(d, w + v * kLanes);
+        for (int v = 0; v < vectors; ++v) weights[v] = hn::LoadU(d, w + v * lanes);
 #pragma GCC unroll 32
         for (int px = 0; px < pixels; ++px) {
-          V const value = broadcast<group>(x[px / 3] + px % 3 * step);
+          V const value = broadcast<D, group>(x[px / 3] + px % 3 * step);
 #pragma GCC unroll 4
           for (int v = 0; v < vectors; ++v) sum[px][v] = hn::MulAdd(value, weights[v], sum[px][v]);
         }
-        w += vectors * kLanes;
+        w += vectors * lanes;
 #pragma GCC unroll 16
         for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] += group;
       }
       if (group > 1 && t > 0) {                          // the weights beyond the run are zero
         for (int i = 0; i < t; ++i) {
-          V const weights = hn::LoadU(d, w + i * kLanes);
+          V const weights = hn::LoadU(d, w + i * lanes);
 #pragma GCC unroll 32
           for (int px = 0; px < pixels; ++px) sum[px][0] = hn::MulAdd(hn::Set(d, x[px / 3][px % 3 * step + i]), weights, sum[px][0]);
         }
-        w += t * kLanes;
+        w += t * lanes;
       }
     }
 
-  hn::CappedTag<float, kLanes / group> const part;
+  hn::CappedTag<float, lanes / group> const part;
 #pragma GCC unroll 32
   for (int px = 0; px < pixels; ++px)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      float* const out = a.out + px * a.out_step + v * kLanes;
-      auto result = collect<group>(sum[px][v]);
+      float* const out = a.out + px * a.out_step + v * lanes / group;
+      auto result = collect<D, group>(sum[px][v]);
       if (a.add) result = hn::Add(result, hn::LoadU(part, out));
+      if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
+      if (a.relu) result = hn::IfThenZeroElse(hn::Lt(result, hn::Zero(part)), result);   // a NaN stays visible
       hn::StoreU(result, part, out);
     }
 }
 
 using TileKernel = void (*)(Tile const&);
-template <int vectors, int group, int pixels = kSums / vectors>
+template <class D, int vectors, int group, int pixels = kSums / vectors>
 inline TileKernel tile_of(int wanted) {
-  if constexpr (pixels == 1) return tile<vectors, 1, group>;
-  else return wanted == pixels ? tile<vectors, pixels, group> : tile_of<vectors, group, pixels - 1>(wanted);
+  if constexpr (pixels == 1) return tile<D, vectors, 1, group>;
+  else return wanted == pixels ? tile<D, vectors, pixels, group> : tile_of<D, vectors, group, pixels - 1>(wanted);
 }
-TileKernel tile_for(int vectors, int pixels, int group) {
+TileKernel tile_for(DirectGather const& g, int vectors, int pixels) {
   if constexpr (kLanes >= 8)
-    if (group == 2) return tile_of<1, 2>(pixels);
-  if constexpr (kLanes >= 16)
-    if (group == 4) return tile_of<1, 4>(pixels);
+    if (g.group == 2) return tile_of<Wide, 1, 2>(pixels);
+  if constexpr (kLanes >= 16) {
+    if (g.group == 4) return tile_of<Wide, 1, 4>(pixels);
+    if (g.lanes == 8) return tile_of<hn::CappedTag<float, 8>, 1, 1>(pixels);
+  }
   switch (vectors) {
-    case 1: return tile_of<1, 1>(pixels);
-    case 2: return tile_of<2, 1>(pixels);
-    case 3: return tile_of<3, 1>(pixels);
-    default: return tile_of<4, 1>(pixels);
+    case 1: return tile_of<Wide, 1, 1>(pixels);
+    case 2: return tile_of<Wide, 2, 1>(pixels);
+    case 3: return tile_of<Wide, 3, 1>(pixels);
+    default: return tile_of<Wide, 4, 1>(pixels);
   }
 }
 
@@ -165,6 +173,31 @@ Block block_of(DirectGather const& g, int b) {
   return {b * each + (b < more ? b : more), each + (b < more)};
 }
 
+// to[t][lane] = from[lane * step + t]: four by four, a cache line of each row at a time.
+void transpose(float const* from, long step, int rows, int lanes, int width, float* to) {
+  int t0 = 0;
+#if HWY_TARGET != HWY_SCALAR
+  hn::FixedTag<float, 4> const d;
+  for (; t0 + 16 <= rows; t0 += 16)
+    for (int lane = 0; lane + 4 <= lanes; lane += 4)
+      for (int t = t0; t < t0 + 16; t += 4) {
+        float const* const at = from + lane * step + t;
+        auto const a = hn::LoadU(d, at), b = hn::LoadU(d, at + step), c = hn::LoadU(d, at + 2 * step), e = hn::LoadU(d, at + 3 * step);
+        auto const ac = hn::InterleaveLower(d, a, c), be = hn::InterleaveLower(d, b, e);
+        auto const high_ac = hn::InterleaveUpper(d, a, c), high_be = hn::InterleaveUpper(d, b, e);
+        float* const out = to + t * width + lane;
+        hn::StoreU(hn::InterleaveLower(d, ac, be), d, out);
+        hn::StoreU(hn::InterleaveUpper(d, ac, be), d, out + width);
+        hn::StoreU(hn::InterleaveLower(d, high_ac, high_be), d, out + 2 * width);
+        hn::StoreU(hn::InterleaveUpper(d, high_ac, high_be), d, out + 3 * width);
+      }
+#endif
+  for (int t = 0; t < rows; ++t) {
+    for (int lane = t < t0 ? lanes / 4 * 4 : 0; lane < lanes; ++lane) to[t * width + lane] = from[lane * step + t];
+    for (int lane = lanes; lane < width; ++lane) to[t * width + lane] = 0;
+  }
+}
+
 // Packs the weights of one block in the order in which the tiles read them: class, filter row, run, group, vector, lane.
 void pack(DirectGather const& g, int block) {
   Block const b = block_of(g, block);
@@ -173,31 +206,44 @@ void pack(DirectGather const& g, int block) {
   int all_rows = 0, all_groups = 0;
   for (int i = 0; i < classes_of(g.row); ++i) all_rows += taps_of(g.row, i).count;
   for (int j = 0; j < classes_of(g.col); ++j) all_groups += columns_of(g, j).groups;
-  float* to = g.packed + long(b.first) * kLanes * all_rows * all_groups;
-  // From one result channel to the next, and from one input channel to the next, in w[k][r][s][c].
+  float* const packed = g.packed + long(b.first) * g.lanes * group * all_rows * all_groups;
+  // From one result channel to the next, from one input channel to the next, and from tap to tap, in w[k][r][s][c].
   long const out_step = g.row.transposed ? 1 : long(R) * S * g.in_c, in_step = g.row.transposed ? long(R) * S * g.out_c : 1;
-  int const tap_floats = g.row.transposed ? g.out_c : g.in_c;
-  for (int i = 0; i < classes_of(g.row); ++i) {
-    GatherTaps const rows = taps_of(g.row, i);
-    for (int j = 0; j < classes_of(g.col); ++j) {
-      Columns const cols = columns_of(g, j);
-      for (int r = 0; r < rows.count; ++r)
-        for (int u = 0; u < cols.runs; ++u) {
-          int const whole = cols.run / group * group;
-          for (int t = 0; t < cols.run;) {
-            int const n = t < whole ? group : 1;          // floats in this vector
-            if (group > 1) zero(to, kLanes);
-            for (int e = 0; e < n; ++e, ++t) {
-              int const s = u + t / g.in_c, c = t % g.in_c;
-              long const tap = long(rows.tap + r * rows.tap_step) * S + cols.taps.tap + s * cols.taps.tap_step;
-              float const* const from = g.filter + tap * tap_floats + c * in_step + first * out_step;
-              for (int lane = 0; lane < filled; ++lane) to[lane * group + e] = from[lane * out_step];
-              if (group == 1)
-                for (int lane = filled; lane < width; ++lane) to[lane] = 0;
+  long const tap_step = g.row.transposed ? g.out_c : g.in_c;
+  int const together = g.row.transposed ? 32 : g.in_c;    // input channels at a time: so many pages of w are in use
+  for (int c0 = 0; c0 < g.in_c; c0 += together) {
+    int const c1 = c0 + together < g.in_c ? c0 + together : g.in_c;
+    float* to = packed;
+    for (int i = 0; i < classes_of(g.row); ++i) {
+      GatherTaps const rows = taps_of(g.row, i);
+      for (int j = 0; j < classes_of(g.col); ++j) {
+        Columns const cols = columns_of(g, j);
+        for (int r = 0; r < rows.count; ++r) {
+          float const* const row = g.filter + long(rows.tap + r * rows.tap_step) * S * tap_step + first * out_step;
+          if (group == 1) {
+            for (int s = 0; s < cols.taps.count; ++s, to += long(g.in_c) * width) {
+              float const* const from = row + (cols.taps.tap + s * cols.taps.tap_step) * tap_step;
+              if (!g.row.transposed) transpose(from, out_step, g.in_c, filled, width, to);
+              else
+                for (int c = c0; c < c1; ++c) {
+                  copy(from + c * in_step, to + long(c) * width, filled);
+                  zero(to + long(c) * width + filled, width - filled);
+                }
             }
-            to += b.vectors * kLanes;
+            continue;
           }
+          for (int u = 0; u < cols.runs; ++u)
+            for (int t = 0; t < cols.run;) {
+              int const n = t < cols.run / group * group ? group : 1;   // floats in this vector
+              zero(to, width * group);
+              for (int e = 0; e < n; ++e, ++t) {
+                float const* const from = row + (cols.taps.tap + (u + t / g.in_c) * cols.taps.tap_step) * tap_step + t % g.in_c * in_step;
+                for (int lane = 0; lane < filled; ++lane) to[lane * group + e] = from[lane * out_step];
+              }
+              to += width * group;
+            }
         }
+      }
     }
   }
 }
@@ -215,7 +261,7 @@ void finish_row(D d, DirectGather const& g, float const* from, long from_step, l
       long const at = (pixel + j) * g.out_c + c;
       auto z = hn::Add(hn::LoadU(d, from + j * from_step + v * lanes), bias);
       if (g.residual_on) z = hn::Add(z, n == lanes ? hn::LoadU(d, g.residual + at) : load_first(d, g.residual + at, n));
-      if (g.relu) z = hn::IfThenElseZero(hn::Gt(z, none), z);
+      if (g.relu) z = hn::IfThenZeroElse(hn::Lt(z, none), z);   // a NaN stays visible
       if (g.mask_on) z = hn::IfThenElseZero(hn::Gt(n == lanes ? hn::LoadU(d, g.mask + at) : load_first(d, g.mask + at, n), none), z);
       if (n == lanes) hn::StoreU(z, d, g.out + at);
       else store_first(z, d, g.out + at, n);
@@ -246,9 +292,8 @@ void pool_row(D d, DirectGather const& g, float const* from, long from_row, long
         }
       best = hn::Add(best, bias);
       if (g.relu) {
-        auto const positive = hn::Gt(best, none);
-        best = hn::IfThenElseZero(positive, best);
-        winner = hn::IfThenElse(hn::RebindMask(ints, positive), winner, hn::Set(ints, 255));
+        winner = hn::IfThenElse(hn::RebindMask(ints, hn::Gt(best, none)), winner, hn::Set(ints, 255));
+        best = hn::IfThenZeroElse(hn::Lt(best, none), best);
       }
       long const at = (pixel + j) * g.out_c + c;
       auto const index = hn::DemoteTo(bytes, winner);
@@ -306,27 +351,36 @@ void task(DirectGather const& g, int number) {
   GatherTaps rows[direct_max_classes];
   Columns cols[direct_max_classes];
   int const row_classes = classes_of(g.row), col_classes = classes_of(g.col);
-  int all_rows = 0, all_groups = 0, most_rows = 1;
+  int all_rows = 0, all_groups = 0, most_rows = 1, most_run = 1;
   for (int i = 0; i < row_classes; ++i) {
     rows[i] = taps_of(g.row, i);
     all_rows += rows[i].count;
     if (rows[i].count > most_rows) most_rows = rows[i].count;
   }
-  for (int j = 0; j < col_classes; ++j) all_groups += (cols[j] = columns_of(g, j)).groups;
+  for (int j = 0; j < col_classes; ++j) {
+    cols[j] = columns_of(g, j);
+    all_groups += cols[j].groups;
+    if (cols[j].runs == 1 && cols[j].run > most_run) most_run = cols[j].run;
+  }
+  for (int j = 0; j < col_classes; ++j)
+    if (cols[j].runs > 1) most_run = 1 << 30;            // several runs are taken whole
 
   for (int block = 0; block < g.blocks; ++block) {
     Block const b = block_of(g, block);
     int const first = b.first * g.lanes, width = b.vectors * g.lanes;
     bool const in_place = !g.pool && first + width <= g.out_c;          // sums go straight to the result
-    bool const finish = !in_place || g.bias_on || g.relu || g.mask_on || g.residual_on;
-    int const chunk = in_place ? g.row_chunk : most_rows;
-    long const group_floats = long(b.vectors) * kLanes;
-    float const* const weights = g.packed + long(b.first) * kLanes * all_rows * all_groups;
+    bool const finish = !in_place || g.mask_on || g.residual_on;
+    float const* const bias = !finish && g.bias_on ? g.bias + first : nullptr;   // as the sums are stored, where that is all
+    int const chunk = in_place ? g.row_chunk : most_rows;               // filter rows of a pass, and floats of a run
+    int const run_chunk = in_place && chunk == 1 && g.group == 1 ? g.run_chunk : most_run;
+    long const group_floats = long(b.vectors) * g.lanes * g.group;
+    float const* const weights = g.packed + long(b.first) * g.lanes * g.group * all_rows * all_groups;
     int const most_pixels = kSums / b.vectors < g.max_tile ? kSums / b.vectors : g.max_tile;
 
-    for (int from = 0; from < most_rows; from += chunk)
+    for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk))
       for (int h = begin; h < end; ++h) {
         int const a = h % row_classes;
+        bool const start = from == 0 && run_from == 0, last = from + chunk >= most_rows && run_from + run_chunk >= most_run;
         GatherTaps const& r = rows[a];
         int const base = h / row_classes * step_in(g.row) + r.first;    // input row of tap 0
         int lo = base < 0 ? ceil_div(-base, r.step) : 0, hi = base < g.row.in ? (g.row.in - 1 - base) / r.step + 1 : 0;
@@ -338,17 +392,19 @@ void task(DirectGather const& g, int number) {
         float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : 0) * long(g.col.out) * width;
         long const out_step = in_place ? g.out_c : width;
 
-        if (hi > lo || from == 0) {
+        if (hi > lo || start) {
           long at = before * long(all_groups) * group_floats;
           for (int j = 0; j < col_classes; at += r.count * long(cols[j].groups) * group_floats, ++j) {
             Columns const& c = cols[j];
             int const tiles = (c.positions + most_pixels - 1) / most_pixels;
-            if (tiles == 0) continue;
+            int const run = c.run - run_from < run_chunk ? c.run - run_from : run_chunk;
+            if (tiles == 0 || (run <= 0 && !start)) continue;
             int const each = c.positions / tiles, more = c.positions % tiles;
-            TileKernel const small = tile_for(b.vectors, each, g.group), large = more ? tile_for(b.vectors, each + 1, g.group) : small;
+            TileKernel const small = tile_for(g, b.vectors, each), large = more ? tile_for(g, b.vectors, each + 1) : small;
             long const pixel_step = long(step_in(g.col)) * g.in_c;
-            Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c, r.step * g.pitch, c.run_step, pixel_step,
-                   c.runs ? hi - lo : 0, c.runs, c.run, weights + at + lo * long(c.groups) * group_floats, out + j * out_step, col_classes * out_step, from > 0};
+            Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
+                   c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
+                   col_classes * out_step, !start, last ? bias : nullptr, last && !finish && g.relu};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);
@@ -357,7 +413,7 @@ void task(DirectGather const& g, int number) {
             }
           }
         }
-        if (from + chunk < most_rows || !finish) continue;
+        if (!last || !finish) continue;
         with_lanes(g.lanes, [&](auto d) {
           if (!g.pool) finish_row(d, g, out, out_step, pixel, first, b.vectors);
           else if (h % g.pool == g.pool - 1)
@@ -411,8 +467,9 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
 
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   g.group = 1;
-  while (g.group < V / 4 && g.out_c <= V / (2 * g.group)) g.group *= 2;
-  g.lanes = V / g.group;
+  bool const half = V == 16 && g.out_c <= 8 && g.out_c > 4 && config.get("half", 0);
+  while (!half && g.group < V / 4 && g.out_c <= V / (2 * g.group)) g.group *= 2;
+  g.lanes = half ? 8 : V / g.group;
   int const all = (g.out_c + g.lanes - 1) / g.lanes;
   int const most = std::clamp(config.get("vectors", kernels.registers == 32 ? 4 : 3), 1, 4);
   g.blocks = (all + most - 1) / most;
@@ -423,7 +480,10 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.first_col = met.first;
   g.staged = g.unpool || met.first < 0 || met.first + met.count > g.col.in;
   g.pitch = long(g.staged ? met.count : g.col.in) * g.in_c;
-  g.row_chunk = std::max<long>(1, (384 << 10) / std::max<long>(1, 4L * g.col.taps * g.in_c * g.vectors * g.lanes));
+  long const run_bytes = 4L * g.col.taps * g.in_c * g.vectors * g.lanes, chunk_bytes = 192 << 10;
+  g.row_chunk = int(std::max<long>(1, chunk_bytes / run_bytes));
+  long const run_pieces = (run_bytes + chunk_bytes - 1) / chunk_bytes;
+  g.run_chunk = int((g.col.taps * g.in_c + run_pieces - 1) / run_pieces);
 
   // Bands: staged rows within half the buffer (of L2), and enough tasks for several cores even for one image.
   int const unit = std::max(1, g.pool), rows = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
@@ -483,15 +543,23 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   return p.direction == Direction::bwd_filter ? direct_filter_reject(p) : reject_gather(p);
 }
 
-std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+bool sparse(ConvProblem const& p, Config const& config) { return !config.get("dense", 0) && direct_unpool_accepts(p); }
+
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.direction == Direction::bwd_filter) return {Config{}};
-  std::vector<Config> out{Config{}};
-  if ((p.direction == Direction::fwd ? p.k : p.c) > 32) out.push_back(Config{{"vectors", 2}});
-  return out;
+  if (sparse(p, {})) return {Config{}, Config{{"dense", 1}}};
+  int const wide = p.direction == Direction::fwd ? p.k : p.c;
+  Config const two{{"vectors", 2}}, half{{"half", 1}};
+  if (wide > 32) return {Config{}, two};
+  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4) return {Config{}};
+  // Processors that split AVX-512 loads gain from half vectors of 8 channels; the others from two input channels in one vector.
+  bool const split = facts.name.find("AMD") != std::string::npos;
+  return split ? std::vector{half, Config{}} : std::vector{Config{}, half};
 }
 
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   if (p.direction == Direction::bwd_filter) return direct_filter_scratch(p);
+  if (sparse(p, config)) return direct_unpool_scratch(p);
   std::size_t most = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512})
     most = std::max(most, sizeof(float) * std::size_t(packed_floats(plan_of(p, config, isa), FALCONET_KERNELS(isa, direct_gather).vector_lanes)));
@@ -510,6 +578,7 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
   if (p.direction == Direction::bwd_filter) direct_filter_run(p, args, scratch, stream);
+  else if (sparse(p, config)) direct_unpool_run(p, args, scratch, stream);
   else run_gather(p, config, args, scratch, stream);
 }
 

@@ -1,4 +1,4 @@
-// What the two halves of direct.cpp and direct_filter.cpp share: plain data that the host half works out and the kernels read.
+// What the two halves of direct.cpp, direct_filter.cpp and direct_unpool.cpp share: plain data that the host half works out and the kernels read.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -56,7 +56,8 @@ struct DirectGather {
   // for each: lanes = (vector lanes) / group. A block of result channels is 1 .. max_vectors vectors.
   int group, lanes, vectors, blocks, max_tile;
   int band, bands;                                       // result rows of a task; tasks of an image
-  int row_chunk;                                         // filter rows per pass over a band, so that their weights stay in L2
+  int row_chunk, run_chunk;                              // filter rows, and floats of a run of a single row, per pass over a
+                                                         // band: so few that their weights stay in L2
   int staged, first_col;                                 // input rows are copied, padded; first input column that is met
   long pitch;                                            // floats from one (staged) input row to the next
   int unpool, pool;                                      // window size or 0
@@ -87,6 +88,19 @@ struct DirectFilter {
   float *dw, *db, *partial;
 };
 
+constexpr int direct_max_shares = 64;                    // filters whose tables are read together
+constexpr int direct_max_pieces = 64;                    // register tiles of a window's field
+
+struct DirectUnpool {
+  int images, h, w, c, k, r, s, pad_top, pad_left;
+  int size, p, q;                                        // windows and how many there are
+  int lanes, tile_rows, tile_vectors, k_chunk;
+  long row_floats, filter_floats, pitch;                 // of the table's rows and filters; of the padded image's rows
+  float const *dy, *filter, *residual, *mask;            // residual and mask: null where unused
+  std::uint8_t const* winner;
+  float *dx, *table;
+};
+
 struct DirectGatherKernels {
   int vector_lanes, registers;
   void (*pack)(DirectGather const&, int block);          // weights of one block of result channels
@@ -97,7 +111,13 @@ struct DirectFilterKernels {
   void (*task)(DirectFilter const&, int task);           // one part and block of filters into its partial sums
   void (*sum)(DirectFilter const&, int k);               // the parts of one filter, in order, into dw and db
 };
+struct DirectUnpoolKernels {
+  int vector_lanes, sums;
+  void (*pack)(DirectUnpool const&, int k);              // the table of one filter
+  void (*task)(DirectUnpool const&, int image);
+};
 FALCONET_DECLARE_KERNELS(DirectGatherKernels, direct_gather)
 FALCONET_DECLARE_KERNELS(DirectFilterKernels, direct_filter)
+FALCONET_DECLARE_KERNELS(DirectUnpoolKernels, direct_unpool)
 
 }  // namespace falconet

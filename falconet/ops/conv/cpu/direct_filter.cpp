@@ -9,6 +9,8 @@
 // are added in order: the same bytes for any number of threads.
 //   Tile (AVX-512): up to 24 sums, such as 3 vectors x 8 filters: (3 + 8) / 24 loads per multiply-add.
 //   Cost: 2 n k p q c r s operations; x and dy are read once per tile of a band, from L2 at worst.
+// Where dy comes max-pooled, one pixel of each window has a gradient: the winners of a filter are listed, and each adds its
+// dy times a window of x, 1/size^2 of the operations.
 #include "falconet/ops/conv/cpu/direct.h"
 
 #ifdef FALCONET_ISA
@@ -98,6 +100,74 @@ OuterKernel outer_for(int lanes, int vectors, int taps, int scalars) {
   return outer_for<hn::CappedTag<float, 4>>(vectors, taps, scalars);
 }
 
+// A pixel that won its window: where its taps of x begin, and its dy.
+struct Winner {
+  int x;
+  float dy;
+};
+constexpr int kWinners = 2048;                           // of one filter in one band
+
+struct Winners {
+  Winner const* list;
+  int count;
+  float const* x;
+  long x_tap;                                            // floats to the next filter row
+  float* sums;
+  long sums_tap;
+};
+
+// sums[tap][v] += sum over winners of dy * x[tap][v]
+template <class D, int vectors, int taps>
+void add_winners(Winners const& a) {
+  D const d;
+  using V = hn::Vec<D>;
+  int const lanes = int(hn::MaxLanes(d));
+  V sum[taps][vectors];
+#pragma GCC unroll 8
+  for (int tap = 0; tap < taps; ++tap)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) sum[tap][v] = hn::LoadU(d, a.sums + tap * a.sums_tap + v * lanes);
+  long const step = a.x_tap;
+  for (int i = 0; i < a.count; ++i) {
+    float const* const x = a.x + a.list[i].x;
+    V const dy = hn::Set(d, a.list[i].dy);
+#pragma GCC unroll 8
+    for (int tap = 0; tap < taps; ++tap)
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) sum[tap][v] = hn::MulAdd(dy, hn::LoadU(d, x + tap * step + v * lanes), sum[tap][v]);
+  }
+#pragma GCC unroll 8
+  for (int tap = 0; tap < taps; ++tap)
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; ++v) hn::StoreU(sum[tap][v], d, a.sums + tap * a.sums_tap + v * lanes);
+}
+
+constexpr int kWinnerSums = kRegisters == 32 ? 28 : 12;
+using WinnersKernel = void (*)(Winners const&);
+template <class D, int vectors, int taps>
+inline WinnersKernel winners_taps(int wanted) {
+  if constexpr (taps == 1) return add_winners<D, vectors, 1>;
+  else return wanted == taps ? add_winners<D, vectors, taps> : winners_taps<D, vectors, taps - 1>(wanted);
+}
+template <class D>
+WinnersKernel winners_for(int vectors, int taps) {
+  switch (vectors) {
+    case 1: return winners_taps<D, 1, 7>(taps);
+    case 2: return winners_taps<D, 2, kWinnerSums / 2 < 7 ? kWinnerSums / 2 : 7>(taps);
+    case 3: return winners_taps<D, 3, kWinnerSums / 3 < 7 ? kWinnerSums / 3 : 7>(taps);
+    case 4: return winners_taps<D, 4, kWinnerSums / 4>(taps);
+    case 5: return winners_taps<D, 5, kWinnerSums / 5>(taps);
+    default: return winners_taps<D, 6, kWinnerSums / 6>(taps);
+  }
+}
+WinnersKernel winners_for(int lanes, int vectors, int taps) {
+  if constexpr (kLanes >= 16)
+    if (lanes == 16) return winners_for<hn::CappedTag<float, 16>>(vectors, taps);
+  if constexpr (kLanes >= 8)
+    if (lanes == 8) return winners_for<hn::CappedTag<float, 8>>(vectors, taps);
+  return winners_for<hn::CappedTag<float, 4>>(vectors, taps);
+}
+
 // Cuts n into pieces of at most `most`, as even as can be: calls body(first, count).
 template <class Body>
 inline void pieces(int n, int most, Body const& body) {
@@ -115,19 +185,24 @@ void add_bias(float const* dy, int rows, long row_step, int pixels, long step, i
   int const lanes = int(hn::MaxLanes(d));
   for (int k = first; k < end; k += lanes) {
     int const n = end - k < lanes ? end - k : lanes;
-    auto sum = load_first(d, db + k, n);
-    for (int row = 0; row < rows; ++row)
-      for (int j = 0; j < pixels; ++j) {
-        float const* const from = dy + row * row_step + j * step + k;
-        sum = hn::Add(sum, n == lanes ? hn::LoadU(d, from) : load_first(d, from, n));
-      }
-    store_first(sum, d, db + k, n);
+    hn::Vec<decltype(d)> sum[4] = {load_first(d, db + k, n), hn::Zero(d), hn::Zero(d), hn::Zero(d)};   // four chains: an addition takes four cycles
+    for (int row = 0; row < rows; ++row) {
+      float const* from = dy + row * row_step + k;
+      int j = 0;
+      if (n == lanes)
+        for (; j + 4 <= pixels; j += 4, from += 4 * step)
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) sum[i] = hn::Add(sum[i], hn::LoadU(d, from + i * step));
+      for (; j < pixels; ++j, from += step) sum[0] = hn::Add(sum[0], load_first(d, from, n));
+    }
+    store_first(hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3])), d, db + k, n);
   }
 }
 
 void task(DirectFilter const& f, int number) {
-  HWY_ALIGN float stage_x[direct_stage_floats / 2 + 64];
+  HWY_ALIGN float stage_x[direct_stage_floats + 64];
   HWY_ALIGN float stage_y[direct_stage_floats / 2 + 64];
+  Winner list[kWinners];
   int const part = number / f.k_blocks, k_first = number % f.k_blocks * f.k_block;
   int const k_end = k_first + f.k_block < f.k ? k_first + f.k_block : f.k;
   float* const sums = f.in_place ? f.dw : f.partial + part * f.part_floats;
@@ -140,11 +215,12 @@ void task(DirectFilter const& f, int number) {
   long const all = long(f.images) * f.bands;
   for (long b = all * part / f.parts; b < all * (part + 1) / f.parts; ++b) {
     int const image = int(b / f.bands), begin = int(b % f.bands) * f.band, end = begin + f.band < f.p ? begin + f.band : f.p;
-    int const low = begin * f.stride_h - f.pad_top;                      // first row of x that is met
+    int const unpooled = f.unpool ? f.unpool : 1;                         // rows and columns of the full map to one of dy
+    int const low = begin * unpooled * f.stride_h - f.pad_top;           // first row of x that is met
     float const* x = f.x + (long(image) * f.h + low) * f.x_pitch;
     if (f.stage_x) {
-      int const columns = (f.q - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
-      int const rows = (end - begin - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1;
+      int const columns = (f.q * unpooled - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
+      int const rows = ((end - begin) * unpooled - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1;
       for (int i = 0; i < rows; ++i) {
         float* const to = stage_x + i * f.x_pitch;
         if (low + i < 0 || low + i >= f.h) zero(to, f.x_pitch);
@@ -155,20 +231,39 @@ void task(DirectFilter const& f, int number) {
     float const* dy = f.dy + (long(image) * f.p + begin) * f.y_pitch;
     if (f.stage_y) {
       dy = stage_y;
-      for (int p = begin; p < end; ++p) {
-        float* const to = stage_y + (p - begin) * f.y_pitch;
-        if (!f.unpool) {
-          for (int q = 0; q < f.q; ++q) {
-            copy(f.dy + ((long(image) * f.p + p) * f.q + q) * f.k, to + q * f.y_step, f.k);
-            zero(to + q * f.y_step + f.k, f.y_step - f.k);
-          }
-          continue;
+      for (int p = begin; p < end; ++p)
+        for (int q = 0; q < f.q; ++q) {
+          float* const to = stage_y + (p - begin) * f.y_pitch + q * f.y_step;
+          copy(f.dy + ((long(image) * f.p + p) * f.q + q) * f.k, to, f.k);
+          zero(to + f.k, f.y_step - f.k);
         }
-        int const rows = f.p / f.unpool, width = f.q / f.unpool, pooled = p / f.unpool;
-        long const at = (long(image) * rows + pooled) * width * f.k;
-        if (pooled < rows) unpool_row(f.dy + at, f.winner + at, width, f.unpool, p % f.unpool, f.k, 0, f.q, to, f.y_step);
-        else zero(to, f.y_pitch);
+    }
+    if (f.unpool) {
+      std::uint8_t const* const winner = f.winner + (long(image) * f.p + begin) * f.y_pitch;
+      int offset[256] = {};                                              // of a window's pixels in x
+      for (int i = 0; i < f.unpool * f.unpool; ++i) offset[i] = int(i / f.unpool * f.stride_h * f.x_pitch) + i % f.unpool * f.stride_w * f.c;
+      for (int k = k_first; k < k_end; ++k) {
+        int count = 0;
+        for (int p = 0; p < end - begin; ++p) {
+          long at = p * f.y_pitch + k;
+          int place = int(p * f.unpool * f.stride_h * f.x_pitch);
+          for (int q = 0; q < f.q; ++q, at += f.y_step, place += f.unpool * f.stride_w * f.c) {
+            list[count] = {place + offset[winner[at]], dy[at]};
+            count += winner[at] < f.unpool * f.unpool;                   // overwritten where no one won: no branch to predict
+          }
+        }
+        float total = 0;
+        for (int i = 0; i < count; ++i) total += list[i].dy;
+        if (f.bias_on) db[k] += total;
+        pieces(f.r, f.max_scalars, [&](int r, int taps) {
+          for (int u = 0; u < f.runs; ++u)
+            pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
+              winners_for(f.lanes, vectors, taps)({list, count, x + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + v * f.lanes, f.dilation_h * f.x_pitch,
+                                                   sums + k * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, f.runs * f.row_floats});
+            });
+        });
       }
+      continue;
     }
     if (f.bias_on) add_bias(dy, end - begin, f.y_pitch, f.q, f.y_step, k_first, k_end, db);
 
@@ -251,9 +346,11 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   DirectFilter f{};
   f.images = p.n, f.h = p.h, f.w = p.w, f.c = p.c, f.p = p.p(), f.q = p.q(), f.k = p.k, f.r = p.r, f.s = p.s;
+  int const columns = (f.q - 1) * p.stride_w + (f.s - 1) * p.dilation_w + 1;   // of x that are met
   f.stride_h = p.stride_h, f.stride_w = p.stride_w, f.dilation_h = p.dilation_h, f.dilation_w = p.dilation_w;
   f.pad_top = p.pad_top, f.pad_left = p.pad_left;
   f.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
+  if (f.unpool) f.p = p.stored_p(), f.q = p.stored_q();                  // dy as it lies in memory; windows leave out the rest
   f.bias_on = p.store.bias;
   bool const joined = p.dilation_w == 1 || p.s == 1;
   f.runs = joined ? 1 : p.s;
@@ -262,10 +359,14 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   // Which operand lies across the lanes: the one that fills them better; half vectors where those are filled much better.
   auto const use = [](long n, long lanes) { return double(n) / double(rounded(n, lanes)); };
   auto const lanes_for = [&](long n) { return V > 4 && use(n, V / 2) > 1.15 * use(n, V) ? V / 2 : V; };
-  f.lanes_over_k = use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run));
+  f.lanes_over_k = !f.unpool && use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run));
   f.lanes = lanes_for(f.lanes_over_k ? f.k : f.run);
   int const vectors = int(rounded(f.lanes_over_k ? f.k : f.run, f.lanes) / f.lanes);
-  if (f.lanes_over_k) {
+  if (f.unpool) {                                                         // scalars: filter rows of one tile
+    int const winner_sums = sums == 24 ? 28 : 12;
+    f.max_vectors = std::min(vectors, sums == 24 ? 6 : 4);
+    f.max_scalars = std::min(7, winner_sums / f.max_vectors);
+  } else if (f.lanes_over_k) {
     f.max_vectors = std::min(vectors, 2);
     f.max_scalars = f.max_vectors == 1 ? (sums == 24 ? 25 : sums) : sums / 2;
     if (f.run * 2 <= f.max_scalars) f.max_vectors = 1, f.max_scalars = sums == 24 ? 25 : sums;
@@ -275,19 +376,18 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
     f.max_scalars = f.max_vectors == 5 ? 5 : sums / f.max_vectors;
   }
 
-  int const columns = (f.q - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
   f.row_floats = rounded(f.lanes_over_k ? f.k : f.run, f.lanes);
-  f.stage_y = f.unpool || (f.lanes_over_k && f.row_floats != f.k);
+  f.stage_y = f.lanes_over_k && f.row_floats != f.k;
   f.y_step = f.lanes_over_k ? f.row_floats : f.k;
   f.y_pitch = f.y_step * f.q;
   bool const reads_beyond = !f.lanes_over_k && f.row_floats != f.run;
-  f.stage_x = f.pad_left || columns > f.w || reads_beyond || (f.lanes_over_k && (f.pad_top || p.pad_bottom));
+  f.stage_x = f.pad_left || columns > f.w || reads_beyond || ((f.lanes_over_k || f.unpool) && (f.pad_top || p.pad_bottom));
   f.x_pitch = long(f.stage_x ? columns : f.w) * f.c;
 
-  auto const x_rows = [&](int band) { return (band - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1; };
+  auto const x_rows = [&](int band) { return (band * std::max(1, f.unpool) - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1; };
   long const limit = long(direct_stage_floats) / 4;
   f.band = f.p;
-  while (f.band > 1 && (x_rows(f.band) * f.x_pitch > limit || f.band * f.y_pitch > limit || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
+  while (f.band > 1 && (x_rows(f.band) * f.x_pitch > limit || f.band * f.y_pitch > limit || (f.unpool && f.band * f.q > 1024) || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
   f.bands = (f.p + f.band - 1) / f.band;
   f.x_rows = x_rows(f.band);
 
@@ -306,7 +406,9 @@ std::string direct_filter_reject(ConvProblem const& p) {
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     DirectFilter const f = plan_of(p, isa);
-    if (f.stage_x && f.x_rows * f.x_pitch > long(direct_stage_floats) / 2) return "input rows of one result row exceed its buffer of 128 KiB";
+    if (f.stage_x && f.x_rows * f.x_pitch > long(direct_stage_floats)) return "input rows of one result row exceed its buffer of 256 KiB";
+    if (f.unpool && f.band * f.q > 2048) return "a row of windows exceeds 2048";
+    if (f.unpool && f.x_rows * f.x_pitch > 1 << 30) return "rows are too long";
     if (f.stage_y && f.band * f.y_pitch > long(direct_stage_floats) / 2) return "a row of dy exceeds its buffer of 128 KiB";
   }
   return {};

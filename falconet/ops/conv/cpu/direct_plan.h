@@ -1,4 +1,4 @@
-// Host half of the direct convolution: what direct.cpp asks of direct_filter.cpp.
+// Host half of the direct convolution: what direct.cpp asks of direct_filter.cpp and direct_unpool.cpp.
 #pragma once
 #include "falconet/ops/conv/problem.h"
 
@@ -11,5 +11,10 @@ ConvProblem flattened(ConvProblem);
 std::string direct_filter_reject(ConvProblem const&);
 std::size_t direct_filter_scratch(ConvProblem const&);
 void direct_filter_run(ConvProblem const&, ConvArgs const&, View scratch, Stream&);
+
+
+bool direct_unpool_accepts(ConvProblem const&);
+std::size_t direct_unpool_scratch(ConvProblem const&);
+void direct_unpool_run(ConvProblem const&, ConvArgs const&, View scratch, Stream&);
 
 }  // namespace falconet
