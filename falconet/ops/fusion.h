@@ -60,9 +60,9 @@ template <class T>
 FALCONET_HOST_DEVICE static inline T activate(Activation act, T x, T alpha = T(0.01)) {
   switch (act) {
     case Activation::none: return x;
-    case Activation::relu: return x > T(0) ? x : T(0);
+    case Activation::relu: return x < T(0) ? T(0) : x;   // a NaN stays visible
     case Activation::leaky_relu: return x > T(0) ? x : alpha * x;
-    case Activation::relu6: return x > T(0) ? (x < T(6) ? x : T(6)) : T(0);
+    case Activation::relu6: return x < T(0) ? T(0) : x > T(6) ? T(6) : x;
     case Activation::gelu: return T(0.5) * x * (T(1) + erf(x * T(0.70710678118654752440)));
     case Activation::silu: return x / (T(1) + exp(-x));
     case Activation::sigmoid: return T(1) / (T(1) + exp(-x));

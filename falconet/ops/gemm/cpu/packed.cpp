@@ -168,9 +168,9 @@ HWY_INLINE VF activate(GemmStore const& s, VF v) {
   VF const zero = hn::Zero(d);
   switch (s.act) {
     case 0: return v;
-    case 1: return hn::Max(v, zero);
+    case 1: return hn::IfThenZeroElse(hn::Lt(v, zero), v);   // a NaN stays visible
     case 2: return hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, hn::Set(d, 0.01f)));
-    case 3: return hn::Min(hn::Max(v, zero), hn::Set(d, 6.0f));
+    case 3: return hn::IfThenElse(hn::Gt(v, hn::Set(d, 6.0f)), hn::Set(d, 6.0f), hn::IfThenZeroElse(hn::Lt(v, zero), v));
     default: {
       HWY_ALIGN float values[lanes];
       hn::Store(v, d, values);
