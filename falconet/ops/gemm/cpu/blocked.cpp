@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::int64_t max_piece = 384;               // of k: an A panel is at most 16 x 384 x 4 B = 24 KiB
 constexpr std::int64_t max_b_block = 96 << 10;        // elements: 384 KiB
-constexpr double task_operations = 4e6;               // at least so much work in a task: about 40 us
+constexpr double task_operations = 2e6;               // at least so much work in a task: about 20 us; half of that for two tasks
 constexpr std::int64_t max_tasks = 16;
 constexpr std::int64_t group_rows = 64;               // of a transposed A, packed together: whole cache lines are read
 
@@ -41,13 +41,14 @@ struct Split {
 // A function of the problem alone, for any instruction set.
 Split split_of(GemmProblem const& p) {
   Split s;
-  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(1), max_tasks);
+  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(p.operations() >= task_operations / 2 ? 2 : 1), max_tasks);
   auto const units = divide_up(p.n, gemm_max_lanes);
   // Packing a transposed operand costs about twice as much per element.
   double const again_a = double(p.m) * (p.trans_a ? 1 : 2), again_b = double(p.n) * (p.trans_b ? 2 : 1);
   s.row_blocks = s.column_blocks = s.parts = 1;
   while (s.row_blocks * s.column_blocks * 2 <= wanted) {
-    bool const columns = units / (2 * s.column_blocks) >= (s.column_blocks == 1 ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= 32;
+    bool const one = s.tasks() == 1;
+    bool const columns = units / (2 * s.column_blocks) >= (one ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= (one ? 32 : 64);
     if (!columns && !rows) break;
     if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks))) s.column_blocks *= 2;
     else s.row_blocks *= 2;

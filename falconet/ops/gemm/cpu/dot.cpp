@@ -138,7 +138,7 @@ DotKernels const dot_kernels = {multiply};
 namespace falconet {
 namespace {
 
-constexpr double task_operations = 4e6, task_bytes = 256 << 10;   // at least so much in a task: 40 us of arithmetic, 5 us of reading
+constexpr double task_operations = 1e6, task_bytes = 192 << 10;   // about so much in a task: 10 us of arithmetic, 3 us of reading
 constexpr std::int64_t max_tasks = 16;
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
@@ -176,7 +176,9 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream
   bool const by_columns = p.n >= p.m;
   std::int64_t const extent = by_columns ? p.n : p.m, element = std::int64_t(size_of(p.a_type));
   double const bytes = double(extent * p.k * element);
-  auto const tasks = std::clamp(std::int64_t(std::max(p.operations() / task_operations, bytes / task_bytes)), std::int64_t(1), max_tasks);
+  double const wanted = std::max(p.operations() / task_operations, bytes / task_bytes);
+  std::int64_t tasks = 1;
+  while (tasks < max_tasks && double(tasks * 2) <= wanted) tasks *= 2;   // an even split for two threads, too
   std::int64_t const share = ((extent + tasks - 1) / tasks + 7) / 8 * 8;
   stream.threads().run(int((extent + share - 1) / share), [&](int task) {
     std::int64_t const begin = task * share, count = std::min(share, extent - begin);
