@@ -113,15 +113,11 @@ PatchSource group_of(PatchSource s, i64 group) {
 void const* element(View const& v, i64 i) { return v.as<char const>() + i * i64(size_of(v.type.dtype)); }
 float get(void const* data, bool is_bf16, i64 i) { return is_bf16 ? to_float(static_cast<bf16 const*>(data)[i]) : static_cast<float const*>(data)[i]; }
 
-void activate_values(int act, float* values, int count) {
-  for (int i = 0; i < count; ++i) values[i] = activate(Activation(act), values[i]);
-}
 GemmStore store_of(ConvProblem const& p, ConvArgs const& args) {
   View const& result = p.direction == Direction::fwd ? args.y : p.direction == Direction::bwd_data ? args.x : args.w;
   GemmStore store;
   store.y = result.data;
   store.y_bf16 = result.type.dtype == DType::bf16;
-  store.activate = activate_values;
   if (p.direction == Direction::bwd_filter) return store;
   store.bias = args.bias.as<float const>();
   store.residual = args.residual.data;

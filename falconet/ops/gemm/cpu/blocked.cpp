@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::int64_t max_piece = 384;               // of k: an A panel is at most 16 x 384 x 4 B = 24 KiB
 constexpr std::int64_t max_b_block = 96 << 10;        // elements: 384 KiB
-constexpr double task_operations = 4e6;               // at least so much work in a task: about 40 us
+constexpr double task_operations = 2e6;               // at least so much work in a task: about 20 us; half of that for two tasks
 constexpr std::int64_t max_tasks = 16;
 constexpr std::int64_t group_rows = 64;               // of a transposed A, packed together: whole cache lines are read
 
@@ -28,7 +28,8 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b;
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
 struct Split {
-  std::int64_t rows, columns, part_k;                 // of one task; columns is a multiple of 16
+  std::int64_t units;                                 // 16 columns each: what blocks of columns are made of
+  std::int64_t rows, columns, part_k;                 // of one task, at most
   std::int64_t row_blocks, column_blocks, parts;
   std::int64_t piece, b_columns;                      // of one packed B block
   bool direct_b;                                      // few rows: B is read where it lies
@@ -41,13 +42,14 @@ struct Split {
 // A function of the problem alone, for any instruction set.
 Split split_of(GemmProblem const& p) {
   Split s;
-  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(1), max_tasks);
-  auto const units = divide_up(p.n, gemm_max_lanes);
+  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(p.operations() >= task_operations / 2 ? 2 : 1), max_tasks);
+  auto const units = s.units = divide_up(p.n, gemm_max_lanes);
   // Packing a transposed operand costs about twice as much per element.
   double const again_a = double(p.m) * (p.trans_a ? 1 : 2), again_b = double(p.n) * (p.trans_b ? 2 : 1);
   s.row_blocks = s.column_blocks = s.parts = 1;
   while (s.row_blocks * s.column_blocks * 2 <= wanted) {
-    bool const columns = units / (2 * s.column_blocks) >= (s.column_blocks == 1 ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= 32;
+    bool const one = s.tasks() == 1;
+    bool const columns = units / (2 * s.column_blocks) >= (one ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= (one ? 32 : 64);
     if (!columns && !rows) break;
     if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks))) s.column_blocks *= 2;
     else s.row_blocks *= 2;
@@ -88,10 +90,6 @@ double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   return cycles / 3.7e9;
 }
 
-void activate_values(int act, float* values, int count) {
-  for (int i = 0; i < count; ++i) values[i] = activate(Activation(act), values[i]);
-}
-
 void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch_view, Stream& stream) {
   Split const s = split_of(p);
   GemmKernels const& kernels = gemm_kernels_of(stream.isa());
@@ -105,17 +103,16 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
   store.residual = args.residual.data;
   store.mask = args.mask.data;
   store.act = int(p.store.act);
-  store.activate = activate_values;
 
   bool const a_bf16 = p.a_type == DType::bf16, b_bf16 = p.b_type == DType::bf16;
   auto const at = [](View const& v, bool is_bf16, std::int64_t i) -> void const* { return v.as<char const>() + i * (is_bf16 ? 2 : 4); };
 
   stream.threads().run(int(s.tasks()), [&](int task) {
     std::int64_t const part = task % s.parts, row_block = task / s.parts % s.row_blocks, column_block = task / s.parts / s.row_blocks;
-    std::int64_t const row0 = row_block * s.rows, rows = std::min(s.rows, p.m - row0);
-    std::int64_t const column0 = column_block * s.columns, columns = std::min(s.columns, p.n - column0);
+    std::int64_t const row0 = p.m * row_block / s.row_blocks, rows = p.m * (row_block + 1) / s.row_blocks - row0;
+    std::int64_t const column0 = s.units * column_block / s.column_blocks * gemm_max_lanes;
+    std::int64_t const columns = std::min(p.n, s.units * (column_block + 1) / s.column_blocks * gemm_max_lanes) - column0;
     std::int64_t const k0 = part * s.part_k, k1 = std::min(p.k, k0 + s.part_k);
-    if (rows <= 0 || columns <= 0) return;
     float* const a_panel = scratch + task * s.task_size();
     float* const b_block = a_panel + s.a_size;
     float* sums = b_block + s.b_size;

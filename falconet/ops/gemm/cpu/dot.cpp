@@ -138,7 +138,7 @@ DotKernels const dot_kernels = {multiply};
 namespace falconet {
 namespace {
 
-constexpr double task_operations = 4e6, task_bytes = 256 << 10;   // at least so much in a task: 40 us of arithmetic, 5 us of reading
+constexpr double task_operations = 1e6, task_bytes = 192 << 10;   // about so much in a task: 10 us of arithmetic, 3 us of reading
 constexpr std::int64_t max_tasks = 16;
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
@@ -151,14 +151,10 @@ double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   double const m = double(p.m), n = double(p.n), k = double(p.k), lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1;
   double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 30 : 31;   // operations
   double const columns = double((p.n + 3) / 4 * 4), whole = double(std::int64_t((k + lanes - 1) / lanes)) * lanes;
-  // Rows of A and B together leave the first-level cache at k of about 800; W is read at 30 bytes a cycle at best.
-  double const rate = k > 1024 ? 0.8 : 1;
+  // Rows of A and B stream from the second-level cache where they leave the first; W is read at 30 bytes a cycle at best.
+  double const rate = k > 4096 ? 0.8 : 1;
   double const arithmetic = 2 * m * columns * whole / (per_cycle * rate), reading = n * k * double(size_of(p.b_type)) / 30;
-  return (std::max(arithmetic, reading) + m * columns * 3 + 400) / 3.7e9;
-}
-
-void activate_values(int act, float* values, int count) {
-  for (int i = 0; i < count; ++i) values[i] = activate(Activation(act), values[i]);
+  return (std::max(arithmetic, reading) + m * columns * (p.store.act > Activation::relu6 ? 4.5 : 3) + 300) / 3.7e9;
 }
 
 void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream& stream) {
@@ -171,12 +167,13 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream
   store.residual = args.residual.data;
   store.mask = args.mask.data;
   store.act = int(p.store.act);
-  store.activate = activate_values;
 
   bool const by_columns = p.n >= p.m;
   std::int64_t const extent = by_columns ? p.n : p.m, element = std::int64_t(size_of(p.a_type));
   double const bytes = double(extent * p.k * element);
-  auto const tasks = std::clamp(std::int64_t(std::max(p.operations() / task_operations, bytes / task_bytes)), std::int64_t(1), max_tasks);
+  double const wanted = std::max(p.operations() / task_operations, bytes / task_bytes);
+  std::int64_t tasks = 1;
+  while (tasks < max_tasks && double(tasks * 2) <= wanted) tasks *= 2;   // an even split for two threads, too
   std::int64_t const share = ((extent + tasks - 1) / tasks + 7) / 8 * 8;
   stream.threads().run(int((extent + share - 1) / share), [&](int task) {
     std::int64_t const begin = task * share, count = std::min(share, extent - begin);

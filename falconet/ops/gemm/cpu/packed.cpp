@@ -7,6 +7,7 @@
 
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
+#include "falconet/ops/elementwise/cpu/vector_math.h"
 #include "falconet/ops/gemm/cpu/packing_simd.h"
 
 namespace falconet::FALCONET_ISA {
@@ -164,20 +165,19 @@ void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* pa
   }
 }
 
-HWY_INLINE VF activate(GemmStore const& s, VF v) {
-  VF const zero = hn::Zero(d);
-  switch (s.act) {
-    case 0: return v;
-    case 1: return hn::IfThenZeroElse(hn::Lt(v, zero), v);   // a NaN stays visible
-    case 2: return hn::IfThenElse(hn::Gt(v, zero), v, hn::Mul(v, hn::Set(d, 0.01f)));
-    case 3: return hn::IfThenElse(hn::Gt(v, hn::Set(d, 6.0f)), hn::Set(d, 6.0f), hn::IfThenZeroElse(hn::Lt(v, zero), v));
-    default: {
-      HWY_ALIGN float values[lanes];
-      hn::Store(v, d, values);
-      s.activate(s.act, values, lanes);
-      return hn::Load(d, values);
-    }
+HWY_INLINE VF activate_any(int act, VF v) {
+  VF const slope = hn::Set(d, 0.01f);   // of leaky_relu
+  switch (Activation(act)) {
+    case Activation::none: return v;
+    case Activation::relu: return activate_vector<Activation::relu>(d, v, slope);
+    case Activation::leaky_relu: return activate_vector<Activation::leaky_relu>(d, v, slope);
+    case Activation::relu6: return activate_vector<Activation::relu6>(d, v, slope);
+    case Activation::gelu: return activate_vector<Activation::gelu>(d, v, slope);
+    case Activation::silu: return activate_vector<Activation::silu>(d, v, slope);
+    case Activation::sigmoid: return activate_vector<Activation::sigmoid>(d, v, slope);
+    case Activation::tanh: return activate_vector<Activation::tanh>(d, v, slope);
   }
+  return v;
 }
 
 void finish(GemmFinish const& f) {
@@ -196,7 +196,7 @@ void finish(GemmFinish const& f) {
       std::int64_t const at = (f.row + i) * s.stride + f.column + j;
       if (s.bias) v = hn::Add(v, s.bias_of_rows ? hn::Set(d, s.bias[f.row + i]) : load(s.bias, false, f.column + j, n));
       if (s.residual) v = hn::Add(v, load(s.residual, s.y_bf16, at, n));
-      v = activate(s, v);
+      v = activate_any(s.act, v);
       if (s.mask) v = hn::IfThenElseZero(hn::Gt(load(s.mask, s.y_bf16, at, n), hn::Zero(d)), v);
       store(v, s.y, s.y_bf16, at, n);
     }

@@ -22,8 +22,7 @@ struct GemmStore {
   float const* bias = nullptr;
   void const* residual = nullptr;
   void const* mask = nullptr;
-  int act = 0;                           // an Activation; up to relu6 in vectors, others through `activate`
-  void (*activate)(int act, float* values, int count) = nullptr;
+  int act = 0;                           // an Activation
 };
 
 // Where the elements of a matrix block lie: element (l, j), l along k, at l * k_stride + j * stride; one of the strides is 1.
