@@ -1,6 +1,7 @@
 // bench train, bench predict: time of a step on a resident random batch, and where it goes.
 #include <cstdio>
 #include <functional>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/inputs.h"
@@ -34,7 +35,7 @@ struct LaunchTime {
   double seconds = 0, operations = 0, bytes = 0, floor = 0;
 };
 
-std::vector<LaunchTime> time_launches(Session& session, Limits& limits, bool f64) {
+std::vector<LaunchTime> time_launches(Session& session, Limits* limits, bool f64) {
   auto const& launches = session.plan().step;
   std::vector<std::vector<double>> seconds(launches.size());
   double const start = now();
@@ -50,7 +51,7 @@ std::vector<LaunchTime> time_launches(Session& session, Limits& limits, bool f64
     t.seconds = spread(std::move(seconds[l])).median;
     t.operations = table.operations(launches[l].problem);
     t.bytes = bytes_of(table.operands(launches[l].problem));
-    t.floor = limits.seconds(t.operations, t.bytes, f64);
+    t.floor = limits ? limits->seconds(t.operations, t.bytes, f64) : 0;
     out.push_back(t);
   }
   return out;
@@ -60,8 +61,9 @@ void report(Settings const& settings, std::string const& what, Model const& mode
             Spread const& step) {
   bool const f64 = options.precision == DType::f64;
   std::int64_t const peak = peak_resident_bytes();  // before the limits are measured: that takes memory of its own
-  Limits limits(*model.threads(), model.facts().isa);
-  auto const times = time_launches(session, limits, f64);
+  std::optional<Limits> limits;                     // of the processor; none are known of a GPU
+  if (session.plan().device.kind == DeviceKind::cpu) limits.emplace(*model.threads(), model.facts().isa);
+  auto const times = time_launches(session, limits ? &*limits : nullptr, f64);
   auto const& launches = session.plan().step;
   double sum = 0, floor = 0, operations = 0;
   for (auto const& t : times) sum += t.seconds, floor += t.floor, operations += t.operations;
@@ -99,7 +101,7 @@ void report(Settings const& settings, std::string const& what, Model const& mode
     }
     return;
   }
-  std::printf("%s, %s\n", model.facts().name.c_str(), limits.text().c_str());
+  std::printf("%s%s\n", model.facts().name.c_str(), limits ? (", " + limits->text()).c_str() : "");
   std::printf("%s %s, batch %d, %s: %s ms (median of %lld steps; least %s), %s images/s, %s GFLOP/s\n", what.c_str(), model.name.c_str(),
               options.batch, precision.c_str(), short_number(step.median * 1e3).c_str(), static_cast<long long>(settings.whole("steps")),
               short_number(step.least * 1e3).c_str(), with_commas(std::int64_t(options.batch / step.median)).c_str(),

@@ -5,6 +5,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/base/random.h"
+#include "falconet/graph/device_copy.h"
 
 namespace falconet {
 
@@ -30,6 +31,9 @@ void initialise(Tensor& tensor, Init const& init, std::uint64_t seed, std::strin
   convert(logical.view(), tensor.view());
 }
 
+Parameters::Parameters(std::uint64_t seed, DType dtype) : seed_(seed), dtype_(dtype) {}
+Parameters::~Parameters() = default;
+
 void Parameters::adopt(Graph const& graph) {
   for (auto const& v : graph.values) {
     if (v.from >= 0 || (v.role != Role::parameter && v.role != Role::state) || v.name.empty()) continue;
@@ -48,11 +52,45 @@ void Parameters::adopt(Graph const& graph) {
 
 Parameters::Entry* Parameters::find(std::string const& name) {
   auto at = index_.find(name);
-  return at == index_.end() ? nullptr : &entries_[at->second];
+  return at == index_.end() ? nullptr : &entries()[at->second];
 }
-Parameters::Entry const* Parameters::find(std::string const& name) const { return const_cast<Parameters*>(this)->find(name); }
+Parameters::Entry const* Parameters::find(std::string const& name) const {
+  auto at = index_.find(name);
+  return at == index_.end() ? nullptr : &entries()[at->second];
+}
+std::vector<Parameters::Entry>& Parameters::entries() {
+  to_host();
+  if (copy_) copy_->host_is_newer = true;
+  return entries_;
+}
+std::vector<Parameters::Entry> const& Parameters::entries() const {
+  to_host();
+  return entries_;
+}
+
+std::map<std::string, View> Parameters::views() const {
+  std::map<std::string, View> out;
+  for (auto const& e : entries_) out[e.name] = e.tensor.view();
+  return out;
+}
+void* Parameters::on_device(std::string const& name, int device) {
+  if (!copy_) copy_ = std::make_unique<DeviceCopy>(device);
+  if (copy_->device() != device) fail(ErrorKind::internal, "the weights lie on cuda:" + std::to_string(copy_->device()) + ", not on cuda:" + std::to_string(device));
+  auto const& entry = entries()[index_.at(name)];      // what has just been given memory is brought over with all others
+  return copy_->address(name, entry.tensor.view());
+}
+void Parameters::to_device(bool written) {
+  if (!copy_) return;
+  if (copy_->host_is_newer) copy_->upload(views());
+  copy_->device_is_newer |= written;
+}
+void Parameters::to_host() const {
+  if (copy_ && copy_->device_is_newer) copy_->download(views());
+}
 
 void Parameters::convert(DType dtype) {
+  to_host();
+  copy_.reset();
   dtype_ = dtype;
   for (auto& e : entries_) {
     TensorType type = e.tensor.type();

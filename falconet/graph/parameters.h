@@ -1,8 +1,10 @@
 // The values that outlive a step: weights, running statistics, optimizer moments. Shared between plans: training at batch 128,
-// evaluation at 1000 and prediction at 1 use the same memory.
+// evaluation at 1000 and prediction at 1 use the same memory. On a GPU steps work on a copy in its memory; whichever side is asked for
+// is brought up to date first, so host tensors are right whenever they are got from here (a reference kept over a step is not).
 #pragma once
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,8 @@
 #include "falconet/tensor/tensor.h"
 
 namespace falconet {
+
+class DeviceCopy;
 
 class Parameters {
  public:
@@ -21,24 +25,34 @@ class Parameters {
   };
 
   // seed decides the initial values, together with each name: adding a layer leaves the others' start as it was.
-  explicit Parameters(std::uint64_t seed = 0, DType dtype = DType::f32) : seed_(seed), dtype_(dtype) {}
+  explicit Parameters(std::uint64_t seed = 0, DType dtype = DType::f32);
+  ~Parameters();
 
   // Adds what the graph's parameters and states lack here, initialised; checks the shapes of what is there already
   // (model error naming the key).
   void adopt(Graph const&);
+  // Read the values of the last step; through those that are not const they may be written, before the next step.
   Entry* find(std::string const& name);
   Entry const* find(std::string const& name) const;
-  std::vector<Entry>& entries() { return entries_; }
-  std::vector<Entry> const& entries() const { return entries_; }
+  std::vector<Entry>& entries();
+  std::vector<Entry> const& entries() const;
   DType dtype() const { return dtype_; }
   void convert(DType);               // f32 <-> f64, all entries; views taken before are void
   std::int64_t trained_elements() const;
 
+  // For sessions on a GPU. The address of a value there (it must exist), good until convert(); all of one Parameters lie on one GPU.
+  void* on_device(std::string const& name, int device);
+  // Before a step: brings over what the host wrote; `written`: the step changes values.
+  void to_device(bool written);
+
  private:
+  void to_host() const;              // brings over what steps on a GPU wrote
+  std::map<std::string, View> views() const;
   std::uint64_t seed_;
   DType dtype_;
   std::vector<Entry> entries_;
   std::map<std::string, std::size_t> index_;
+  std::unique_ptr<DeviceCopy> copy_;   // none before a session on a GPU asks for it
 };
 
 // Fills a tensor with its start values: a pure function of init, seed, name and the element's logical index.

@@ -1,7 +1,5 @@
 #include "falconet/plan/session.h"
 
-#include <chrono>
-#include <cstring>
 #include <new>
 
 #include "falconet/base/error.h"
@@ -10,58 +8,68 @@
 namespace falconet {
 
 Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_ptr<ThreadPool> threads, Isa isa)
-    : plan_(std::move(plan)), parameters_(std::move(parameters)), threads_(std::move(threads)), stream_(*threads_, isa), memory_(std::size_t(plan_.memory_bytes)) {
-  if (plan_.device.kind != DeviceKind::cpu) fail(ErrorKind::device, "a session on " + plan_.device.text() + " needs a build with CUDA");
-  if (memory_.bytes()) std::memset(memory_.data(), 0, memory_.bytes());
+    : plan_(std::move(plan)), parameters_(std::move(parameters)) {
+  if (plan_.device.kind == DeviceKind::cpu) executor_ = cpu_executor(plan_.memory_bytes, std::move(threads), isa);
+  else executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_parameters());
   for (auto const& l : plan_.step) {
     std::vector<View> operands;
     for (auto const& s : l.operands) operands.push_back(at(s));
-    View scratch{static_cast<char*>(memory_.data()) + l.scratch_offset, {DType::u8, Shape{l.scratch_bytes}, Layout::nchw}};
+    View scratch{executor_->memory(l.scratch_offset), {DType::u8, Shape{l.scratch_bytes}, Layout::nchw}};
     launches_.push_back(algorithms_of(l.op).bind(l.problem, l.choice, plan_.device.kind, operands, scratch));
   }
-  for (auto const& i : plan_.inputs)
-    if (i.name == "step") state_ = new (at(i.slot).data) StepState;
+  for (auto const& i : plan_.inputs) {
+    inputs_.push_back(executor_->input(i.slot));
+    if (i.name == "step") state_ = new (inputs_.back().data) StepState;
+  }
+  for (auto const& o : plan_.outputs) outputs_.push_back(executor_->output(o.slot));
 }
 
 View Session::at(Slot const& s) const {
-  if (s.kind == Slot::memory) return {static_cast<char*>(memory_.data()) + s.offset, s.type};
-  auto* entry = parameters_->find(s.name);
+  if (s.kind == Slot::memory) return {executor_->memory(s.offset), s.type};
+  auto* entry = std::as_const(*parameters_).find(s.name);
   if (!entry) fail(ErrorKind::model, "the plan reads '" + s.name + "', which the weights lack");
   if (!(entry->tensor.type() == s.type)) fail(ErrorKind::model, s.name + ": the plan wants " + s.type.text() + ", the weights hold " + entry->tensor.type().text());
-  return entry->tensor.view();
+  return {executor_->parameter(*entry), s.type};
+}
+
+bool Session::writes_parameters() const {
+  for (auto const& l : plan_.step) {
+    auto const operands = algorithms_of(l.op).operands(l.problem);
+    for (std::size_t i = 0; i < operands.size(); ++i)
+      if (operands[i].written && l.operands[i].kind == Slot::parameter) return true;
+  }
+  return false;
 }
 
 View Session::input(std::string_view name) const {
-  for (auto const& i : plan_.inputs)
-    if (i.name == name) return at(i.slot);
+  for (std::size_t i = 0; i < plan_.inputs.size(); ++i)
+    if (plan_.inputs[i].name == name) return inputs_[i];
   fail(ErrorKind::internal, "the plan has no input '" + std::string(name) + "'");
 }
 View Session::output(std::string_view name) const {
-  for (auto const& o : plan_.outputs)
-    if (o.name == name) return at(o.slot);
+  for (std::size_t i = 0; i < plan_.outputs.size(); ++i)
+    if (plan_.outputs[i].name == name) return outputs_[i];
   fail(ErrorKind::internal, "the plan has no output '" + std::string(name) + "'");
 }
 
-void Session::run(int begin, int end) {
-  for (int i = begin; i < end; ++i) launches_[std::size_t(i)](stream_);
+bool Session::step(int guarded, std::string_view guard) {
+  for (auto const& o : plan_.outputs)
+    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot);
+  fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
 }
 
-std::vector<View> Session::results_of(int launch) const {
+std::vector<Tensor> Session::results_of(int launch) const {
   auto const& l = plan_.step[std::size_t(launch)];
   auto const operands = algorithms_of(l.op).operands(l.problem);
-  std::vector<View> out;
+  std::vector<Tensor> out;
   for (std::size_t i = 0; i < operands.size(); ++i)
-    if (operands[i].written) out.push_back(at(l.operands[i]));
+    if (operands[i].written) out.push_back(executor_->read(at(l.operands[i])));
   return out;
 }
 
 void Session::step_timed(std::vector<double>& seconds) {
   seconds.resize(launches_.size());
-  for (std::size_t i = 0; i < launches_.size(); ++i) {
-    auto const start = std::chrono::steady_clock::now();
-    launches_[i](stream_);
-    seconds[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
+  executor_->time(launches_, seconds);
 }
 
 }  // namespace falconet

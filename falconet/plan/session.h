@@ -1,4 +1,5 @@
-// A session binds a plan to memory and runs it. A steady step allocates nothing and asks nobody anything.
+// A session binds a plan to memory and runs it. A steady step allocates nothing and asks nobody anything. On a GPU arena and parameters
+// lie in its memory, inputs and outputs are staged in pinned host memory, and a steady step is one graph launch.
 #pragma once
 #include <memory>
 #include <string_view>
@@ -6,6 +7,7 @@
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/graph/parameters.h"
+#include "falconet/plan/executor.h"
 #include "falconet/plan/plan.h"
 
 namespace falconet {
@@ -17,27 +19,31 @@ class Session {
   Session(Session const&) = delete;
 
   Plan const& plan() const { return plan_; }
-  View input(std::string_view name) const;      // write before step(); throws an internal error for an unknown name
+  // Host memory. Throw an internal error for an unknown name.
+  View input(std::string_view name) const;      // write before step()
   View output(std::string_view name) const;     // read after step()
   StepState& state() { return *state_; }        // the "step" input, if the plan has one; otherwise a spare one
   Parameters& parameters() const { return *parameters_; }
 
-  void step() { run(0, int(launches_.size())); }
-  void run(int begin, int end);                 // launches [begin, end) in order
-  std::vector<View> results_of(int launch) const;   // what it writes
-  // The same, adding each launch's seconds to `seconds` (as many entries as launches).
+  void step() { (void)executor_->step(launches_, int(launches_.size()), nullptr); }
+  // The launches from `guarded` on run only if the output `guard` is finite by then; says whether they ran. Always the same two
+  // in one session.
+  bool step(int guarded, std::string_view guard);
+  void run(int begin, int end) { executor_->run(launches_, begin, end); }   // launches [begin, end) in order
+  std::vector<Tensor> results_of(int launch) const;   // what it wrote last
+  // The same as step(), adding each launch's seconds to `seconds` (as many entries as launches).
   void step_timed(std::vector<double>& seconds);
   std::int64_t memory_bytes() const { return plan_.memory_bytes; }
 
  private:
   View at(Slot const&) const;
+  bool writes_parameters() const;
   Plan plan_;
   std::shared_ptr<Parameters> parameters_;
-  std::shared_ptr<ThreadPool> threads_;
-  Stream stream_;
-  Buffer memory_;
+  std::unique_ptr<Executor> executor_;
   StepState spare_state_;
   StepState* state_ = &spare_state_;
+  std::vector<View> inputs_, outputs_;          // host memory, in the plan's order
   std::vector<Bound> launches_;
 };
 

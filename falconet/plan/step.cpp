@@ -1,12 +1,10 @@
 #include "falconet/plan/step.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "falconet/base/error.h"
 #include "falconet/ops/softmax/op.h"
-#include "falconet/tensor/bf16.h"
 
 namespace falconet {
 namespace {
@@ -38,21 +36,6 @@ std::unique_ptr<Session> compile_and_bind(Model& model, Graph& graph, CompileCon
 }
 
 double scalar(View v) { return v.type.dtype == DType::f64 ? *v.as<double>() : double(*v.as<float>()); }
-
-bool finite(View v) {
-  auto const n = v.type.shape.elements();
-  for (std::int64_t i = 0; i < n; ++i) {
-    double x = 0;
-    switch (v.type.dtype) {
-      case DType::f64: x = v.as<double>()[i]; break;
-      case DType::f32: x = v.as<float>()[i]; break;
-      case DType::bf16: x = to_float(v.as<bf16>()[i]); break;
-      default: return true;
-    }
-    if (!std::isfinite(x)) return false;
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -94,20 +77,19 @@ TrainStep::TrainStep(Model& model, StepOptions o, LossFunction loss, OptimizerOp
 }
 
 double TrainStep::run() {
-  session_->run(0, update_);
+  bool const updated = session_->step(update_, "loss");
   double const loss = scalar(loss_);
-  if (!std::isfinite(loss)) {
+  if (!updated) {
     std::string layer = "the loss";
     for (int i = 0; i < update_ && layer == "the loss"; ++i) {       // again, one by one: the weights are still those of before
       session_->run(i, i + 1);
       auto const& launch = session_->plan().step[std::size_t(i)];
-      for (auto const& v : session_->results_of(i))
-        if (!finite(v)) layer = launch.layer + " (" + launch.direction + ")";
+      for (auto const& t : session_->results_of(i))
+        if (!all_finite(t.view())) layer = launch.layer + " (" + launch.direction + ")";
     }
     fail(ErrorKind::numeric, "step " + std::to_string(state().step + 1) + ": the loss is " + (std::isnan(loss) ? "NaN" : "infinite") + "; the first layer that is not finite is " +
                                  layer + "; a lower learning rate may help");
   }
-  session_->run(update_, int(session_->plan().step.size()));
   ++state().step;
   state().sample += state().valid_count;
   return loss;

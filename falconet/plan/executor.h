@@ -1,0 +1,38 @@
+// Where a session's bytes lie and how its launches run: one implementation for the CPU, one for NVIDIA GPUs (plan/cuda/; in a build
+// without CUDA plan/no_cuda.cpp says so).
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/graph/parameters.h"
+#include "falconet/ops/algorithm.h"
+#include "falconet/plan/plan.h"
+
+namespace falconet {
+
+bool all_finite(View);                          // host memory; true for types that have no infinity
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  // Addresses that launches get. Memory starts as zeros.
+  virtual void* memory(std::int64_t offset) const = 0;
+  virtual void* parameter(Parameters::Entry const&) = 0;
+  // Host memory in which the caller writes an input before a step, or reads an output after it.
+  virtual View input(Slot const&) = 0;
+  virtual View output(Slot const&) = 0;
+  virtual Tensor read(View bound) = 0;          // a copy of what launches wrote there
+
+  // Runs launches [begin, end) in order and waits for them.
+  virtual void run(std::vector<Bound> const& launches, int begin, int end) = 0;
+  // All launches; those from `guarded` on only if what `guard` holds by then is finite. False if they were left out.
+  virtual bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) = 0;
+  // All launches one by one, each one's seconds added to `seconds`.
+  virtual void time(std::vector<Bound> const& launches, std::vector<double>& seconds) = 0;
+};
+
+std::unique_ptr<Executor> cpu_executor(std::int64_t memory_bytes, std::shared_ptr<ThreadPool>, Isa);
+std::unique_ptr<Executor> cuda_executor(int device, std::int64_t memory_bytes, std::shared_ptr<Parameters>, bool writes_parameters);
+
+}  // namespace falconet

@@ -1,0 +1,147 @@
+// Whole plans on an NVIDIA GPU: 100 losses of mnist_cnn and resnet20 beside PyTorch's (tests/golden/pytorch_losses.json) and the CPU's
+// sessions' promises: the same bytes twice, host and device values in step, a loss that is not finite leaves the weights alone.
+// Exits 77 (skipped) where no GPU is seen. Usage: gpu_training [MODEL:PRECISION...]; "step" is one mnist_cnn step, plain and captured.
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "falconet/base/error.h"
+#include "falconet/device/cuda/handles.h"
+#include "falconet/nn/models.h"
+#include "falconet/plan/step.h"
+#include "hashed_data.h"
+
+namespace falconet {
+namespace {
+
+int failures = 0;
+void expect(bool good, std::string const& what) {
+  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
+  failures += !good;
+}
+
+nlohmann::json const& recorded() {
+  static nlohmann::json const json = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses.json"));
+  return json;
+}
+
+struct Run {
+  Run(std::string const& name, DType precision, int batch)
+      : d(models::find(name)),
+        model({d.image, std::vector<float>(std::size_t(d.image[0]), 0.f), std::vector<float>(std::size_t(d.image[0]), 1.f), std::vector<std::string>(10, "class")}, d.make(10), {.device = "cuda"}),
+        step(model, {.batch = batch, .precision = precision}, cross_entropy(), sgd()) {
+    hashed::fill(*model.parameters());
+    step.state().learning_rate = recorded().at("learning_rate").get<float>();
+  }
+  static OptimizerOptions sgd() {
+    OptimizerOptions o;
+    o.momentum = recorded().at("momentum").get<double>();
+    return o;
+  }
+  double next() {
+    hashed::fill_batch(step.images(), step.targets(), seen++, 10);
+    return step.run();
+  }
+  models::Description const& d;
+  Model model;
+  TrainStep step;
+  std::uint64_t seen = 0;
+};
+
+std::vector<double> train(std::string const& name, DType precision) {
+  Run run(name, precision, recorded().at(name).at("batch").get<int>());
+  std::vector<double> losses;
+  for (int s = 0; s < 100; ++s) losses.push_back(run.next());
+  return losses;
+}
+
+double tail_mean(std::vector<double> const& a) {
+  double sum = 0;
+  for (std::size_t i = 80; i < 100; ++i) sum += a[i];
+  return sum / 20;
+}
+
+// The bounds of tests/test_training.cpp.
+void beside_pytorch(std::string const& name, DType precision) {
+  auto of = [&](char const* p) { return recorded().at(name).at(p).get<std::vector<double>>(); };
+  auto const truth = of("f64"), single = of("f32"), ours = train(name, precision);
+  std::string const who = name + " " + std::string(falconet::name(precision));
+  if (precision == DType::f64) {
+    double worst = 0;
+    for (std::size_t i = 0; i < 100; ++i) worst = std::max(worst, std::abs(ours[i] - truth[i]));
+    std::printf("%s: farthest from PyTorch's f64 in 100 steps: %.3g\n", who.c_str(), worst);
+    expect(worst <= 1e-8, who + ": 100 losses within 1e-8 of PyTorch's");
+  } else if (precision == DType::f32) {
+    double farthest = 0, worst = 0, theirs = 0, early = 0;
+    bool good = true;
+    for (std::size_t i = 0; i < 100; ++i) {
+      for (std::size_t k = i; k < (i < 10 ? i + 1 : 100); ++k) farthest = std::max(farthest, std::abs(single[k] - truth[k]));
+      double const off = std::abs(ours[i] - truth[i]);
+      worst = std::max(worst, off), theirs = std::max(theirs, std::abs(single[i] - truth[i]));
+      if (i < 10) early = std::max(early, off);
+      if (!(off <= std::max(1e-5, 2 * farthest))) good = false;
+    }
+    std::printf("%s: farthest from f64 %.3g (first ten %.3g), PyTorch's f32 %.3g\n", who.c_str(), worst, early, theirs);
+    expect(good, who + ": every loss within 1e-5 or twice PyTorch's own distance from f64");
+  } else {
+    double const off = std::abs(tail_mean(ours) - tail_mean(single)), theirs = std::abs(tail_mean(of("bf16")) - tail_mean(single));
+    std::printf("%s: mean of losses 81-100 %.5f, off f32 by %.3g, PyTorch's bf16 by %.3g\n", who.c_str(), tail_mean(ours), off, theirs);
+    expect(off <= 2 * theirs, who + ": ends as near to f32 as PyTorch does");
+  }
+}
+
+void promises() {
+  expect(train("mnist_cnn", DType::f32) == train("mnist_cnn", DType::f32), "the same seed gives the same 100 losses");
+  Run run("mnist_cnn", DType::f32, 8);
+  for (int i = 0; i < 3; ++i) run.next();
+  auto* fc1 = run.model.parameters()->find("fc1.weight");          // the graph's values come back, and what is written goes there
+  fc1->tensor.as<float>()[0] = std::numeric_limits<float>::infinity();
+  auto const before = run.model.parameters()->find("conv1.weight")->tensor.copy();
+  std::string message;
+  try {
+    run.next();
+  } catch (Error const& e) {
+    message = e.what();
+  }
+  expect(message.find("step 4") != std::string::npos && message.find("fc1 (fwd)") != std::string::npos, "a loss that is not finite names step and layer: " + message);
+  auto const& after = run.model.parameters()->find("conv1.weight")->tensor;
+  bool same = true, moved = false;
+  for (int i = 0; i < 200; ++i) same &= before.as<float>()[i] == after.as<float>()[i];
+  expect(same, "and leaves the weights as they were");
+  run.model.parameters()->find("fc1.weight")->tensor.as<float>()[0] = 0;
+  run.next();
+  for (int i = 0; i < 200; ++i) moved |= before.as<float>()[i] != std::as_const(*run.model.parameters()).find("conv1.weight")->tensor.as<float>()[i];
+  expect(moved, "a repaired weight trains on");
+}
+
+}  // namespace
+}  // namespace falconet
+
+int main(int argc, char** argv) {
+  using namespace falconet;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (CudaStatus const status = cuda_status(); status.devices == 0) {
+    std::printf("skipped: %s\n", status.reason.c_str());
+    return 77;
+  }
+  std::vector<std::string> wishes(argv + 1, argv + argc);
+  if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64"};
+  for (auto const& wish : wishes) {
+    try {
+      if (wish == "promises") promises();
+      else if (wish == "step") {
+        Run run("mnist_cnn", DType::f32, 64);
+        for (int i = 0; i < 3; ++i) std::printf("loss %.6f\n", run.next());
+      } else {
+        auto const colon = wish.find(':');
+        auto const precision = wish.substr(colon + 1);
+        beside_pytorch(wish.substr(0, colon), precision == "f64" ? DType::f64 : precision == "bf16" ? DType::bf16 : DType::f32);
+      }
+    } catch (Error const& e) {
+      expect(false, wish + ": " + e.what());
+    }
+  }
+  return failures ? 1 : 0;
+}
