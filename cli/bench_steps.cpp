@@ -113,11 +113,11 @@ void report(Settings const& settings, std::string const& what, Model const& mode
     auto const& l = launches[i];
     auto const& t = times[i];
     table.row({l.layer, l.direction, l.op, l.choice.text(), format("{:.4f}", t.seconds * 1e3), format("{:.1f} %", 100 * t.seconds / sum),
-               short_number(t.operations / t.seconds * 1e-9), format("{:.4f}", t.floor * 1e3),
-               format("{:.0f} %", 100 * t.floor / t.seconds)});
+               short_number(t.operations / t.seconds * 1e-9), limits ? format("{:.4f}", t.floor * 1e3) : "-",
+               limits ? format("{:.0f} %", 100 * t.floor / t.seconds) : "-"});
   }
-  table.row({"all", "", "", "", format("{:.4f}", sum * 1e3), "100 %", short_number(operations / sum * 1e-9), format("{:.4f}", floor * 1e3),
-             format("{:.0f} %", 100 * floor / sum)});
+  table.row({"all", "", "", "", format("{:.4f}", sum * 1e3), "100 %", short_number(operations / sum * 1e-9), limits ? format("{:.4f}", floor * 1e3) : "-",
+             limits ? format("{:.0f} %", 100 * floor / sum) : "-"});
   std::fputs(table.text().c_str(), stdout);
 }
 

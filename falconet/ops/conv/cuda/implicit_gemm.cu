@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(threads) implicit_gemm(Geometry const g, Slots
       float v = sum[i][j];
       int const at = m * g.columns + n;
       if constexpr (filter) {
-        if (gridDim.z > 1) a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = v;
+        if (a.partial) a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = v;
         else put(a.w, at, v);
       } else {
         if (slots.store == Affine::scale_shift) v = a.store_affine[n] * v + a.store_affine[g.columns + n];
@@ -226,7 +226,8 @@ std::pair<int, int> parts_of(ConvProblem const& p, Tile t) {
 Tile tile_of(Config const& c) { return {c.get("tile_m", 64), c.get("tile_n", 64)}; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
-  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16)) return "f32 or bf16 only";
+  bool const masters = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16;
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !masters) return "f32 or bf16 only; a filter gradient in f32 from bf16";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1) return "groups";
   auto const& s = p.store;
@@ -281,7 +282,8 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, Vi
                    FastDivide(p.c), FastDivide(p.k), FastDivide(p.s), FastDivide(image), FastDivide(width), FastDivide(p.stride_h), FastDivide(p.stride_w)};
   Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.store.bias, p.store.residual, p.store.mask != Mask::none};
   Pointers<E> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.residual.as<E>(), args.mask.as<E>(), args.load_dy_other.as<E>(),
-                      args.bias.as<float>(), args.load_x.as<float>(), args.load_dy.as<float>(), args.store_affine.as<float>(), memory.as<float>()};
+                      args.bias.as<float>(), args.load_x.as<float>(), args.load_dy.as<float>(), args.store_affine.as<float>(),
+                      !filter ? nullptr : parts > 1 ? memory.as<float>() : p.w_type == DType::f32 ? args.w.as<float>() : nullptr};
   dim3 const grid(unsigned((s.m + tile.m - 1) / tile.m), unsigned((s.n + tile.n - 1) / tile.n), unsigned(parts));
   auto const with = [&](auto m, auto n, auto per_m, auto per_n) {
     if (tile.m != m || tile.n != n) return false;
@@ -294,7 +296,8 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, Vi
       !with(number<128>{}, number<16>{}, number<4>{}, number<2>{})) fail(ErrorKind::usage, "implicit_gemm has no tile '" + config.text() + "'");
   if (parts > 1) {
     int const elements = int(s.m * s.n);
-    add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(a.partial, parts, elements, a.w);
+    if (p.w_type == DType::f32) add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(a.partial, parts, elements, args.w.as<float>());
+    else add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(a.partial, parts, elements, a.w);
   }
   check_launch("conv implicit_gemm", p, stream);
 }
