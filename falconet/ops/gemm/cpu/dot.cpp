@@ -1,7 +1,7 @@
 // Matrix product by dot products: where both operands are contiguous along k (y = x * W^T, the linear layer forward), nothing is
 // packed. A tile of R x C results keeps R*C vectors of partial sums over k; four of them at a time are then transposed and added
-// into four neighbouring results. It wins over the packed product for few rows (prediction: one row reads each weight once) and
-// for small products; the packed one wins when rows of k elements no longer fit the first-level cache.
+// into four neighbouring results. It wins over the packed product for few rows (prediction: one row reads each weight once)
+// and, since nothing is copied, for most sizes with k of at least some 60; below that, adding up lanes costs as much as the products.
 //   tiles: AVX-512 6x4, AVX2 3x4, plain 2x4; one row: 1x8
 #include "falconet/ops/gemm/cpu/packed.h"
 
