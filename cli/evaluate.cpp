@@ -78,8 +78,8 @@ int evaluate(Settings& settings) {
   auto const path = run_file(settings.text("model"));
   auto const model = load_model(path, model_options(settings));
   if (!settings.has("data")) fail(ErrorKind::usage, "eval needs data=KIND:FOLDER, such as data=mnist:data/mnist");
-  NamedData const data = open_data(settings.text("data"), model->spec().image);
-  auto const& set = data.split.test;
+  TestData const data = open_test_data(settings.text("data"), model->spec());
+  auto const& set = data.set;
   if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
   EvaluateOptions const options{.batch = int(std::min(settings.whole("batch"), set.size())),
                                 .precision = parse_dtype(settings.text("precision"))};
@@ -161,8 +161,8 @@ int predict(Settings& settings) {
   for (auto const& file : files) show(predict_one(predictor, *model, data::read_image(file), file, top));
 
   if (settings.has("data")) {
-    NamedData const data = open_data(settings.text("data"), model->spec().image);
-    auto const& set = data.split.test;
+    TestData const data = open_test_data(settings.text("data"), model->spec());
+    auto const& set = data.set;
     std::int64_t const count = settings.has("count") ? std::min(settings.whole("count"), set.size()) : set.size();
     width = std::max(width, data.kind.size() + 7);
     data::Sample sample;

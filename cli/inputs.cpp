@@ -107,7 +107,14 @@ std::string find_data_folder(std::string const& folder) {
   return folder;
 }
 
-NamedData open_data(std::string const& text, Shape const& image) {
+namespace {
+
+struct Place {
+  DataKind const* kind;
+  std::string folder;
+};
+
+Place place_of(std::string const& text) {
   auto const colon = text.find(':');
   auto const kind = text.substr(0, colon);
   std::vector<std::string> known;
@@ -121,9 +128,26 @@ NamedData open_data(std::string const& text, Shape const& image) {
       fail(ErrorKind::data,
            format("{}: no such folder, where the data set {} was expected (data={}:FOLDER, or FALCONET_DATA, says where it is)", folder,
                   kind, kind));
-    return {kind, folder, k.open(folder, image)};
+    return {&k, folder};
   }
   fail_unknown("data set", kind, known);
+}
+
+}  // namespace
+
+NamedData open_data(std::string const& text, Shape const& image) {
+  auto const place = place_of(text);
+  return {std::string(place.kind->name), place.folder, place.kind->open(place.folder, image)};
+}
+
+TestData open_test_data(std::string const& text, ImageSpec const& spec) {
+  auto const place = place_of(text);
+  std::string const kind(place.kind->name);
+  if (kind != "folder") return {kind, place.folder, place.kind->open(place.folder, spec.image).test};
+  for (char const* part : {"/val", "/test", ""})
+    if (is_there(place.folder + part))
+      return {kind, place.folder, data::image_folder_part(place.folder + part, {spec.image, spec.mean, spec.std, spec.labels})};
+  fail(ErrorKind::data, place.folder + ": no such folder");
 }
 
 // ---- models ----

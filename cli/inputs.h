@@ -37,6 +37,13 @@ struct NamedData {
 };
 NamedData open_data(std::string const& text, Shape const& image);
 
+// The test part of a data set, normalised as a trained model says; of image folders the training part is not needed.
+struct TestData {
+  std::string kind, folder;
+  data::Pipeline set;
+};
+TestData open_test_data(std::string const& text, ImageSpec const& spec);
+
 struct DataKind {
   std::string_view name, folder;
   data::Split (*open)(std::string const& folder, Shape const& image);

@@ -1,6 +1,7 @@
 // The program as a user meets it: every mistake gives one clear `error:` line and the right exit code, runs stop, go on and repeat
 // to the byte.
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <regex>
 
@@ -178,6 +179,49 @@ TEST_F(Commands, ARunLeavesItsFolderAndServesEvalAndPredict) {
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_NE(again.out.find("r is finished"), std::string::npos) << again.out;
   EXPECT_TRUE(before == contents(folder.path / "r/last.ckpt"));
+}
+
+// A gray PNG file of one digit.
+std::string png(std::string const& pixels, int size) {
+  auto const chunk = [](std::string const& type, std::string const& data) {
+    auto const body = type + data;
+    return big_endian(std::uint32_t(data.size())) + body +
+           big_endian(std::uint32_t(crc32(0, reinterpret_cast<Bytef const*>(body.data()), uInt(body.size()))));
+  };
+  std::string rows;
+  for (int y = 0; y < size; ++y) rows += std::string(1, '\0') + pixels.substr(std::size_t(y * size), std::size_t(size));
+  std::string packed(compressBound(rows.size()), '\0');
+  uLongf length = packed.size();
+  compress(reinterpret_cast<Bytef*>(packed.data()), &length, reinterpret_cast<Bytef const*>(rows.data()), rows.size());
+  packed.resize(length);
+  return "\x89PNG\r\n\x1a\n" +
+         chunk("IHDR", big_endian(std::uint32_t(size)) + big_endian(std::uint32_t(size)) + std::string("\x08\0\0\0\0", 5)) +
+         chunk("IDAT", packed) + chunk("IEND", "");
+}
+
+TEST_F(Commands, PredictTakesFilesAndFolders) {
+  ASSERT_EQ(falconet(training({"run=r", "epochs=6"})).code, 0);
+  auto const test = digits(120, 2);
+  for (int i = 0; i < 3; ++i)
+    write(folder.path / "pictures" / (std::to_string(i) + ".png"), png(test.images.substr(std::size_t(16 + i * 784), 784), 28));
+  write(folder.path / "pictures/notes.txt", "not an image");
+  auto const of_files = falconet({"predict", "model=r", "pictures", "pictures/1.png", "json=true"});
+  ASSERT_EQ(of_files.code, 0) << of_files.err;
+  auto const of_data = falconet({"predict", "model=r", "data=mnist:digits", "count=3", "json=true"});
+  auto const predictions = [](std::string const& out) {
+    std::vector<std::string> found;
+    std::regex const pattern("\"label\": \"([0-9])\", \"probability\": ([0-9.e-]+)");
+    for (std::sregex_iterator at(out.begin(), out.end(), pattern), end; at != end; ++at) found.push_back((*at)[0]);
+    return found;
+  };
+  auto const a = predictions(of_files.out), b = predictions(of_data.out);
+  ASSERT_EQ(a.size(), 4u) << of_files.out;
+  ASSERT_EQ(b.size(), 3u) << of_data.out;
+  EXPECT_EQ((std::vector<std::string>{a[0], a[1], a[2]}), b);  // the same pixels, the same probabilities
+  EXPECT_EQ(a[3], b[1]);
+  write(folder.path / "bad.png", png(test.images.substr(16, 784), 28).substr(0, 100));
+  expect_refusal(falconet({"predict", "model=r", "bad.png"}), 1, {"bad.png"});
+  expect_refusal(falconet({"predict", "model=r", "digits"}), 1, {"digits", ".png"});
 }
 
 TEST_F(Commands, RunsWithoutAFolderAreNumbered) {
