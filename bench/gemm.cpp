@@ -34,7 +34,8 @@ void time_problem(std::string const& problem, ThreadPool& threads, Isa isa) {
     if (!candidate.refusal.empty() || candidate.baseline) continue;
     Choice const choice{candidate.algorithm, candidate.configs.front()};
     Buffer scratch(table.scratch(problem, choice, DeviceKind::cpu) + 64);
-    auto const launch = table.bind(problem, choice, DeviceKind::cpu, views, {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}}});
+    auto const launch =
+        table.bind(problem, choice, DeviceKind::cpu, views, {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}}});
     Stream stream(threads, isa);
     for (int i = 0; i < 5; ++i) launch(stream);
     std::vector<double> us;
@@ -44,8 +45,8 @@ void time_problem(std::string const& problem, ThreadPool& threads, Isa isa) {
       us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - before).count());
     }
     std::sort(us.begin(), us.end());
-    std::printf("%-60s %-8s %9.1f us, min %9.1f, %6.1f GFLOP/s, estimate %9.1f\n", problem.c_str(), candidate.algorithm.c_str(), us[us.size() / 2], us[0],
-                table.operations(problem) / us[us.size() / 2] / 1e3, candidate.seconds * 1e6);
+    std::printf("%-60s %-8s %9.1f us, min %9.1f, %6.1f GFLOP/s, estimate %9.1f\n", problem.c_str(), candidate.algorithm.c_str(),
+                us[us.size() / 2], us[0], table.operations(problem) / us[us.size() / 2] / 1e3, candidate.seconds * 1e6);
   }
 }
 }  // namespace

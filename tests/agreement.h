@@ -29,12 +29,12 @@ namespace falconet::agreement {
 
 // Errors are compared with bound * (|expected| + root mean square of the expected output).
 struct Bounds {
-  double f32 = 1e-5;                         // operands stored in f32, or results in f32 from bf16 operands
-  double bf16 = 1e-2;                        // results stored in bf16: 2^-8 and a little
-  bool exact_integers = true;                // small-integer operands give equal bytes (unless the problem has an inexact activation)
-  std::vector<std::string> inexact;          // algorithms whose arithmetic is not exact on integers (fft, winograd ...)
-  double inexact_f32 = 2e-4;                 // their bound
-  double index_mismatches = 1e-3;            // share of u8/i32 results that near-ties may change with normal operands
+  double f32 = 1e-5;                 // operands stored in f32, or results in f32 from bf16 operands
+  double bf16 = 1e-2;                // results stored in bf16: 2^-8 and a little
+  bool exact_integers = true;        // small-integer operands give equal bytes (unless the problem has an inexact activation)
+  std::vector<std::string> inexact;  // algorithms whose arithmetic is not exact on integers (fft, winograd ...)
+  double inexact_f32 = 2e-4;         // their bound
+  double index_mismatches = 1e-3;    // share of u8/i32 results that near-ties may change with normal operands
 };
 
 // A small counter-based generator, so that a fill depends on its seed alone.
@@ -69,21 +69,36 @@ class Guarded {
 
 inline double element(void const* data, DType type, std::size_t i) {
   switch (type) {
-    case DType::f64: return static_cast<double const*>(data)[i];
-    case DType::f32: return double(static_cast<float const*>(data)[i]);
-    case DType::bf16: return double(to_float(static_cast<bf16 const*>(data)[i]));
-    case DType::u8: return double(static_cast<std::uint8_t const*>(data)[i]);
-    case DType::i32: return double(static_cast<std::int32_t const*>(data)[i]);
+    case DType::f64:
+      return static_cast<double const*>(data)[i];
+    case DType::f32:
+      return double(static_cast<float const*>(data)[i]);
+    case DType::bf16:
+      return double(to_float(static_cast<bf16 const*>(data)[i]));
+    case DType::u8:
+      return double(static_cast<std::uint8_t const*>(data)[i]);
+    case DType::i32:
+      return double(static_cast<std::int32_t const*>(data)[i]);
   }
   return 0;
 }
 inline void set_element(void* data, DType type, std::size_t i, double v) {
   switch (type) {
-    case DType::f64: static_cast<double*>(data)[i] = v; break;
-    case DType::f32: static_cast<float*>(data)[i] = float(v); break;
-    case DType::bf16: static_cast<bf16*>(data)[i] = to_bf16(float(v)); break;
-    case DType::u8: static_cast<std::uint8_t*>(data)[i] = std::uint8_t(v); break;
-    case DType::i32: static_cast<std::int32_t*>(data)[i] = std::int32_t(v); break;
+    case DType::f64:
+      static_cast<double*>(data)[i] = v;
+      break;
+    case DType::f32:
+      static_cast<float*>(data)[i] = float(v);
+      break;
+    case DType::bf16:
+      static_cast<bf16*>(data)[i] = to_bf16(float(v));
+      break;
+    case DType::u8:
+      static_cast<std::uint8_t*>(data)[i] = std::uint8_t(v);
+      break;
+    case DType::i32:
+      static_cast<std::int32_t*>(data)[i] = std::int32_t(v);
+      break;
   }
 }
 
@@ -101,11 +116,17 @@ inline void fill(void* data, Operand const& o, std::uint64_t seed, bool integers
     double v = 0;
     switch (o.fill) {
       case Fill::label:
-      case Fill::choice: v = double(bits(seed, i) % std::uint64_t(std::max<std::int64_t>(o.limit, 1))); break;
-      case Fill::positive: v = integers ? double(1 + bits(seed, i) % 3) : std::abs(normal(seed, i)) + 0.5; break;
+      case Fill::choice:
+        v = double(bits(seed, i) % std::uint64_t(std::max<std::int64_t>(o.limit, 1)));
+        break;
+      case Fill::positive:
+        v = integers ? double(1 + bits(seed, i) % 3) : std::abs(normal(seed, i)) + 0.5;
+        break;
       default:
-        if (o.type.dtype == DType::u8 || o.type.dtype == DType::i32) v = double(bits(seed, i) % 2);
-        else v = integers ? double(int(bits(seed, i) % 5) - 2) : normal(seed, i);
+        if (o.type.dtype == DType::u8 || o.type.dtype == DType::i32)
+          v = double(bits(seed, i) % 2);
+        else
+          v = integers ? double(int(bits(seed, i) % 5) - 2) : normal(seed, i);
     }
     set_element(data, o.type.dtype, i, v);
   }
@@ -126,8 +147,10 @@ class Operands {
   void reset() {
     for (std::size_t i = 0; i < operands_.size(); ++i)
       if (operands_[i].written) {
-        if (memory_[i]) memory_[i]->poison();
-        else fill_input(std::size_t(operands_[i].alias));
+        if (memory_[i])
+          memory_[i]->poison();
+        else
+          fill_input(std::size_t(operands_[i].alias));
       } else if (before_.empty()) {
         fill_input(i);
       }
@@ -162,7 +185,8 @@ class Operands {
 };
 
 // Where `got` leaves the bound around `expected`; empty if nowhere.
-inline std::string difference(TensorType const& type, std::string const& expected, std::string const& got, double bound, double index_mismatches) {
+inline std::string difference(TensorType const& type, std::string const& expected, std::string const& got, double bound,
+                              double index_mismatches) {
   auto const count = std::size_t(type.shape.elements());
   double square = 0;
   for (std::size_t i = 0; i < count; ++i) square += std::pow(element(expected.data(), type.dtype, i), 2);
@@ -182,8 +206,8 @@ inline std::string difference(TensorType const& type, std::string const& expecte
   if (index && double(wrong) <= index_mismatches * double(count) + (index_mismatches > 0 ? 1 : 0)) return {};
   if (!wrong) return {};
   char text[240];
-  std::snprintf(text, sizeof text, "%zu of %zu elements differ, the worst at %zu: %.9g instead of %.9g (bound %.2g, scale %.3g)", wrong, count, worst,
-                element(got.data(), type.dtype, worst), element(expected.data(), type.dtype, worst), bound, scale);
+  std::snprintf(text, sizeof text, "%zu of %zu elements differ, the worst at %zu: %.9g instead of %.9g (bound %.2g, scale %.3g)", wrong,
+                count, worst, element(got.data(), type.dtype, worst), element(expected.data(), type.dtype, worst), bound, scale);
   return text;
 }
 
@@ -199,11 +223,13 @@ inline bool inexact_activation(std::string const& problem) {
 }
 
 // Runs one algorithm and returns what went wrong, or empty; outputs are left in `operands`.
-inline std::string run_guarded(AlgorithmTable const& table, std::string const& problem, Choice const& choice, Isa isa, int threads, Operands& operands) {
+inline std::string run_guarded(AlgorithmTable const& table, std::string const& problem, Choice const& choice, Isa isa, int threads,
+                               Operands& operands) {
   operands.reset();
   Guarded scratch(table.scratch(problem, choice, DeviceKind::cpu));
   Stream stream(pool(threads), isa);
-  table.bind(problem, choice, DeviceKind::cpu, operands.views(), {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}}})(stream);
+  table.bind(problem, choice, DeviceKind::cpu, operands.views(),
+             {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}}})(stream);
   if (!scratch.intact()) return "wrote outside its scratch memory";
   return operands.damage();
 }
@@ -218,10 +244,10 @@ inline void expect_agreement(std::string_view operation, std::string const& prob
     auto const expected = operands.outputs();
 
     for (int isa = 0; isa <= int(detected_isa()); ++isa) {
-      DeviceFacts facts;   // a processor of no particular make
+      DeviceFacts facts;  // a processor of no particular make
       facts.isa = Isa(isa);
       for (auto const& candidate : table.candidates(problem, facts)) {
-        if (!candidate.refusal.empty() || (isa > 0 && candidate.baseline)) continue;   // baselines are the same code on each
+        if (!candidate.refusal.empty() || (isa > 0 && candidate.baseline)) continue;  // baselines are the same code on each
         bool const inexact = std::find(bounds.inexact.begin(), bounds.inexact.end(), candidate.algorithm) != bounds.inexact.end();
         bool const exact = integers && bounds.exact_integers && !inexact && !inexact_activation(problem);
         for (auto const& config : candidate.configs) {

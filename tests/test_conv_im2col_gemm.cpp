@@ -32,7 +32,10 @@ TEST_P(Im2colGemm, agrees_with_the_reference_in_mixed_types_and_with_its_slots) 
   }
 }
 INSTANTIATE_TEST_SUITE_P(of, Im2colGemm,
-                         testing::Combine(testing::Values(Direction::fwd, Direction::bwd_data, Direction::bwd_filter), testing::Values(Layout::nhwc, Layout::nchw)),
-                         [](auto const& info) { return std::string(name(std::get<0>(info.param))) + "_" + std::string(name(std::get<1>(info.param))); });
+                         testing::Combine(testing::Values(Direction::fwd, Direction::bwd_data, Direction::bwd_filter),
+                                          testing::Values(Layout::nhwc, Layout::nchw)),
+                         [](auto const& info) {
+                           return std::string(name(std::get<0>(info.param))) + "_" + std::string(name(std::get<1>(info.param)));
+                         });
 
 }  // namespace

@@ -34,7 +34,8 @@ TEST(gemm_problem, refuses_what_it_cannot_mean) {
   EXPECT_EQ(error_of([] { GemmProblem::parse("m=3 n=4 k=5 store=pool"); }), "matrix product: unknown store slot 'pool'");
   EXPECT_EQ(error_of([] { GemmProblem::parse("m=3 n=4 k=5 types=f64,f32,f32"); }),
             "matrix product 'm=3 n=4 k=5 types=f64,f32,f32': f64 does not mix with other types");
-  EXPECT_EQ(error_of([] { GemmProblem::parse("m=3 n=4 k=5 types=u8"); }), "matrix product 'm=3 n=4 k=5 types=u8': matrix products are of f64, f32 or bf16");
+  EXPECT_EQ(error_of([] { GemmProblem::parse("m=3 n=4 k=5 types=u8"); }),
+            "matrix product 'm=3 n=4 k=5 types=u8': matrix products are of f64, f32 or bf16");
 }
 
 TEST(linear_layer, names_the_sizes_that_do_not_fit) {

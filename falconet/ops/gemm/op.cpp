@@ -33,7 +33,8 @@ std::vector<TensorType> GemmOp::infer(std::span<TensorType const> in) const {
     ++next;
   }
   for (bool slot : {store_.residual, store_.mask != Mask::none})
-    if (slot && in[next++].shape != Shape{m, n}) fail_shape("a fused operand should be " + Shape{m, n}.text() + ", not " + in[next - 1].shape.text());
+    if (slot && in[next++].shape != Shape{m, n})
+      fail_shape("a fused operand should be " + Shape{m, n}.text() + ", not " + in[next - 1].shape.text());
   DType const result = !parameter_gradient_ ? in[0].dtype : in[0].dtype == DType::f64 ? DType::f64 : DType::f32;
   return {{result, Shape{m, n}}};
 }

@@ -29,7 +29,7 @@ class GemmOp : public Op {
   bool trans_b() const { return trans_b_; }
   bool parameter_gradient() const { return parameter_gradient_; }
   OnStore const& store() const { return store_; }
-  GemmOp with_store(OnStore store) const { return {trans_a_, trans_b_, store, parameter_gradient_}; }   // for the fusion pass
+  GemmOp with_store(OnStore store) const { return {trans_a_, trans_b_, store, parameter_gradient_}; }  // for the fusion pass
 
  private:
   OnStore store_;

@@ -20,9 +20,12 @@ std::string text_of(OnStore const& s) {
 OnStore read_store(std::string_view text) {
   OnStore s;
   for (auto item : split(text, '+')) {
-    if (item == "bias") s.bias = true;
-    else if (item == "residual") s.residual = true;
-    else if (item == "mask") s.mask = Mask::relu;
+    if (item == "bias")
+      s.bias = true;
+    else if (item == "residual")
+      s.residual = true;
+    else if (item == "mask")
+      s.mask = Mask::relu;
     else {
       for (int i = 1; i < 8; ++i)
         if (activation_names[i] == item) s.act = Activation(i);

@@ -13,28 +13,28 @@
 namespace falconet {
 
 struct GemmArgs {
-  View a, b;       // [m,k] or [k,m]; [k,n] or [n,k]
-  View bias;       // [n], added to every row; f32, or f64 where a is
-  View residual;   // [m,n] like y, added before the activation
-  View mask;       // [m,n] like y: the result is kept where it is positive
-  View y;          // [m,n]
+  View a, b;      // [m,k] or [k,m]; [k,n] or [n,k]
+  View bias;      // [n], added to every row; f32, or f64 where a is
+  View residual;  // [m,n] like y, added before the activation
+  View mask;      // [m,n] like y: the result is kept where it is positive
+  View y;         // [m,n]
 };
 
 struct GemmProblem {
   std::int64_t m = 1, n = 1, k = 1;
   bool trans_a = false, trans_b = false;
   DType a_type = DType::f32, b_type = DType::f32, y_type = DType::f32;
-  OnStore store;   // of its slots: bias, residual, act, mask
+  OnStore store;  // of its slots: bias, residual, act, mask
 
   bool one_type(DType t) const { return a_type == t && b_type == t && y_type == t; }
 
   // "m=64 n=128 k=800 ta=0 tb=1 types=f32 store=bias+relu"; mixed types read types=bf16,bf16,f32 (a,b,y); an empty store is left out.
   std::string text() const;
-  static GemmProblem parse(std::string_view);   // throws a usage error; every size is at least 1
+  static GemmProblem parse(std::string_view);  // throws a usage error; every size is at least 1
   bool operator==(GemmProblem const&) const = default;
 
   using Args = GemmArgs;
-  std::vector<Operand> operands() const;        // a, b, [bias], [residual], [mask], y
+  std::vector<Operand> operands() const;  // a, b, [bias], [residual], [mask], y
   static GemmArgs args(GemmProblem const&, std::span<View const> operands);
   double operations() const { return 2.0 * double(m) * double(n) * double(k); }
 };

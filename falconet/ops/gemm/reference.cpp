@@ -7,16 +7,25 @@ namespace {
 
 double load(View const& v, std::int64_t at) {
   switch (v.type.dtype) {
-    case DType::f64: return v.as<double const>()[at];
-    case DType::f32: return double(v.as<float const>()[at]);
-    default: return double(to_float(v.as<bf16 const>()[at]));
+    case DType::f64:
+      return v.as<double const>()[at];
+    case DType::f32:
+      return double(v.as<float const>()[at]);
+    default:
+      return double(to_float(v.as<bf16 const>()[at]));
   }
 }
 void store(View const& v, std::int64_t at, double value) {
   switch (v.type.dtype) {
-    case DType::f64: v.as<double>()[at] = value; break;
-    case DType::f32: v.as<float>()[at] = float(value); break;
-    default: v.as<bf16>()[at] = to_bf16(float(value)); break;
+    case DType::f64:
+      v.as<double>()[at] = value;
+      break;
+    case DType::f32:
+      v.as<float>()[at] = float(value);
+      break;
+    default:
+      v.as<bf16>()[at] = to_bf16(float(value));
+      break;
   }
 }
 

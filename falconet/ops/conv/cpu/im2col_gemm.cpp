@@ -20,20 +20,21 @@ namespace falconet {
 namespace {
 
 using i64 = std::int64_t;
-
-constexpr i64 max_piece = 384;             // of the summed dimension, per packed block
-constexpr i64 max_width = 240;             // columns of a packed block
-constexpr i64 max_rows = 192;              // pixels whose patches meet one packed block of the filter before the next
+constexpr i64 max_piece = 384;  // of the summed dimension, per packed block
+constexpr i64 max_width = 240;  // columns of a packed block
+constexpr i64 max_rows = 192;   // pixels whose patches meet one packed block of the filter before the next
 constexpr i64 a_size = gemm_max_rows * max_piece;
-constexpr double task_operations = 2e6;    // at least so much work in a task: about 20 us
+constexpr double task_operations = 2e6;  // at least so much work in a task: about 20 us
 constexpr i64 max_tasks = 32;
-
 i64 divide_up(i64 a, i64 b) { return (a + b - 1) / b; }
 i64 round_up(i64 a, i64 b) { return divide_up(a, b) * b; }
-i64 part_of(i64 total, i64 parts) { return std::max<i64>(1, divide_up(total, std::max<i64>(1, divide_up(total, parts)))); }   // even parts of at most `parts`
+// The size of even parts of at most `most`.
+i64 part_of(i64 total, i64 most) { return std::max<i64>(1, divide_up(total, std::max<i64>(1, divide_up(total, most)))); }
 
-struct Sizes {   // of one group
-  i64 kg, cg, filter, groups;              // filter: r * s
+int tile_rows(GemmKernels const& g, i64 width) { return g.rows[GemmPanels::of(int(divide_up(width, g.lanes)), g.max_vectors).widest()]; }
+
+struct Sizes {                 // of one group
+  i64 kg, cg, filter, groups;  // filter: r * s
   explicit Sizes(ConvProblem const& p) : kg(p.k / p.groups), cg(p.c / p.groups), filter(i64(p.r) * p.s), groups(p.groups) {}
 };
 
@@ -57,11 +58,11 @@ Taps taps_of(int phase, int pad, int stride, int dilation, int filter) {
 
 // One matrix product over the pixels of one grid of the result: all of y, or the dx of one residue modulo the stride.
 struct Grid {
-  PatchSource patches;                     // of the first group
-  int h0 = 0, w0 = 0, step_h = 1, step_w = 1, rows = 1, columns = 1;   // its pixels within the result
-  Taps th, tw;                             // data gradient only
-  i64 first_depth = 0;                     // depth of the grids before it
-  bool whole(ConvProblem const& p) const {  // its pixels are all pixels of the result, in order
+  PatchSource patches;                                                // of the first group
+  int h0 = 0, w0 = 0, step_h = 1, step_w = 1, rows = 1, columns = 1;  // its pixels within the result
+  Taps th, tw;                                                        // data gradient only
+  i64 first_depth = 0;                                                // depth of the grids before it
+  bool whole(ConvProblem const& p) const {                            // its pixels are all pixels of the result, in order
     return p.direction == Direction::fwd || (p.stride_h == 1 && p.stride_w == 1);
   }
 };
@@ -111,7 +112,12 @@ PatchSource group_of(PatchSource s, i64 group) {
 }
 
 void const* element(View const& v, i64 i) { return v.as<char const>() + i * i64(size_of(v.type.dtype)); }
-float get(void const* data, bool is_bf16, i64 i) { return is_bf16 ? to_float(static_cast<bf16 const*>(data)[i]) : static_cast<float const*>(data)[i]; }
+float get(void const* data, bool is_bf16, i64 i) {
+  return is_bf16 ? to_float(static_cast<bf16 const*>(data)[i]) : static_cast<float const*>(data)[i];
+}
+void put(void* data, bool is_bf16, i64 i, float v) {
+  is_bf16 ? void(static_cast<bf16*>(data)[i] = to_bf16(v)) : void(static_cast<float*>(data)[i] = v);
+}
 
 GemmStore store_of(ConvProblem const& p, ConvArgs const& args) {
   View const& result = p.direction == Direction::fwd ? args.y : p.direction == Direction::bwd_data ? args.x : args.w;
@@ -138,10 +144,10 @@ GemmStore moved(GemmStore s, i64 elements) {
 
 // How they are split, a function of the problem alone. "outputs" are channels of the result in one group.
 struct Split {
-  i64 outputs, channels, depth, piece;     // depth: of all grids together
-  i64 pixels, tasks;                       // per grid
-  i64 width;                               // columns of a packed block
-  i64 filter_size, b_size, sums_size;      // floats: the packed filter; per task
+  i64 outputs, channels, depth, piece;  // depth: of all grids together
+  i64 pixels, tasks;                    // per grid
+  i64 width;                            // columns of a packed block
+  i64 filter_size, b_size, sums_size;   // floats: the packed filter; per task
   i64 task_size() const { return a_size + b_size + sums_size; }
 };
 Split split_of(ConvProblem const& p) {
@@ -207,7 +213,7 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
         gemm.pack_b({element(args.w, (group * z.kg + j) * s.depth + l), w_bf16, 1, s.depth}, width, count, to, count, 0);
         continue;
       }
-      for (i64 at = l; at < l + count;) {   // row (t, u, k): the channels of one tap lie k apart
+      for (i64 at = l; at < l + count;) {  // row (t, u, k): the channels of one tap lie k apart
         i64 const tap = at / z.kg, k = at - tap * z.kg, n = std::min(z.kg - k, l + count - at);
         i64 const r = grid.th.last - tap / grid.tw.count * grid.th.period, c = grid.tw.last - tap % grid.tw.count * grid.tw.period;
         GemmSource const source{element(args.w, ((group * z.kg + k) * z.filter + r * p.s + c) * z.cg + j), w_bf16, z.filter * z.cg, 1};
@@ -221,7 +227,8 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
   stream.threads().run(int(s.tasks) * grids, [&](int task) {
     Grid const grid = grid_of(p, args, task % grids);
     bool const whole = grid.whole(p);
-    i64 const pixels = p.n * grid.patches.grid(), share = divide_up(pixels, s.tasks), begin = task / grids * share, end = std::min(pixels, begin + share);
+    i64 const pixels = p.n * grid.patches.grid(), share = divide_up(pixels, s.tasks);
+    i64 const begin = task / grids * share, end = std::min(pixels, begin + share);
     i64 const depth = grid.patches.depth(), width_of_image = data ? p.w : p.q(), height_of_image = data ? p.h : p.p();
     float* const a_panel = tasks_scratch + task * s.task_size();
     for (i64 pixel0 = begin; pixel0 < end; pixel0 += max_rows)
@@ -230,7 +237,7 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
         for (i64 block = 0; block < blocks; ++block) {
           i64 const j = group * s.outputs + block * s.width, width = std::min(s.width, s.outputs - block * s.width);
           i64 const rows = std::min(max_rows, end - pixel0);
-          i64 const tile = gemm.rows[GemmPanels::of(int(divide_up(width, gemm.lanes)), gemm.max_vectors).widest()], even = part_of(rows, tile);
+          i64 const even = part_of(rows, tile_rows(gemm, width));
           i64 l = 0;
           do {
             GemmPanel g;
@@ -245,9 +252,10 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
               g.rows = int(std::min(even, rows - i));
               GemmStore local = store;
               local.stride = s.channels;
-              i64 at = pixel;                                  // of the panel's first row within the result
+              i64 at = pixel;  // of the panel's first row within the result
               if (!whole) {
-                i64 const n = pixel / patches.grid(), in_grid = pixel - n * patches.grid(), row = in_grid / grid.columns, column = in_grid % grid.columns;
+                i64 const n = pixel / patches.grid(), in_grid = pixel - n * patches.grid(), row = in_grid / grid.columns,
+                          column = in_grid % grid.columns;
                 g.rows = int(std::min<i64>(g.rows, grid.columns - column));
                 at = (n * height_of_image + grid.h0 + row * grid.step_h) * width_of_image + grid.w0 + column * grid.step_w;
                 local.stride *= grid.step_w;
@@ -308,7 +316,7 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
     float* const b_block = tasks_scratch + task * s.task_size() + a_size;
     float* const scratch_sums = b_block + s.b_size;
     bool const in_place = p.r == 1 && p.s == 1 && whole && !data && p.stride_h == 1 && p.stride_w == 1 && grid_pixels == i64(p.h) * p.w &&
-                          p.x_type == DType::f32;   // 1x1: the image itself is the matrix of patches
+                          p.x_type == DType::f32;  // 1x1: the image itself is the matrix of patches
     for (i64 item = begin; item < end; ++item)
       for (i64 group = 0; group < z.groups; ++group) {
         PatchSource const patches = group_of(grid.patches, group);
@@ -359,8 +367,7 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
             if (to.residual) v += get(to.residual, to.y_bf16, at);
             v = activate(Activation(store.act), v);
             if (to.mask && !(get(to.mask, to.y_bf16, at) > 0)) v = 0;
-            if (to.y_bf16) static_cast<bf16*>(to.y)[at] = to_bf16(v);
-            else static_cast<float*>(to.y)[at] = v;
+            put(to.y, to.y_bf16, at, v);
           }
       }
   });
@@ -369,10 +376,10 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
 // Filter gradient -------------------------------------------------------------------------------------------------------------
 
 struct FilterSplit {
-  i64 depth, columns, blocks, width;       // nhwc: columns of patches (one more for db), in blocks; nchw: rows of patches
-  i64 pixels, parts, part;                 // the sum's parts: pixels in nhwc, images in nchw
-  i64 b_size, partial;                     // floats: per task; of one partial result
-  bool direct;                             // nhwc: one part, straight into dw
+  i64 depth, columns, blocks, width;  // nhwc: columns of patches (one more for db), in blocks; nchw: rows of patches
+  i64 pixels, parts, part;            // the sum's parts: pixels in nhwc, images in nchw
+  i64 b_size, partial;                // floats: per task; of one partial result
+  bool direct;                        // nhwc: one part, straight into dw
   i64 task_size() const { return 2 * a_size + b_size; }
 };
 FilterSplit filter_split_of(ConvProblem const& p) {
@@ -406,8 +413,8 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
   float* const partials = scratch + s.parts * s.blocks * s.task_size();
   GemmStore store = store_of(p, args);
   store.stride = s.depth;
-  bool const in_place = p.r == 1 && p.s == 1 && p.stride_h == 1 && p.stride_w == 1 && p.p() == p.h && p.q() == p.w && p.x_type == DType::f32 &&
-                        s.depth % 16 == 0;   // 1x1: the image itself is the matrix of patches
+  bool const in_place = p.r == 1 && p.s == 1 && p.stride_h == 1 && p.stride_w == 1 && p.p() == p.h && p.q() == p.w &&
+                        p.x_type == DType::f32 && s.depth % 16 == 0;  // 1x1: the image itself is the matrix of patches
   bool const dy_bf16 = p.y_type == DType::bf16;
 
   stream.threads().run(int(s.parts * s.blocks), [&](int task) {
@@ -420,7 +427,8 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
     bool const direct_a = !dy_bf16 && panels.count <= 2 && p.k < 256;
     for (i64 group = 0; group < z.groups; ++group) {
       PatchSource const patches = group_of(grid.patches, group);
-      float* const sums = s.direct ? static_cast<float*>(store.y) + group * z.kg * s.depth + j : partials + part * s.partial + group * z.kg * s.columns + j;
+      float* const sums =
+          s.direct ? static_cast<float*>(store.y) + group * z.kg * s.depth + j : partials + part * s.partial + group * z.kg * s.columns + j;
       i64 const piece = part_of(end - begin, max_piece);
       for (i64 pixel = begin; pixel < end; pixel += piece) {
         GemmPanel g;
@@ -444,8 +452,9 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
         for (i64 row = 0; row < z.kg; row += g.rows) {
           g.rows = int(std::min(even, z.kg - row));
           GemmSource const dy{element(args.y, pixel * p.k + group * z.kg + row), dy_bf16, p.k, 1};
-          if (direct_a) g.a = static_cast<float const*>(dy.data), g.a_stride = p.k;
-          else gemm.pack_a(dy, g.rows, g.rows, g.k, a_panel), g.a = a_panel, g.a_stride = g.rows;
+          g.a = direct_a ? static_cast<float const*>(dy.data) : a_panel;
+          g.a_stride = direct_a ? p.k : g.rows;
+          if (!direct_a) gemm.pack_a(dy, g.rows, g.rows, g.k, a_panel);
           g.sums = sums + row * g.sums_stride;
           gemm.multiply(g);
         }
@@ -498,13 +507,14 @@ void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
       PatchSource const patches = group_of(grid.patches, group);
       for (i64 j = 0; j < z.kg; j += max_width) {
         i64 const width = std::min(max_width, z.kg - j);
-        i64 const even = part_of(rows, gemm.rows[GemmPanels::of(int(divide_up(width, gemm.lanes)), gemm.max_vectors).widest()]);
+        i64 const even = part_of(rows, tile_rows(gemm, width));
         for (i64 image = begin; image < end; ++image)
           for (i64 pixel = 0; pixel < plane; pixel += piece) {
             GemmPanel g;
             g.k = std::min(piece, plane - pixel);
             g.columns = width;
-            gemm.pack_b({element(args.y, (image * p.k + group * z.kg + j) * plane + pixel), dy_bf16, 1, plane}, width, g.k, b_block, g.k, 0);
+            gemm.pack_b({element(args.y, (image * p.k + group * z.kg + j) * plane + pixel), dy_bf16, 1, plane}, width, g.k, b_block, g.k,
+                        0);
             g.b = b_block;
             g.first = image == begin && pixel == 0;
             g.sums_stride = z.kg;
@@ -529,9 +539,7 @@ void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
     for (i64 l = 0; l < s.columns; ++l) {
       float sum = 0;
       for (i64 part = 0; part < s.parts; ++part) sum += partials[part * s.partial + (group * s.columns + l) * z.kg + in_group];
-      if (l == s.depth) args.bias.as<float>()[k] = sum;
-      else if (p.w_type == DType::bf16) args.w.as<bf16>()[k * s.depth + l] = to_bf16(sum);
-      else args.w.as<float>()[k * s.depth + l] = sum;
+      l == s.depth ? put(args.bias.data, false, k, sum) : put(args.w.data, p.w_type == DType::bf16, k * s.depth + l, sum);
     }
   });
 }
@@ -544,7 +552,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   ConvProblem plain = p;
   plain.store.bias = false;
   if (p.direction != Direction::bwd_filter) plain.store.act = Activation::none, plain.store.mask = Mask::none, plain.store.residual = false;
-  if (!plain.plain()) return p.direction == Direction::bwd_filter ? "of the slots it has only db" : "of the slots it has bias, residual, activation and mask";
+  if (!plain.plain())
+    return p.direction == Direction::bwd_filter ? "of the slots it has only db" : "of the slots it has bias, residual, activation and mask";
   return {};
 }
 
@@ -578,8 +587,9 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch_view, Stream& stream) {
   float* const memory = scratch_view.as<float>();
   bool const nhwc = p.layout == Layout::nhwc;
-  if (p.direction == Direction::bwd_filter) nhwc ? filter_nhwc(p, args, memory, stream) : filter_nchw(p, args, memory, stream);
-  else nhwc ? run_nhwc(p, args, memory, stream) : run_nchw(p, args, memory, stream);
+  bool const filter = p.direction == Direction::bwd_filter;
+  auto const how = filter ? (nhwc ? filter_nhwc : filter_nchw) : nhwc ? run_nhwc : run_nchw;
+  how(p, args, memory, stream);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 namespace falconet::FALCONET_ISA {
 namespace {
 
-constexpr int chunk = 256;                     // elements of a run that are handled at a time
+constexpr int chunk = 256;  // elements of a run that are handled at a time
 alignas(64) constexpr float zeros[chunk] = {};
 
 template <class T>
@@ -26,7 +26,7 @@ HWY_INLINE void clear(float* to, std::int64_t count) {
 // Where a pixel of the grid lies among the images, and the image position (h, w) of its first tap.
 struct Pixel {
   int i, j, h, w;
-  std::int64_t image, first;   // offsets in elements: of the image, of the first tap (which may lie outside)
+  std::int64_t image, first;  // offsets in elements: of the image, of the first tap (which may lie outside)
 };
 HWY_INLINE void place(PatchSource const& s, Pixel& p) {
   p.h = p.i * s.step_h + s.first_h;
@@ -133,7 +133,8 @@ void pack_pixels(PatchSource const& s, std::int64_t pixel, int rows, std::int64_
 }
 
 template <class T>
-void copy_pixels_as(PatchSource const& s, std::int64_t pixel, std::int64_t rows, std::int64_t l, std::int64_t count, float* out, std::int64_t stride) {
+void copy_pixels_as(PatchSource const& s, std::int64_t pixel, std::int64_t rows, std::int64_t l, std::int64_t count, float* out,
+                    std::int64_t stride) {
   T buffer[chunk];
   Pixel at = pixel_at(s, pixel);
   Piece const first(s, l, count);
@@ -145,13 +146,15 @@ void copy_pixels_as(PatchSource const& s, std::int64_t pixel, std::int64_t rows,
     }
   }
 }
-void copy_pixels(PatchSource const& s, std::int64_t pixel, std::int64_t rows, std::int64_t l, std::int64_t count, float* out, std::int64_t stride) {
-  s.is_bf16 ? copy_pixels_as<std::uint16_t>(s, pixel, rows, l, count, out, stride) : copy_pixels_as<float>(s, pixel, rows, l, count, out, stride);
+void copy_pixels(PatchSource const& s, std::int64_t pixel, std::int64_t rows, std::int64_t l, std::int64_t count, float* out,
+                 std::int64_t stride) {
+  s.is_bf16 ? copy_pixels_as<std::uint16_t>(s, pixel, rows, l, count, out, stride)
+            : copy_pixels_as<float>(s, pixel, rows, l, count, out, stride);
 }
 
 template <class T>
-void copy_taps_as(PatchSource const& s, std::int64_t image, std::int64_t pixel, std::int64_t pixels, std::int64_t l, std::int64_t count, float* out,
-                  std::int64_t stride) {
+void copy_taps_as(PatchSource const& s, std::int64_t image, std::int64_t pixel, std::int64_t pixels, std::int64_t l, std::int64_t count,
+                  float* out, std::int64_t stride) {
   int const taps = s.tap_rows * s.tap_columns;
   int const i0 = int(pixel / s.columns), j0 = int(pixel - std::int64_t(i0) * s.columns);
   for (std::int64_t k = l; k < l + count; ++k, out += stride) {
@@ -172,7 +175,8 @@ void copy_taps_as(PatchSource const& s, std::int64_t image, std::int64_t pixel, 
         if (b > n) b = n;
         if (b < a) b = a;
         clear(to, a);
-        if (s.step_w == 1) copy_run(from + w + a, b - a, to + a);
+        if (s.step_w == 1)
+          copy_run(from + w + a, b - a, to + a);
         else
           for (int x = a; x < b; ++x) to[x] = widen_element(from + w + x * s.step_w);
         clear(to + b, n - b);
@@ -182,8 +186,8 @@ void copy_taps_as(PatchSource const& s, std::int64_t image, std::int64_t pixel, 
     }
   }
 }
-void copy_taps(PatchSource const& s, std::int64_t image, std::int64_t pixel, std::int64_t pixels, std::int64_t l, std::int64_t count, float* out,
-               std::int64_t stride) {
+void copy_taps(PatchSource const& s, std::int64_t image, std::int64_t pixel, std::int64_t pixels, std::int64_t l, std::int64_t count,
+               float* out, std::int64_t stride) {
   s.is_bf16 ? copy_taps_as<std::uint16_t>(s, image, pixel, pixels, l, count, out, stride)
             : copy_taps_as<float>(s, image, pixel, pixels, l, count, out, stride);
 }

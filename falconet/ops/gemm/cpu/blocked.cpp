@@ -18,23 +18,23 @@
 namespace falconet {
 namespace {
 
-constexpr std::int64_t max_piece = 384;               // of k: an A panel is at most 16 x 384 x 4 B = 24 KiB
-constexpr std::int64_t max_b_block = 96 << 10;        // elements: 384 KiB
-constexpr double task_operations = 2e6;               // at least so much work in a task: about 20 us; half of that for two tasks
+constexpr std::int64_t max_piece = 384;         // of k: an A panel is at most 16 x 384 x 4 B = 24 KiB
+constexpr std::int64_t max_b_block = 96 << 10;  // elements: 384 KiB
+constexpr double task_operations = 2e6;         // at least so much work in a task: about 20 us; half of that for two tasks
 constexpr std::int64_t max_tasks = 16;
-constexpr std::int64_t group_rows = 64;               // of a transposed A, packed together: whole cache lines are read
+constexpr std::int64_t group_rows = 64;  // of a transposed A, packed together: whole cache lines are read
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
 struct Split {
-  std::int64_t units;                                 // 16 columns each: what blocks of columns are made of
-  std::int64_t rows, columns, part_k;                 // of one task, at most
+  std::int64_t units;                  // 16 columns each: what blocks of columns are made of
+  std::int64_t rows, columns, part_k;  // of one task, at most
   std::int64_t row_blocks, column_blocks, parts;
-  std::int64_t piece, b_columns;                      // of one packed B block
-  bool direct_b;                                      // few rows: B is read where it lies
-  bool scratch_sums;                                  // partial sums do not fit into y
-  std::int64_t a_size, b_size, sums_size;             // floats of scratch memory per task
+  std::int64_t piece, b_columns;           // of one packed B block
+  bool direct_b;                           // few rows: B is read where it lies
+  bool scratch_sums;                       // partial sums do not fit into y
+  std::int64_t a_size, b_size, sums_size;  // floats of scratch memory per task
   std::int64_t tasks() const { return row_blocks * column_blocks * parts; }
   std::int64_t task_size() const { return a_size + b_size + sums_size; }
 };
@@ -42,7 +42,8 @@ struct Split {
 // A function of the problem alone, for any instruction set.
 Split split_of(GemmProblem const& p) {
   Split s;
-  auto const wanted = std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(p.operations() >= task_operations / 2 ? 2 : 1), max_tasks);
+  auto const wanted =
+      std::clamp(std::int64_t(p.operations() / task_operations), std::int64_t(p.operations() >= task_operations / 2 ? 2 : 1), max_tasks);
   auto const units = s.units = divide_up(p.n, gemm_max_lanes);
   // Packing a transposed operand costs about twice as much per element.
   double const again_a = double(p.m) * (p.trans_a ? 1 : 2), again_b = double(p.n) * (p.trans_b ? 2 : 1);
@@ -51,8 +52,10 @@ Split split_of(GemmProblem const& p) {
     bool const one = s.tasks() == 1;
     bool const columns = units / (2 * s.column_blocks) >= (one ? 4 : 8), rows = p.m / (2 * s.row_blocks) >= (one ? 32 : 64);
     if (!columns && !rows) break;
-    if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks))) s.column_blocks *= 2;
-    else s.row_blocks *= 2;
+    if (columns && (!rows || again_a * double(s.column_blocks) <= again_b * double(s.row_blocks)))
+      s.column_blocks *= 2;
+    else
+      s.row_blocks *= 2;
   }
   while (s.tasks() * 2 <= wanted && p.k / (2 * s.parts) >= 256) s.parts *= 2;
   s.rows = divide_up(p.m, s.row_blocks);
@@ -81,10 +84,11 @@ std::size_t scratch(GemmProblem const& p, Config const&) {
 double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   Split const s = split_of(p);
   int const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1;
-  double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 28 : 30;   // operations
+  double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 28 : 30;  // operations
   double const pack = (double(p.m) * double(s.column_blocks) * (p.trans_a ? 0.2 : 0.35) +
-                       (s.direct_b ? 0 : double(p.n) * double(s.row_blocks) * (p.trans_b ? 0.35 : 0.2))) * double(p.k);
-  double const tile = p.m < 4 ? 4 / double(p.m) : 1;   // with fewer sums than the latency of an addition
+                       (s.direct_b ? 0 : double(p.n) * double(s.row_blocks) * (p.trans_b ? 0.35 : 0.2))) *
+                      double(p.k);
+  double const tile = p.m < 4 ? 4 / double(p.m) : 1;  // with fewer sums than the latency of an addition
   double const cycles = 2.0 * tile * double(p.m * round_up(p.n, lanes)) * double(p.k) / per_cycle + pack +
                         0.25 * double(p.m * p.n) * double(divide_up(p.k, s.piece)) + 500;
   return cycles / 3.7e9;
@@ -117,21 +121,26 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
     float* const b_block = a_panel + s.a_size;
     float* sums = b_block + s.b_size;
     std::int64_t sums_stride = s.columns;
-    if (s.parts > 1) sums = partials + part * p.m * p.n + row0 * p.n + column0, sums_stride = p.n;
-    else if (!s.scratch_sums) sums = p.y_type == DType::f32 ? args.y.as<float>() + row0 * p.n + column0 : nullptr, sums_stride = p.n;
+    if (s.parts > 1)
+      sums = partials + part * p.m * p.n + row0 * p.n + column0, sums_stride = p.n;
+    else if (!s.scratch_sums)
+      sums = p.y_type == DType::f32 ? args.y.as<float>() + row0 * p.n + column0 : nullptr, sums_stride = p.n;
 
     for (std::int64_t j = 0; j < columns; j += s.b_columns) {
       std::int64_t const width = std::min(s.b_columns, columns - j);
       auto const panels = GemmPanels::of(int(divide_up(width, kernels.lanes)), kernels.max_vectors);
       std::int64_t const tile_rows = kernels.rows[panels.widest()], even = divide_up(rows, divide_up(rows, tile_rows));
-      std::int64_t const group = p.trans_a ? group_rows / even * even : even;   // rows packed together
+      std::int64_t const group = p.trans_a ? group_rows / even * even : even;  // rows packed together
       for (std::int64_t l = k0; l < k1; l += s.piece) {
         GemmPanel g;
         g.k = std::min(s.piece, k1 - l);
         g.columns = width;
-        GemmSource const b{at(args.b, b_bf16, p.trans_b ? (column0 + j) * p.k + l : l * p.n + column0 + j), b_bf16, p.trans_b ? 1 : p.n, p.trans_b ? p.k : 1};
-        if (s.direct_b) g.b = static_cast<float const*>(b.data), g.b_stride = p.n;
-        else kernels.pack_b(b, width, g.k, b_block, g.k, 0), g.b = b_block;
+        GemmSource const b{at(args.b, b_bf16, p.trans_b ? (column0 + j) * p.k + l : l * p.n + column0 + j), b_bf16, p.trans_b ? 1 : p.n,
+                           p.trans_b ? p.k : 1};
+        if (s.direct_b)
+          g.b = static_cast<float const*>(b.data), g.b_stride = p.n;
+        else
+          kernels.pack_b(b, width, g.k, b_block, g.k, 0), g.b = b_block;
         g.first = l == k0;
         g.store = l + g.k == k1 && s.parts == 1 ? &store : nullptr;
         g.sums_stride = sums_stride;
@@ -139,7 +148,8 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
         bool const direct_a = p.trans_a && !a_bf16 && panels.count <= 2;
         for (std::int64_t i = 0; i < rows; i += g.rows) {
           g.rows = int(std::min(even, rows - i));
-          GemmSource const a{at(args.a, a_bf16, p.trans_a ? l * p.m + row0 + i : (row0 + i) * p.k + l), a_bf16, p.trans_a ? p.m : 1, p.trans_a ? 1 : p.k};
+          GemmSource const a{at(args.a, a_bf16, p.trans_a ? l * p.m + row0 + i : (row0 + i) * p.k + l), a_bf16, p.trans_a ? p.m : 1,
+                             p.trans_a ? 1 : p.k};
           if (direct_a) {
             g.a = static_cast<float const*>(a.data);
             g.a_stride = p.m;

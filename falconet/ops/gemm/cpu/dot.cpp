@@ -7,8 +7,8 @@
 
 namespace falconet {
 
-struct DotBlock {                      // y[row.., column..] of rows x columns
-  void const *a = nullptr, *b = nullptr;   // their first rows, k elements each
+struct DotBlock {                         // y[row.., column..] of rows x columns
+  void const *a = nullptr, *b = nullptr;  // their first rows, k elements each
   bool is_bf16 = false;
   std::int64_t rows = 0, columns = 0, k = 0;
   GemmStore const* store = nullptr;
@@ -35,7 +35,7 @@ constexpr int tile_rows = 3;
 #else
 constexpr int tile_rows = 2;
 #endif
-constexpr int chunk = 64;              // columns that are finished together
+constexpr int chunk = 64;  // columns that are finished together
 
 // The sums over the lanes of four vectors.
 HWY_INLINE void sums_of_lanes(VF a, VF b, VF c, VF e, float* out) {
@@ -62,8 +62,7 @@ HWY_INLINE void sums_of_lanes(VF a, VF b, VF c, VF e, float* out) {
 template <int R, int C, class T>
 void tile(T const* a, T const* const* b, std::int64_t k, float* out) {
   VF sum[R][C];
-  FALCONET_UNROLL for (int i = 0; i < R; ++i)
-    FALCONET_UNROLL for (int j = 0; j < C; ++j) sum[i][j] = hn::Zero(d);
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int j = 0; j < C; ++j) sum[i][j] = hn::Zero(d);
   std::int64_t l = 0;
   for (; l + lanes <= k; l += lanes) {
     VF row[R];
@@ -81,8 +80,7 @@ void tile(T const* a, T const* const* b, std::int64_t k, float* out) {
       FALCONET_UNROLL for (int i = 0; i < R; ++i) sum[i][j] = hn::MulAdd(row[i], column, sum[i][j]);
     }
   }
-  FALCONET_UNROLL for (int i = 0; i < R; ++i)
-    FALCONET_UNROLL for (int j = 0; j < C; j += 4)
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int j = 0; j < C; j += 4)
       sums_of_lanes(sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3], out + i * chunk + j);
 }
 
@@ -138,7 +136,7 @@ DotKernels const dot_kernels = {multiply};
 namespace falconet {
 namespace {
 
-constexpr double task_operations = 1e6, task_bytes = 192 << 10;   // about so much in a task: 10 us of arithmetic, 3 us of reading
+constexpr double task_operations = 1e6, task_bytes = 192 << 10;  // about so much in a task: 10 us of arithmetic, 3 us of reading
 constexpr std::int64_t max_tasks = 16;
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
@@ -149,7 +147,7 @@ std::string reject(GemmProblem const& p, DeviceFacts const&) {
 
 double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   double const m = double(p.m), n = double(p.n), k = double(p.k), lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1;
-  double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 30 : 31;   // operations
+  double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 30 : 31;  // operations
   double const columns = double((p.n + 3) / 4 * 4), whole = double(std::int64_t((k + lanes - 1) / lanes)) * lanes;
   // Rows of A and B stream from the second-level cache where they leave the first; W is read at 30 bytes a cycle at best.
   double const rate = k > 4096 ? 0.8 : 1;
@@ -173,7 +171,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream
   double const bytes = double(extent * p.k * element);
   double const wanted = std::max(p.operations() / task_operations, bytes / task_bytes);
   std::int64_t tasks = 1;
-  while (tasks < max_tasks && double(tasks * 2) <= wanted) tasks *= 2;   // an even split for two threads, too
+  while (tasks < max_tasks && double(tasks * 2) <= wanted) tasks *= 2;  // an even split for two threads, too
   std::int64_t const share = ((extent + tasks - 1) / tasks + 7) / 8 * 8;
   stream.threads().run(int((extent + share - 1) / share), [&](int task) {
     std::int64_t const begin = task * share, count = std::min(share, extent - begin);

@@ -41,7 +41,9 @@ HWY_INLINE hn::Vec<DU16> narrow(VF v) {
   return hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU32>(), upper));
 }
 template <class T>
-HWY_INLINE VF load_up_to(T const* p, int n) { return n >= lanes ? load_vector(p) : load_some(p, n); }
+HWY_INLINE VF load_up_to(T const* p, int n) {
+  return n >= lanes ? load_vector(p) : load_some(p, n);
+}
 HWY_INLINE VF load(void const* p, bool bf16, std::int64_t at, int n) {
   return bf16 ? load_up_to(static_cast<std::uint16_t const*>(p) + at, n) : load_up_to(static_cast<float const*>(p) + at, n);
 }
@@ -91,7 +93,8 @@ void pack_a_rows(GemmSource const& s, std::int64_t rows, int panel_rows, std::in
 }
 
 void pack_a(GemmSource const& s, std::int64_t rows, int panel_rows, std::int64_t k, float* packed) {
-  if (s.stride == 1) return s.is_bf16 ? pack_a_rows<std::uint16_t>(s, rows, panel_rows, k, packed) : pack_a_rows<float>(s, rows, panel_rows, k, packed);
+  if (s.stride == 1)
+    return s.is_bf16 ? pack_a_rows<std::uint16_t>(s, rows, panel_rows, k, packed) : pack_a_rows<float>(s, rows, panel_rows, k, packed);
   for (std::int64_t i = 0; i < rows; i += panel_rows) {
     int const count = rows - i < panel_rows ? int(rows - i) : panel_rows;
     GemmSource panel = s;
@@ -106,7 +109,8 @@ template <class T>
 HWY_INLINE VF gather_blocks(T const* const* row, std::int64_t l, int j) {
 #if HWY_TARGET <= HWY_AVX3
   hn::Full256<float> const half;
-  return hn::Combine(d, hn::Combine(half, load4(row[12 + j] + l), load4(row[8 + j] + l)), hn::Combine(half, load4(row[4 + j] + l), load4(row[j] + l)));
+  return hn::Combine(d, hn::Combine(half, load4(row[12 + j] + l), load4(row[8 + j] + l)),
+                     hn::Combine(half, load4(row[4 + j] + l), load4(row[j] + l)));
 #elif HWY_TARGET <= HWY_AVX2
   return hn::Combine(d, load4(row[4 + j] + l), load4(row[j] + l));
 #else
@@ -122,11 +126,10 @@ void pack_columns(GemmSource const& s, std::int64_t first, std::int64_t columns,
   for (int j = 0; j < lanes; ++j) row[j] = static_cast<T const*>(s.data) + (first + j < columns ? first + j : columns - 1) * s.stride;
   std::int64_t l = 0;
 #if HWY_TARGET != HWY_SCALAR
-  constexpr int groups = HWY_TARGET <= HWY_AVX3 ? 4 : HWY_TARGET <= HWY_AVX2 ? 2 : 1;   // a cache line of each row at a time
+  constexpr int groups = HWY_TARGET <= HWY_AVX3 ? 4 : HWY_TARGET <= HWY_AVX2 ? 2 : 1;  // a cache line of each row at a time
   for (; l + 4 * groups <= k; l += 4 * groups) {
     VF r[groups][4];
-    FALCONET_UNROLL for (int j = 0; j < 4; ++j)
-      FALCONET_UNROLL for (int g = 0; g < groups; ++g) r[g][j] = gather_blocks(row, l + 4 * g, j);
+    FALCONET_UNROLL for (int j = 0; j < 4; ++j) FALCONET_UNROLL for (int g = 0; g < groups; ++g) r[g][j] = gather_blocks(row, l + 4 * g, j);
     FALCONET_UNROLL for (int g = 0; g < groups; ++g) {
       transpose4(d, r[g]);
       FALCONET_UNROLL for (int j = 0; j < 4; ++j) hn::StoreU(r[g][j], d, to + (l + 4 * g + j) * step);
@@ -149,7 +152,8 @@ void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* pa
         int const v = panels.vectors(panel);
         float* to = packed + (v0 * block_k + (first_k + begin) * v) * lanes;
         for (std::int64_t l = begin; l < end; ++l)
-          for (int i = v0; i < v0 + v; ++i, to += lanes) hn::StoreU(load(s.data, s.is_bf16, l * s.k_stride + i * lanes, i < whole ? lanes : left), d, to);
+          for (int i = v0; i < v0 + v; ++i, to += lanes)
+            hn::StoreU(load(s.data, s.is_bf16, l * s.k_stride + i * lanes, i < whole ? lanes : left), d, to);
         v0 += v;
       }
     }
@@ -166,16 +170,24 @@ void pack_b(GemmSource const& s, std::int64_t columns, std::int64_t k, float* pa
 }
 
 HWY_INLINE VF activate_any(int act, VF v) {
-  VF const slope = hn::Set(d, 0.01f);   // of leaky_relu
+  VF const slope = hn::Set(d, 0.01f);  // of leaky_relu
   switch (Activation(act)) {
-    case Activation::none: return v;
-    case Activation::relu: return activate_vector<Activation::relu>(d, v, slope);
-    case Activation::leaky_relu: return activate_vector<Activation::leaky_relu>(d, v, slope);
-    case Activation::relu6: return activate_vector<Activation::relu6>(d, v, slope);
-    case Activation::gelu: return activate_vector<Activation::gelu>(d, v, slope);
-    case Activation::silu: return activate_vector<Activation::silu>(d, v, slope);
-    case Activation::sigmoid: return activate_vector<Activation::sigmoid>(d, v, slope);
-    case Activation::tanh: return activate_vector<Activation::tanh>(d, v, slope);
+    case Activation::none:
+      return v;
+    case Activation::relu:
+      return activate_vector<Activation::relu>(d, v, slope);
+    case Activation::leaky_relu:
+      return activate_vector<Activation::leaky_relu>(d, v, slope);
+    case Activation::relu6:
+      return activate_vector<Activation::relu6>(d, v, slope);
+    case Activation::gelu:
+      return activate_vector<Activation::gelu>(d, v, slope);
+    case Activation::silu:
+      return activate_vector<Activation::silu>(d, v, slope);
+    case Activation::sigmoid:
+      return activate_vector<Activation::sigmoid>(d, v, slope);
+    case Activation::tanh:
+      return activate_vector<Activation::tanh>(d, v, slope);
   }
   return v;
 }
@@ -213,8 +225,7 @@ struct Tile {
 template <int R, int V>
 void tile(Tile const& t) {
   VF sum[R][V];
-  FALCONET_UNROLL for (int i = 0; i < R; ++i)
-    FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Zero(d);
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Zero(d);
   float const *a = t.a, *b = t.b;
   std::int64_t const a_stride = t.a_stride, b_stride = t.b_stride;
   for (std::int64_t l = t.k; l > 0; --l, a += a_stride, b += b_stride) {
@@ -226,10 +237,10 @@ void tile(Tile const& t) {
     }
   }
   if (t.from)
-    FALCONET_UNROLL for (int i = 0; i < R; ++i)
-      FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Add(sum[i][v], hn::LoadU(d, t.from + i * t.from_stride + v * lanes));
-  FALCONET_UNROLL for (int i = 0; i < R; ++i)
-    FALCONET_UNROLL for (int v = 0; v < V; ++v) hn::StoreU(sum[i][v], d, t.out + i * t.out_stride + v * lanes);
+    FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] =
+        hn::Add(sum[i][v], hn::LoadU(d, t.from + i * t.from_stride + v * lanes));
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v)
+      hn::StoreU(sum[i][v], d, t.out + i * t.out_stride + v * lanes);
 }
 
 using TileKernel = void (*)(Tile const&);
@@ -298,7 +309,8 @@ void multiply(GemmPanel const& p) {
 
 }  // namespace
 
-GemmKernels const gemm_kernels = {lanes, max_vectors, {tile_rows[0], tile_rows[1], tile_rows[2], tile_rows[3]}, pack_a, pack_b, multiply, finish};
+GemmKernels const gemm_kernels = {lanes,    max_vectors, {tile_rows[0], tile_rows[1], tile_rows[2], tile_rows[3]}, pack_a, pack_b,
+                                  multiply, finish};
 
 }  // namespace falconet::FALCONET_ISA
 

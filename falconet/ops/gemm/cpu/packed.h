@@ -16,13 +16,13 @@ namespace falconet {
 // Where results go, and the store slots in their order: bias, residual, activation, mask.
 struct GemmStore {
   void* y = nullptr;
-  std::int64_t stride = 0;               // elements between rows of y, residual and mask
-  bool y_bf16 = false;                   // so are residual and mask
-  bool bias_of_rows = false;             // one bias per row of y instead of one per column
+  std::int64_t stride = 0;    // elements between rows of y, residual and mask
+  bool y_bf16 = false;        // so are residual and mask
+  bool bias_of_rows = false;  // one bias per row of y instead of one per column
   float const* bias = nullptr;
   void const* residual = nullptr;
   void const* mask = nullptr;
-  int act = 0;                           // an Activation
+  int act = 0;  // an Activation
 };
 
 // Where the elements of a matrix block lie: element (l, j), l along k, at l * k_stride + j * stride; one of the strides is 1.
@@ -34,26 +34,26 @@ struct GemmSource {
 
 // One A panel times one B block.
 struct GemmPanel {
-  int rows = 0;                          // 1 .. rows[vectors of the widest B panel]
+  int rows = 0;  // 1 .. rows[vectors of the widest B panel]
   std::int64_t k = 0, columns = 0;
   float const* a = nullptr;
   std::int64_t a_stride = 0;
-  float const* b = nullptr;              // packed, or with b_stride > 0 the matrix itself: element (l, j) at l * b_stride + j,
-  std::int64_t b_stride = 0;             //   columns then a multiple of the lanes
-  float* sums = nullptr;                 // partial sums of the block, if k comes in several pieces
+  float const* b = nullptr;   // packed, or with b_stride > 0 the matrix itself: element (l, j) at l * b_stride + j,
+  std::int64_t b_stride = 0;  //   columns then a multiple of the lanes
+  float* sums = nullptr;      // partial sums of the block, if k comes in several pieces
   std::int64_t sums_stride = 0;
-  bool first = true;                     // false: start from sums
-  GemmStore const* store = nullptr;      // null: leave the result in sums
-  std::int64_t row = 0, column = 0;      // of the panel's upper left corner in y
+  bool first = true;                 // false: start from sums
+  GemmStore const* store = nullptr;  // null: leave the result in sums
+  std::int64_t row = 0, column = 0;  // of the panel's upper left corner in y
 };
 
 // Adds up `parts` partial results in order and stores them.
 struct GemmFinish {
-  float const* values = nullptr;         // rows x columns, `stride` apart
+  float const* values = nullptr;  // rows x columns, `stride` apart
   std::int64_t stride = 0, part_stride = 0;
   int parts = 1;
   std::int64_t rows = 0, columns = 0;
-  float* sums = nullptr;                 // as in GemmPanel
+  float* sums = nullptr;  // as in GemmPanel
   std::int64_t sums_stride = 0;
   bool first = true;
   GemmStore const* store = nullptr;
@@ -61,9 +61,9 @@ struct GemmFinish {
 };
 
 struct GemmKernels {
-  int lanes;                             // f32 elements of a vector
-  int max_vectors;                       // of a B panel
-  int rows[4];                           // rows[v]: of a tile v vectors wide
+  int lanes;        // f32 elements of a vector
+  int max_vectors;  // of a B panel
+  int rows[4];      // rows[v]: of a tile v vectors wide
   // Consecutive panels of panel_rows rows, the last one of what is left; the panel from row i lies at packed + i * k, a_stride = its rows.
   void (*pack_a)(GemmSource const&, std::int64_t rows, int panel_rows, std::int64_t k, float* packed);
   // Rows first_k .. first_k + k of a packed block of block_k rows.
@@ -74,7 +74,7 @@ struct GemmKernels {
 
 // The panels of a B block of `vectors` vectors: as even as possible, wider ones first.
 struct GemmPanels {
-  int count, narrow, wide;               // `wide` panels of narrow + 1 vectors, then count - wide of narrow
+  int count, narrow, wide;  // `wide` panels of narrow + 1 vectors, then count - wide of narrow
   static GemmPanels of(int vectors, int max_vectors) {
     int const count = (vectors + max_vectors - 1) / max_vectors;
     return {count, vectors / count, vectors % count};

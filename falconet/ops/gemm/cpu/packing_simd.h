@@ -8,7 +8,7 @@ namespace {
 #define FALCONET_UNROLL _Pragma("GCC unroll 16")
 
 inline float widen_element(float const* p) { return *p; }
-inline float widen_element(std::uint16_t const* p) {   // of bf16
+inline float widen_element(std::uint16_t const* p) {  // of bf16
   union {
     std::uint32_t u;
     float f;
@@ -70,7 +70,7 @@ HWY_INLINE void transpose4(DD dd, VV (&r)[4]) {
 // packed[l * stride + i] = rows[i][l] for i in [0, N), N = 4 or 8, and l in [0, k), k a multiple of 4.
 template <int N, class T>
 HWY_INLINE void transpose_group(T const* const* rows, std::int64_t k, float* packed, std::int64_t stride) {
-  T const* row[N];   // held in registers: the stores below might otherwise be thought to change them
+  T const* row[N];  // held in registers: the stores below might otherwise be thought to change them
   FALCONET_UNROLL for (int i = 0; i < N; ++i) row[i] = rows[i];
   for (std::int64_t l = 0; l < k; l += 4, packed += 4 * stride) {
 #if HWY_TARGET <= HWY_AVX2
@@ -102,7 +102,7 @@ HWY_INLINE void transpose_rows(T const* const* rows, int count, std::int64_t k, 
     l = k / 4 * 4;
     int i = 0;
     for (; i + 8 <= count; i += 8) transpose_group<8>(rows + i, l, packed + i, stride);
-    for (; i < count; i += 4) {   // the last group of rows overlaps its neighbour
+    for (; i < count; i += 4) {  // the last group of rows overlaps its neighbour
       int const at = i + 4 <= count ? i : count - 4;
       transpose_group<4>(rows + at, l, packed + at, stride);
     }
