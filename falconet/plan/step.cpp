@@ -29,7 +29,13 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
 
 std::unique_ptr<Session> compile_and_bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
   DType const masters = o.precision == DType::f64 ? DType::f64 : DType::f32;
-  if (model.parameters()->dtype() != masters) model.parameters()->convert(masters);
+  if (model.parameters()->dtype() != masters) {
+    // Converting moves the weights; a step that is bound to them would go on reading where they were.
+    if (model.parameters().use_count() > 1)
+      fail(ErrorKind::usage, "the model's weights are " + std::string(name(model.parameters()->dtype())) + " and in use by another step; precision " +
+                                 std::string(name(o.precision)) + " needs a model of its own");
+    model.parameters()->convert(masters);
+  }
   Plan plan = compile(graph, context);
   model.parameters()->adopt(graph);
   return std::make_unique<Session>(std::move(plan), model.parameters(), std::move(threads), model.options().isa);
