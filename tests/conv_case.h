@@ -89,10 +89,10 @@ struct ConvCase {
 };
 
 // The same kind of problem, small enough for the reference: at most 3 images, then rows and columns halved down to 8 (while the
-// filter still fits), then channels halved down to 32 (never below what the groups need), until it has 1e7 operations at most.
+// filter still fits), then channels halved down to 32 (never below what the groups need), until it has 4e6 operations at most.
 inline ConvProblem within_reach(ConvProblem p) {
   p.n = std::min(p.n, 3);
-  auto const too_large = [&] { return p.operations() > 1e7; };
+  auto const too_large = [&] { return p.operations() > 4e6; };
   auto const fits = [&] { return p.h >= 16 && p.w >= 16 && p.h / 2 >= p.dilation_h * (p.r - 1) + 1 && p.w / 2 >= p.dilation_w * (p.s - 1) + 1; };
   while (too_large() && fits()) p.h /= 2, p.w /= 2;
   while (too_large() && p.groups == 1 && (p.c > 32 || p.k > 32)) (p.c >= p.k ? p.c : p.k) /= 2;
