@@ -29,6 +29,7 @@ zlib.h zlib1g-dev
 jpeglib.h libjpeg62-turbo-dev
 png.h libpng-dev
 lzma.h liblzma-dev
+libdeflate.h libdeflate-dev
 hwy/highway.h libhwy-dev
 fmt/format.h libfmt-dev
 nlohmann/json.hpp nlohmann-json3-dev
@@ -38,7 +39,7 @@ HEADERS
   } | "$cxx" -std=c++20 -E -P -x c++ - | tr -s '\n '
 }
 packages() {
-  echo zlib1g-dev libjpeg62-turbo-dev libpng-dev liblzma-dev libhwy-dev libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libgtest-dev
+  echo zlib1g-dev libjpeg62-turbo-dev libpng-dev liblzma-dev libdeflate-dev libhwy-dev libfmt-dev nlohmann-json3-dev libtomlplusplus-dev libgtest-dev
 }
 
 missing() {

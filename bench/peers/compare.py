@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""falconet beside PyTorch on this CPU, in one run: they take turns, so that a noisy spell of the machine meets both.
+"""falconet beside PyTorch (and OpenVINO) on this CPU, in one run: they take turns, so that a noisy spell of the machine meets both.
 
 usage: compare.py [--python PYTHON with torch] [--program build/falconet] [--rounds 5] [--threads 2]
                   [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--modes eager,channels_last,compile] [--out FILE.md]
@@ -7,7 +7,7 @@ usage: compare.py [--python PYTHON with torch] [--program build/falconet] [--rou
 A round runs every job once by falconet (bench train|predict, falconet's own algorithms) and once by each of PyTorch's modes; each
 is a process of its own. On a busy machine start it as `chrt -f 50 compare.py ...` (root): a barrier of OpenMP that has to wait for
 other people's compilers turns 5 ms into 500, and minima alone do not mend that. The table has, per job, the median of the rounds' medians and the least time seen, of falconet and of
-PyTorch's best mode, and how many times faster falconet is. The rows of every round go to FILE.jsonl when --out is given.
+the best mode of the peers, and how many times faster falconet is. The rows of every round go to FILE.jsonl when --out is given.
 """
 import argparse
 import json
@@ -57,6 +57,11 @@ def measure(args, jobs, contenders):
                 if name == "falconet":
                     command = [args.program, "bench", what, f"model={model}", f"batch={batch}", f"threads={args.threads}",
                                f"steps={steps_of(what, model)}", "device=cpu", "json=true"]
+                elif name == "openvino":
+                    if what != "predict":
+                        continue
+                    command = [args.python, HERE / "openvino_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
+                               "--steps", steps_of(what, model)]
                 else:
                     mode, allocator = name.split("+")
                     command = [args.python, HERE / "pytorch_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
@@ -73,7 +78,7 @@ def summary(rows):
 
 
 def table(rows):
-    lines = ["| what | model | batch | falconet ms (min) | PyTorch ms (min) | its best mode | times faster (min) | memory MB, falconet / PyTorch |",
+    lines = ["| what | model | batch | falconet ms (min) | best peer ms (min) | which, mode | times faster (min) | memory MB, falconet / peer |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for (what, model, batch), by in rows.items():
         peers = {name: summary(list_) for name, list_ in by.items() if list_ and name != "falconet"}
@@ -99,6 +104,7 @@ def main():
     parser.add_argument("--jobs", default=JOBS)
     parser.add_argument("--modes", default="eager,channels_last", help="of PyTorch; compile takes minutes more, the first time")
     parser.add_argument("--allocators", default="glibc,tcmalloc")
+    parser.add_argument("--openvino", action="store_true", help="OpenVINO's predictions too (PyPI package openvino)")
     parser.add_argument("--without-falconet", action="store_true", help="the peers alone")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
@@ -106,10 +112,11 @@ def main():
     jobs = [(what, model, int(batch)) for what, model, batch in (job.split(":") for job in args.jobs.split(","))]
     contenders = [] if args.without_falconet else ["falconet"]
     contenders += [f"{mode}+{allocator}" for mode in args.modes.split(",") for allocator in args.allocators.split(",")]
+    contenders += ["openvino"] if args.openvino else []
     load = os.getloadavg()[0]
     rows = measure(args, jobs, contenders)
 
-    peer = next((row["peer"] for by in rows.values() for list_ in by.values() for row in list_ if "peer" in row), "no peer")
+    peer = ", ".join(sorted({row["peer"] for by in rows.values() for list_ in by.values() for row in list_ if "peer" in row})) or "no peer"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     head = (f"{processor()}, {os.cpu_count()} processors seen, {args.threads} threads; {peer}; falconet {commit}; {time.strftime('%Y-%m-%d')}; "
             f"{args.rounds} rounds taken in turn; f32; load average at the start {load:.1f}.\n\n"

@@ -6,7 +6,7 @@ set -eu
 folder=${1:-build/peers}
 python3 -m venv "$folder"
 "$folder/bin/pip" install --quiet --upgrade pip
-"$folder/bin/pip" install --quiet numpy
+"$folder/bin/pip" install --quiet numpy openvino
 "$folder/bin/pip" install --quiet torch --index-url https://download.pytorch.org/whl/cpu || "$folder/bin/pip" install --quiet torch
 "$folder/bin/python" -c 'import torch; print("PyTorch", torch.__version__)'
 ls /usr/lib/*/libtcmalloc_minimal.so.4 >/dev/null 2>&1 || echo "no libtcmalloc_minimal.so.4: apt-get install libtcmalloc-minimal4"

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "falconet/base/error.h"
+#include "falconet/base/format.h"
 #include "falconet/tensor/bf16.h"
 
 namespace falconet {
@@ -27,6 +28,11 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 Buffer::~Buffer() { std::free(data_); }
+
+Tensor::Tensor(TensorType type, Buffer memory) : type_(type), memory_(std::move(memory)) {
+  if (memory_.bytes() < type_.bytes())
+    fail(ErrorKind::usage, format("a tensor of {} bytes cannot live in a buffer of {}", type_.bytes(), memory_.bytes()));
+}
 
 Tensor Tensor::copy() const {
   Tensor out(type_);

@@ -32,6 +32,7 @@ class Tensor {
  public:
   Tensor() = default;
   explicit Tensor(TensorType type) : type_(type), memory_(type.bytes()) {}
+  Tensor(TensorType type, Buffer memory);   // takes memory of at least type.bytes(); less is a usage error
   TensorType const& type() const { return type_; }
   Shape const& shape() const { return type_.shape; }
   View view() const { return {memory_.data(), type_}; }
