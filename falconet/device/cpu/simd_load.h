@@ -1,6 +1,8 @@
 // For the kernel half of SIMD sources: vectors of f32 from and to memory that holds f32 or bf16, and the choice of a vector as
 // long as a row of few elements allows. bf16 is rounded to nearest even, a NaN stays a NaN.
 #pragma once
+#include <cstdint>
+
 #include "falconet/device/cpu/simd.h"
 #include "falconet/tensor/bf16.h"
 
@@ -10,17 +12,20 @@ template <class D>
 HWY_INLINE hn::Vec<D> load_f32(D d, float const* from) { return hn::LoadU(d, from); }
 
 template <class D>
-HWY_INLINE hn::Vec<D> load_f32(D d, bf16 const* from) {
+HWY_INLINE hn::Vec<D> load_f32(D d, std::uint16_t const* from) {   // the bits of bf16
   hn::Rebind<std::uint32_t, D> const d32;
   hn::Rebind<std::uint16_t, D> const d16;
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, &from->bits))));
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(d16, from))));
 }
+
+template <class D>
+HWY_INLINE hn::Vec<D> load_f32(D d, bf16 const* from) { return load_f32(d, &from->bits); }
 
 template <class D>
 HWY_INLINE void store_f32(hn::Vec<D> v, D d, float* to) { hn::StoreU(v, d, to); }
 
 template <class D>
-HWY_INLINE void store_f32(hn::Vec<D> v, D, bf16* to) {
+HWY_INLINE void store_f32(hn::Vec<D> v, D, std::uint16_t* to) {
   hn::Rebind<std::uint32_t, D> const d32;
   hn::Rebind<std::int32_t, D> const di32;
   hn::Rebind<std::uint16_t, D> const d16;
@@ -29,8 +34,11 @@ HWY_INLINE void store_f32(hn::Vec<D> v, D, bf16* to) {
   auto const rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fffu)));
   auto const nan = hn::Or(bits, hn::Set(d32, 0x400000u));
   auto const upper = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), nan, rounded));
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, upper)), d16, &to->bits);
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, upper)), d16, to);
 }
+
+template <class D>
+HWY_INLINE void store_f32(hn::Vec<D> v, D d, bf16* to) { store_f32(v, d, &to->bits); }
 
 // Calls body(d) with the longest vector of f32 that has at most `count` lanes (count >= 1). A row of `count` elements is then
 // covered by steps of Lanes(d), the last one set back so that it ends with the row: see for_lanes.

@@ -99,14 +99,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
   GemmKernels const& kernels = gemm_kernels_of(stream.isa());
   float* const scratch = scratch_view.as<float>();
   float* const partials = scratch + s.tasks() * s.task_size();
-  GemmStore store;
-  store.y = args.y.data;
-  store.stride = p.n;
-  store.y_bf16 = p.y_type == DType::bf16;
-  store.bias = args.bias.as<float const>();
-  store.residual = args.residual.data;
-  store.mask = args.mask.data;
-  store.act = int(p.store.act);
+  GemmStore const store = gemm_store_of(p, args);
 
   bool const a_bf16 = p.a_type == DType::bf16, b_bf16 = p.b_type == DType::bf16;
   auto const at = [](View const& v, bool is_bf16, std::int64_t i) -> void const* { return v.as<char const>() + i * (is_bf16 ? 2 : 4); };
@@ -185,6 +178,16 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
 }
 
 }  // namespace
+
+GemmStore gemm_store_of(GemmProblem const& p, GemmArgs const& args) {
+  return {.y = args.y.data,
+          .stride = p.n,
+          .y_bf16 = p.y_type == DType::bf16,
+          .bias = args.bias.as<float const>(),
+          .residual = args.residual.data,
+          .mask = args.mask.data,
+          .act = int(p.store.act)};
+}
 
 Algorithm<GemmProblem> gemm_blocked() {
   return {.name = "blocked", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};

@@ -157,14 +157,7 @@ double seconds(GemmProblem const& p, DeviceFacts const& facts) {
 
 void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream& stream) {
   DotKernels const& kernels = FALCONET_KERNELS(stream.isa(), dot_kernels);
-  GemmStore store;
-  store.y = args.y.data;
-  store.stride = p.n;
-  store.y_bf16 = p.y_type == DType::bf16;
-  store.bias = args.bias.as<float const>();
-  store.residual = args.residual.data;
-  store.mask = args.mask.data;
-  store.act = int(p.store.act);
+  GemmStore const store = gemm_store_of(p, args);
 
   bool const by_columns = p.n >= p.m;
   std::int64_t const extent = by_columns ? p.n : p.m, element = std::int64_t(size_of(p.a_type));

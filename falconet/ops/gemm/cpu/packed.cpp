@@ -30,16 +30,6 @@ HWY_INLINE void store_some(VF v, float* p, int n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 #endif
 }
-// Rounds to nearest even; a NaN stays a NaN.
-HWY_INLINE hn::Vec<DU16> narrow(VF v) {
-  DU32 const u;
-  auto const bits = hn::BitCast(u, v);
-  auto const odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(u, 1));
-  auto const rounded = hn::Add(bits, hn::Add(odd, hn::Set(u, 0x7fff)));
-  auto const nan = hn::Or(bits, hn::Set(u, 0x400000));
-  auto const upper = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(u, hn::IsNaN(v)), nan, rounded));
-  return hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU32>(), upper));
-}
 template <class T>
 HWY_INLINE VF load_up_to(T const* p, int n) {
   return n >= lanes ? load_vector(p) : load_some(p, n);
@@ -53,9 +43,9 @@ HWY_INLINE void store(VF v, void* p, bool bf16, std::int64_t at, int n) {
     return n >= lanes ? hn::StoreU(v, d, q) : store_some(v, q, n);
   }
   std::uint16_t* q = static_cast<std::uint16_t*>(p) + at;
-  if (n >= lanes) return hn::StoreU(narrow(v), DU16(), q);
+  if (n >= lanes) return store_f32(v, d, q);
   HWY_ALIGN std::uint16_t part[lanes];
-  hn::Store(narrow(v), DU16(), part);
+  store_f32(v, d, part);
   for (int i = 0; i < n; ++i) q[i] = part[i];
 }
 template <class T>

@@ -86,6 +86,10 @@ struct GemmPanels {
 FALCONET_DECLARE_KERNELS(GemmKernels, gemm_kernels)
 GemmKernels const& gemm_kernels_of(Isa);
 
+struct GemmProblem;
+struct GemmArgs;
+GemmStore gemm_store_of(GemmProblem const&, GemmArgs const&);
+
 // A fixed bound on what any instruction set needs, so that the size of scratch memory does not depend on it.
 constexpr int gemm_max_lanes = 16, gemm_max_rows = 16;
 

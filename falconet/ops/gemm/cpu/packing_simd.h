@@ -1,6 +1,7 @@
 // Loads, partial loads and transposes that the matrix products and the patches of a convolution share; for kernel halves only,
 // after device/cpu/simd.h. Everything is in an anonymous namespace, so nothing is shared between instruction sets.
 #pragma once
+#include "falconet/device/cpu/simd_load.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
@@ -8,25 +9,16 @@ namespace {
 #define FALCONET_UNROLL _Pragma("GCC unroll 16")
 
 inline float widen_element(float const* p) { return *p; }
-inline float widen_element(std::uint16_t const* p) {  // of bf16
-  union {
-    std::uint32_t u;
-    float f;
-  } pun;
-  pun.u = std::uint32_t(*p) << 16;
-  return pun.f;
-}
+inline float widen_element(std::uint16_t const* p) { return to_float(bf16{*p}); }
 
 using D = hn::ScalableTag<float>;
-using DU32 = hn::RebindToUnsigned<D>;
-using DU16 = hn::Rebind<std::uint16_t, D>;
 using VF = hn::Vec<D>;
 constexpr D d{};
 constexpr int lanes = int(hn::MaxLanes(D()));
 
 // A whole vector of f32, or of bf16 widened.
-HWY_INLINE VF load_vector(float const* p) { return hn::LoadU(d, p); }
-HWY_INLINE VF load_vector(std::uint16_t const* p) { return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(DU32(), hn::LoadU(DU16(), p)))); }
+template <class T>
+HWY_INLINE VF load_vector(T const* p) { return load_f32(d, p); }
 // The first n < lanes elements; the rest is zero, and memory past them is not touched.
 HWY_INLINE VF load_some(float const* p, int n) {
 #if HWY_TARGET <= HWY_AVX2
@@ -47,11 +39,8 @@ HWY_INLINE VF load_some(std::uint16_t const* p, int n) {
 using D4 = hn::Full128<float>;
 
 // Four consecutive elements as f32.
-HWY_INLINE hn::Vec<D4> load4(float const* p) { return hn::LoadU(D4(), p); }
-HWY_INLINE hn::Vec<D4> load4(std::uint16_t const* p) {
-  hn::RebindToUnsigned<D4> const d32;
-  return hn::BitCast(D4(), hn::ShiftLeft<16>(hn::PromoteTo(d32, hn::LoadU(hn::Rebind<std::uint16_t, D4>(), p))));
-}
+template <class T>
+HWY_INLINE hn::Vec<D4> load4(T const* p) { return load_f32(D4(), p); }
 
 // Transposes 4x4 within each block of 128 bits: r[i] holds elements 0..3 of row i, afterwards element i of rows 0..3.
 template <class DD, class VV>
