@@ -8,7 +8,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
-#include "falconet/tensor/bf16.h"
+#include "falconet/tensor/element.h"
 
 namespace falconet {
 
@@ -40,28 +40,6 @@ Tensor Tensor::copy() const {
   return out;
 }
 
-namespace {
-double load(void const* data, DType t, std::int64_t i) {
-  switch (t) {
-    case DType::f64: return static_cast<double const*>(data)[i];
-    case DType::f32: return static_cast<float const*>(data)[i];
-    case DType::bf16: return to_float(static_cast<bf16 const*>(data)[i]);
-    case DType::u8: return static_cast<std::uint8_t const*>(data)[i];
-    case DType::i32: return static_cast<std::int32_t const*>(data)[i];
-  }
-  return 0;
-}
-void store(void* data, DType t, std::int64_t i, double v) {
-  switch (t) {
-    case DType::f64: static_cast<double*>(data)[i] = v; break;
-    case DType::f32: static_cast<float*>(data)[i] = float(v); break;
-    case DType::bf16: static_cast<bf16*>(data)[i] = to_bf16(float(v)); break;
-    case DType::u8: static_cast<std::uint8_t*>(data)[i] = std::uint8_t(v); break;
-    case DType::i32: static_cast<std::int32_t*>(data)[i] = std::int32_t(v); break;
-  }
-}
-}  // namespace
-
 void convert(View from, View to) {
   if (!(from.type.shape == to.type.shape)) fail(ErrorKind::internal, "convert: " + from.type.text() + " to " + to.type.text());
   if (from.type == to.type) {
@@ -70,7 +48,7 @@ void convert(View from, View to) {
   }
   auto const elements = from.type.shape.elements();
   if (from.type.layout == to.type.layout) {
-    for (std::int64_t i = 0; i < elements; ++i) store(to.data, to.type.dtype, i, load(from.data, from.type.dtype, i));
+    for (std::int64_t i = 0; i < elements; ++i) store_element(to, i, load_element(from, i));
     return;
   }
   auto const& s = from.type.shape;  // rank 4, layouts differ: walk the logical order
@@ -81,7 +59,7 @@ void convert(View from, View to) {
   for (std::int64_t n = 0; n < s[0]; ++n)
     for (std::int64_t c = 0; c < C; ++c)
       for (std::int64_t hw = 0; hw < H * W; ++hw)
-        store(to.data, to.type.dtype, at(to.type.layout, n, c, hw), load(from.data, from.type.dtype, at(from.type.layout, n, c, hw)));
+        store_element(to, at(to.type.layout, n, c, hw), load_element(from, at(from.type.layout, n, c, hw)));
 }
 
 }  // namespace falconet

@@ -7,7 +7,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/data/loader.h"
-#include "falconet/tensor/bf16.h"
+#include "falconet/tensor/element.h"
 
 namespace falconet {
 
@@ -22,23 +22,7 @@ double Evaluation::precision(int label) const {
   return all ? double(confusion[std::size_t(label * classes + label)]) / double(all) : std::numeric_limits<double>::quiet_NaN();
 }
 
-namespace {
-double element(View v, std::int64_t i) {
-  switch (v.type.dtype) {
-    case DType::f64: return v.as<double>()[i];
-    case DType::bf16: return to_float(v.as<bf16>()[i]);
-    default: return v.as<float>()[i];
-  }
-}
-StepOptions step_options(EvaluateOptions const& o) {
-  StepOptions s;
-  s.batch = o.batch;
-  s.precision = o.precision;
-  return s;
-}
-}  // namespace
-
-Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), step_(model, step_options(options)) {
+Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), step_(model, {.batch = options.batch, .precision = options.precision}) {
   if (model.output_shape().rank() != 2) fail(ErrorKind::model, "evaluation wants a network that ends in [N, classes], not " + model.output_shape().text());
 }
 
@@ -64,11 +48,11 @@ Evaluation Evaluator::operator()(data::Pipeline const& set) {
       int best = 0;
       double top = -std::numeric_limits<double>::infinity(), sum = 0;
       for (int c = 0; c < classes; ++c) {
-        double const v = element(step_.output(), std::int64_t(row) * classes + c);
+        double const v = load_element(step_.output(), std::int64_t(row) * classes + c);
         if (v > top) top = v, best = c;
       }
-      for (int c = 0; c < classes; ++c) sum += std::exp(element(step_.output(), std::int64_t(row) * classes + c) - top);
-      loss += std::log(sum) + top - element(step_.output(), std::int64_t(row) * classes + label);
+      for (int c = 0; c < classes; ++c) sum += std::exp(load_element(step_.output(), std::int64_t(row) * classes + c) - top);
+      loss += std::log(sum) + top - load_element(step_.output(), std::int64_t(row) * classes + label);
       right += best == label;
       ++out.confusion[std::size_t(label) * std::size_t(classes) + std::size_t(best)];
     }
