@@ -1,6 +1,7 @@
 #include "falconet/ops/batch_norm/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -90,21 +91,10 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> BatchNormProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 BatchNormArgs BatchNormProblem::args(BatchNormProblem const& p, std::span<View const> operands) {
-  BatchNormArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View BatchNormArgs::*member, Operand const&) {
-    View const& v = operands[i++];
-    if (member)
-      args.*member = v;
-    else
-      args.step = v.as<StepState const>();
-  });
-  return args;
+  return bind_operands<BatchNormArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 }  // namespace falconet

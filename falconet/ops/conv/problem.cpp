@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -234,19 +235,10 @@ ConvProblem ConvProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> ConvProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 ConvArgs ConvProblem::args(ConvProblem const& p, std::span<View const> operands) {
-  ConvArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View ConvArgs::*member, Operand const&) {
-    View const& v = operands[i++];
-    if (member) args.*member = v;
-    else args.step = v.as<StepState const>();
-  });
-  return args;
+  return bind_operands<ConvArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 double ConvProblem::operations() const { return 2.0 * n * k * p() * q() * (c / groups) * r * s; }
 

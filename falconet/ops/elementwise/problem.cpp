@@ -1,6 +1,7 @@
 #include "falconet/ops/elementwise/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -135,21 +136,10 @@ ElementwiseProblem ElementwiseProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> ElementwiseProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 ElementwiseArgs ElementwiseProblem::args(ElementwiseProblem const& p, std::span<View const> operands) {
-  ElementwiseArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View ElementwiseArgs::*member, Operand const&) {
-    View const& v = operands[i++];
-    if (member)
-      args.*member = v;
-    else
-      args.step = v.as<StepState const>();
-  });
-  return args;
+  return bind_operands<ElementwiseArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 double ElementwiseProblem::operations() const {

@@ -1,6 +1,7 @@
 #include "falconet/ops/gemm/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -93,15 +94,10 @@ GemmProblem GemmProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> GemmProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 GemmArgs GemmProblem::args(GemmProblem const& p, std::span<View const> operands) {
-  GemmArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View GemmArgs::*member, Operand const&) { args.*member = operands[i++]; });
-  return args;
+  return bind_operands<GemmArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 }  // namespace falconet

@@ -1,6 +1,7 @@
 #include "falconet/ops/loss/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -65,19 +66,10 @@ LossProblem LossProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> LossProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 LossArgs LossProblem::args(LossProblem const& p, std::span<View const> operands) {
-  LossArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View LossArgs::*member, Operand const&) {
-    View const& v = operands[i++];
-    if (member) args.*member = v;
-    else args.step = v.as<StepState const>();
-  });
-  return args;
+  return bind_operands<LossArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 }  // namespace falconet

@@ -1,6 +1,7 @@
 #include "falconet/ops/pool/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -90,15 +91,10 @@ PoolProblem PoolProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> PoolProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 PoolArgs PoolProblem::args(PoolProblem const& p, std::span<View const> operands) {
-  PoolArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View PoolArgs::*member, Operand const&) { args.*member = operands[i++]; });
-  return args;
+  return bind_operands<PoolArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 }  // namespace falconet

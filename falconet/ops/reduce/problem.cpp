@@ -1,6 +1,7 @@
 #include "falconet/ops/reduce/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -65,21 +66,10 @@ ReduceProblem ReduceProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> ReduceProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 ReduceArgs ReduceProblem::args(ReduceProblem const& p, std::span<View const> operands) {
-  ReduceArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View ReduceArgs::*member, Operand const&) {
-    View const& v = operands[i++];
-    if (member)
-      args.*member = v;
-    else
-      args.step = v.as<StepState const>();
-  });
-  return args;
+  return bind_operands<ReduceArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 double ReduceProblem::operations() const {

@@ -1,6 +1,7 @@
 #include "falconet/ops/softmax/problem.h"
 
 #include "falconet/base/error.h"
+#include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet {
@@ -43,15 +44,10 @@ SoftmaxProblem SoftmaxProblem::parse(std::string_view text) {
 }
 
 std::vector<Operand> SoftmaxProblem::operands() const {
-  std::vector<Operand> out;
-  visit_operands(*this, [&](auto, Operand o) { out.push_back(std::move(o)); });
-  return out;
+  return list_operands([&](auto const& visit) { visit_operands(*this, visit); });
 }
 SoftmaxArgs SoftmaxProblem::args(SoftmaxProblem const& p, std::span<View const> operands) {
-  SoftmaxArgs args;
-  std::size_t i = 0;
-  visit_operands(p, [&](View SoftmaxArgs::*member, Operand const&) { args.*member = operands[i++]; });
-  return args;
+  return bind_operands<SoftmaxArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
 
 }  // namespace falconet
