@@ -15,6 +15,7 @@
 #include "falconet/data/cifar.h"
 #include "falconet/data/loader.h"
 #include "falconet/data/mnist.h"
+#include "error_text.h"
 
 using namespace falconet;
 
@@ -22,14 +23,7 @@ namespace {
 
 template <class F>
 std::string error_of(F&& f, ErrorKind kind = ErrorKind::data) {
-  try {
-    f();
-  } catch (Error const& e) {
-    EXPECT_EQ(int(e.kind), int(kind)) << e.what();
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << "more than one line: " << e.what();
-    return e.what();
-  }
-  return "no error";
+  return text_of_error(f, kind);
 }
 
 std::string const mnist_folder = FALCONET_SOURCE_DIR "/data/mnist";

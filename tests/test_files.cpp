@@ -13,6 +13,7 @@
 #include "falconet/base/checksum.h"
 #include "falconet/base/error.h"
 #include "falconet/base/file.h"
+#include "error_text.h"
 
 using namespace falconet;
 
@@ -32,14 +33,7 @@ class Files : public testing::Test {
 
 template <class F>
 std::string error_of(F&& f, ErrorKind kind = ErrorKind::file) {
-  try {
-    f();
-  } catch (Error const& e) {
-    EXPECT_EQ(int(e.kind), int(kind)) << e.what();
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << "more than one line: " << e.what();
-    return e.what();
-  }
-  return "no error";
+  return text_of_error(f, kind);
 }
 
 // A child process with a file-size limit: what a full disk looks like. Returns its exit code.

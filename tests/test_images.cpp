@@ -10,6 +10,7 @@
 #include "falconet/data/image_folder.h"
 #include "falconet/data/loader.h"
 #include "falconet/io/safetensors.h"
+#include "error_text.h"
 
 using namespace falconet;
 
@@ -19,14 +20,7 @@ std::string const folder = FALCONET_SOURCE_DIR "/tests/data/images/";   // made 
 
 template <class F>
 std::string error_of(F&& f, ErrorKind kind = ErrorKind::data) {
-  try {
-    f();
-  } catch (Error const& e) {
-    EXPECT_EQ(int(e.kind), int(kind)) << e.what();
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << "more than one line: " << e.what();
-    return e.what();
-  }
-  return "no error";
+  return text_of_error(f, kind);
 }
 
 io::SafeTensors const& expected() {

@@ -16,6 +16,7 @@
 #include "falconet/base/random.h"
 #include "falconet/io/checkpoint.h"
 #include "falconet/tensor/bf16.h"
+#include "error_text.h"
 
 using namespace falconet;
 
@@ -23,14 +24,7 @@ namespace {
 
 template <class F>
 std::string error_of(F&& f, ErrorKind kind = ErrorKind::data) {
-  try {
-    f();
-  } catch (Error const& e) {
-    EXPECT_EQ(int(e.kind), int(kind)) << e.what();
-    EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << "more than one line: " << e.what();
-    return e.what();
-  }
-  return "no error";
+  return text_of_error(f, kind);
 }
 
 class WeightFiles : public testing::Test {
