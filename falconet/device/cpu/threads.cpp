@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "falconet/base/error.h"
+
 namespace falconet {
 
 struct ThreadPool::State {
@@ -21,6 +23,14 @@ struct ThreadPool::State {
   int tasks = 0;
   bool stop = false;
   std::vector<std::thread> workers;
+
+  void end() {
+    stop = true;
+    generation.fetch_add(1, std::memory_order_acq_rel);
+    generation.notify_all();
+    for (auto& w : workers) w.join();
+    workers.clear();
+  }
 };
 
 namespace {
@@ -48,28 +58,31 @@ void wait_while(std::atomic<T>& value, T old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()), size_(std::max(1, threads)) {
-  for (int t = 1; t < size_; ++t)
-    state_->workers.emplace_back([this, t] {
-      State& s = *state_;
-      unsigned seen = 0;
-      while (true) {
-        wait_while(s.generation, seen);
-        seen = s.generation.load(std::memory_order_acquire);
-        if (s.stop) return;
-        long const tasks = s.tasks;
-        int const begin = int(tasks * t / size_), end = int(tasks * (t + 1) / size_);
-        if (begin < end) s.body(s.context, begin, end);
-        if (s.unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) s.unfinished.notify_one();
-      }
-    });
+  auto const work = [this](int t) {
+    State& s = *state_;
+    unsigned seen = 0;
+    while (true) {
+      wait_while(s.generation, seen);
+      seen = s.generation.load(std::memory_order_acquire);
+      if (s.stop) return;
+      long const tasks = s.tasks;
+      int const begin = int(tasks * t / size_), end = int(tasks * (t + 1) / size_);
+      if (begin < end) s.body(s.context, begin, end);
+      if (s.unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) s.unfinished.notify_one();
+    }
+  };
+  try {
+    state_->workers.reserve(std::size_t(size_ - 1));
+    for (int t = 1; t < size_; ++t) state_->workers.emplace_back(work, t);
+  } catch (std::exception const& e) {  // a limit of the process or of the machine
+    auto const started = state_->workers.size() + 1;
+    state_->end();
+    fail(ErrorKind::device, "cannot start " + std::to_string(size_) + " threads, only " + std::to_string(started) + ": " + e.what() +
+                                "; threads= sets their number");
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stop = true;
-  state_->generation.fetch_add(1, std::memory_order_acq_rel);
-  state_->generation.notify_all();
-  for (auto& w : state_->workers) w.join();
-}
+ThreadPool::~ThreadPool() { state_->end(); }
 
 void ThreadPool::run_ranges(int tasks, void (*body)(void const*, int, int), void const* context) {
   if (tasks <= 0) return;

@@ -7,7 +7,7 @@ namespace falconet {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int threads);                 // threads >= 1, the calling thread included
+  explicit ThreadPool(int threads);                 // threads >= 1, the calling thread included; device error if they cannot start
   ~ThreadPool();
   ThreadPool(ThreadPool const&) = delete;
   ThreadPool& operator=(ThreadPool const&) = delete;

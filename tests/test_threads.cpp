@@ -1,0 +1,58 @@
+// The thread pool: every task once, and a machine that has no more threads to give is an error, not an end.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "falconet/base/error.h"
+#include "falconet/device/cpu/threads.h"
+
+using namespace falconet;
+
+TEST(ThreadPool, runs_every_task_once_whatever_its_size) {
+  for (int threads : {1, 2, 3, 8})
+    for (int tasks : {0, 1, 2, 7, 100}) {
+      ThreadPool pool(threads);
+      std::vector<std::atomic<int>> done(100);
+      for (int round = 0; round < 3; ++round) pool.run(tasks, [&](int task) { ++done[std::size_t(task)]; });
+      for (int task = 0; task < 100; ++task) EXPECT_EQ(done[std::size_t(task)], task < tasks ? 3 : 0) << threads << " threads, " << tasks << " tasks";
+    }
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool sanitized = true;   // they reserve more address space than any limit leaves
+#else
+constexpr bool sanitized = false;
+#endif
+
+// In a child process whose address space has no room for so many stacks.
+TEST(ThreadPool, that_cannot_be_started_is_an_error_and_leaves_no_thread_behind) {
+  if (sanitized) GTEST_SKIP() << "a sanitizer needs the address space";
+  pid_t const child = fork();
+  if (child == 0) {
+    rlimit const limit{rlim_t(512) << 20, rlim_t(512) << 20};
+    setrlimit(RLIMIT_AS, &limit);
+    int code = 1;
+    try {
+      ThreadPool pool(4000);
+    } catch (Error const& e) {
+      std::string const what = e.what();
+      bool const clear = e.kind == ErrorKind::device && what.starts_with("cannot start 4000 threads, only ") && what.find('\n') == std::string::npos;
+      if (!clear) std::fprintf(stderr, "%s\n", what.c_str());
+      code = clear ? 0 : 2;
+    }
+    int sum = 0;
+    ThreadPool small(2);   // those that had been started have given back what they took
+    small.run(2, [&](int task) { __atomic_fetch_add(&sum, task + 1, __ATOMIC_SEQ_CST); });
+    _exit(sum == 3 ? code : 3);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
