@@ -76,19 +76,48 @@ Setting const* Settings::find(std::string_view name) const {
   return nullptr;
 }
 
+namespace {
+
+// The key of `verb` that was most likely meant: the nearest of its keys and of the other words for them, at most two slips away or
+// half of the letters, but never all of them. Empty if there is none.
+std::string meant(std::string_view name, std::string_view verb) {
+  struct Candidate {
+    std::string_view word, key;
+  };
+  auto const is_key = [&](std::string_view word) {
+    return std::ranges::any_of(settings_table(), [&](Setting const& s) { return s.name == word && belongs_to(s, verb); });
+  };
+  std::vector<Candidate> candidates;
+  for (Setting const& setting : settings_table()) {
+    if (!belongs_to(setting, verb)) continue;
+    candidates.push_back({setting.name, setting.name});
+    for (Synonym const& synonym : synonyms_table())
+      if (synonym.key == setting.name && !is_key(synonym.word)) candidates.push_back({synonym.word, setting.name});
+  }
+  std::string_view best;
+  std::size_t least = std::max<std::size_t>(2, name.size() / 2) + 1;
+  for (Candidate const& candidate : candidates) {
+    std::size_t const distance = edit_distance(name, candidate.word);
+    if (distance < least && distance < std::min(name.size(), candidate.word.size())) best = candidate.key, least = distance;
+  }
+  for (Candidate const& candidate : candidates)
+    if (best.empty() && name.size() >= 2 && candidate.word.starts_with(name)) best = candidate.key;
+  return std::string(best);
+}
+
+}  // namespace
+
 void Settings::fail_unknown_setting(std::string_view name) const {
   std::string others;
-  std::vector<std::string> known;
-  for (Setting const& setting : settings_table()) {
-    if (belongs_to(setting, verb())) {
-      known.emplace_back(setting.name);
-    } else if (setting.name == name) {
-      others += format("{}{}", others.empty() ? "" : ", ", setting.verbs);
-    }
+  for (Setting const& setting : settings_table())
+    if (setting.name == name) others += format("{}{}", others.empty() ? "" : ", ", setting.verbs);
+  std::string const key = meant(name, verb());
+  if (!others.empty()) {
+    bool const synonym = std::ranges::any_of(synonyms_table(), [&](Synonym const& s) { return s.word == name && s.key == key; });
+    fail(ErrorKind::usage, format("'{}' is a setting of {}, not of {}{}", name, others, verb(), synonym ? format("; did you mean '{}'?", key) : ""));
   }
-  if (!others.empty()) fail(ErrorKind::usage, format("'{}' is a setting of {}, not of {}", name, others, verb()));
-  if (nearest(name, known).empty()) fail(ErrorKind::usage, format("unknown setting '{}'; `falconet help {}` lists them", name, verb()));
-  fail_unknown("setting", name, known);
+  fail(ErrorKind::usage, key.empty() ? format("unknown setting '{}'; `falconet help {}` lists them", name, verb())
+                                     : format("unknown setting '{}'; did you mean '{}'?", name, key));
 }
 
 void Settings::read_words(std::span<std::string const> words) {

@@ -42,7 +42,13 @@ struct Verb {
   std::string_view paths = "";                   // what its positional paths are; empty: it takes none
 };
 
+// Another word for a setting, which an error message answers with the setting's name. It may be the name of another verb's setting.
+struct Synonym {
+  std::string_view word, key;
+};
+
 std::span<Setting const> settings_table();
+std::span<Synonym const> synonyms_table();
 std::span<Verb const> verbs_table();
 
 // Where a value came from; a later one wins. `run` is the args.toml of a run that is being resumed.

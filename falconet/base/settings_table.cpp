@@ -11,7 +11,8 @@ constexpr std::string_view all_that_run = "train, eval, predict, summary, bench 
 constexpr std::string_view all_with_checks = "train, eval, predict, summary, bench conv, bench train, bench predict, checks";
 constexpr std::string_view networks = "train, eval, predict, summary, bench train, bench predict";
 constexpr std::string_view compiled = "train, summary, bench train, bench predict";
-constexpr std::string_view with_rows = "train, eval, predict, bench conv, bench train, bench predict, checks";
+constexpr double most_count = 1e6;   // of epochs, steps and repetitions: they are counted in an int
+constexpr std::string_view with_rows = "train, eval, predict, summary, bench conv, bench train, bench predict, checks";
 
 constexpr Verb verbs[] = {
     {"train", "train a network, into a run folder", "train recipe=mnist"},
@@ -35,7 +36,7 @@ constexpr Setting settings[] = {
     {"data", text, "", "summary", "take image size and classes from this data set"},
 
     // How it is trained
-    {"epochs", whole, "10", "train", "passes over the training set", "", 1},
+    {"epochs", whole, "10", "train", "passes over the training set", "", 1, most_count},
     {"batch", whole, "64", "train, bench train, summary", "samples of a step", "", 1, 1 << 20},
     {"batch", whole, "256", "eval", "samples at a time", "", 1, 1 << 20},
     {"batch", whole, "1", "predict, bench predict", "samples at a time", "", 1, 1 << 20},
@@ -47,10 +48,10 @@ constexpr Setting settings[] = {
     {"weight_decay", real, "", "train", "pull of the weights towards zero; default: 0, adamw 0.01", "", 0, 1e6},
     {"schedule", choice, "constant", "train", "course of the learning rate", "constant, step, cosine, one_cycle"},
     {"warmup", real, "", "train", "share of the steps in which the rate rises to its peak; default: 0, one_cycle 0.3", "", 0, 1, false, true},
-    {"step_epochs", wholes, "", "train", "step schedule: the epochs after which the rate falls", "", 1},
+    {"step_epochs", wholes, "", "train", "step schedule: the epochs after which the rate falls", "", 1, most_count},
     {"step_factor", real, "0.1", "train", "step schedule: by what it is multiplied", "", 0, 1, true},
     {"augment", texts, "", "train", "random changes to training images: cropN (shifts of up to N pixels), flip"},
-    {"examples", whole, "", "train", "only so many samples of the training set", "", 1},
+    {"examples", whole, "", "train", "only so many samples of the training set", "", 1, 1e9},
     {"seed", whole, "1", "train, summary, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
     {"run", text, "", "train", "the run folder; default: the next free runs/trainN"},
     {"resume", text, "", "train", "a run folder to go on with"},
@@ -68,23 +69,36 @@ constexpr Setting settings[] = {
     {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=im2col_gemm"},
 
     // What is shown
-    {"count", whole, "", "predict", "so many images of the test set of data=", "", 1},
+    {"count", whole, "", "predict", "so many images of the test set of data=", "", 1, 1e9},
     {"top", whole, "1", "predict", "labels shown for each image", "", 1, 1000},
     {"why", flag, "false", "summary", "name what else could run each launch, or why not"},
     {"after", text, "", "summary", "print the graph after this compiler pass"},
     {"problems", text, "", "bench conv", "a list by name (problems/conv/NAME.txt) or file, or one problem"},
     {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
-    {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1},
+    {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1, most_count},
     {"budget", real, "1", "bench conv", "seconds for each algorithm and problem", "", 0, 1e6, true},
     {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
-    {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1},
+    {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1, most_count},
     {"json", flag, "false", with_rows, "one JSON object a row, for machines"},
+};
+
+constexpr Synonym synonyms[] = {
+    {"learning_rate", "lr"}, {"learning", "lr"}, {"rate", "lr"}, {"decay", "weight_decay"}, {"wd", "weight_decay"}, {"l2", "weight_decay"},
+    {"scheduler", "schedule"}, {"lr_schedule", "schedule"}, {"optim", "optimizer"}, {"warmup_epochs", "warmup"}, {"smoothing", "label_smoothing"},
+    {"batch_size", "batch"}, {"bs", "batch"}, {"minibatch", "batch"}, {"num_epochs", "epochs"}, {"passes", "epochs"}, {"iterations", "steps"},
+    {"samples", "examples"}, {"limit", "examples"}, {"limit", "count"}, {"random_seed", "seed"}, {"augmentation", "augment"}, {"transforms", "augment"},
+    {"gpu", "device"}, {"cuda", "device"}, {"cpu", "device"}, {"dtype", "precision"}, {"amp", "precision"}, {"fp16", "precision"}, {"bf16", "precision"},
+    {"workers", "threads"}, {"num_threads", "threads"}, {"jobs", "threads"}, {"simd", "isa"},
+    {"network", "model"}, {"net", "model"}, {"arch", "model"}, {"dataset", "data"}, {"data_dir", "data"},
+    {"out", "run"}, {"output", "run"}, {"output_dir", "run"}, {"folder", "run"}, {"name", "run"}, {"continue", "resume"}, {"checkpoint", "resume"},
+    {"pretrained", "weights"}, {"load", "weights"}, {"weights", "model"}, {"checkpoint", "model"}, {"run", "model"}, {"topk", "top"},
 };
 
 }  // namespace
 
 std::span<Setting const> settings_table() { return settings; }
+std::span<Synonym const> synonyms_table() { return synonyms; }
 std::span<Verb const> verbs_table() { return verbs; }
 
 }  // namespace falconet

@@ -14,13 +14,17 @@ std::string number(double value) {
   auto const [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);
   return {buffer, error == std::errc() ? end : buffer};
 }
+std::string bound(Setting const& setting, double value) {   // of whole numbers never as 1e+06
+  bool const whole = setting.type == SettingType::whole || setting.type == SettingType::wholes;
+  return whole ? std::to_string(static_cast<std::int64_t>(value)) : number(value);
+}
 
 std::string range(Setting const& setting) {
   bool const has_least = std::isfinite(setting.least), has_most = std::isfinite(setting.most);
-  std::string const most = has_most ? number(setting.most) : "";
-  if (has_least && has_most && !setting.above_least && !setting.below_most) return format(" from {} to {}", number(setting.least), most);
+  std::string const least = has_least ? bound(setting, setting.least) : "", most = has_most ? bound(setting, setting.most) : "";
+  if (has_least && has_most && !setting.above_least && !setting.below_most) return format(" from {} to {}", least, most);
   std::string text;
-  if (has_least) text = format(" {} {}", setting.above_least ? "above" : "of at least", number(setting.least));
+  if (has_least) text = format(" {} {}", setting.above_least ? "above" : "of at least", least);
   if (has_most) text += format("{}{} {}", has_least ? " and" : "", setting.below_most ? " below" : " at most", most);
   return text;
 }
