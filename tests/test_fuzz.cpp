@@ -16,6 +16,9 @@
 #include "falconet/data/image.h"
 #include "falconet/data/mnist.h"
 #include "falconet/io/checkpoint.h"
+#include "falconet/io/safetensors.h"
+#include "falconet/nn/models.h"
+#include "falconet/train/model_file.h"
 
 using namespace falconet;
 
@@ -192,6 +195,56 @@ TEST(Fuzz, Safetensors) {
   std::uint64_t const deep = 100000;
   EXPECT_FALSE(fuzzer.accepts(std::string(reinterpret_cast<char const*>(&deep), 8) + std::string(deep, '[')));
   EXPECT_FALSE(fuzzer.accepts(std::string(reinterpret_cast<char const*>(&deep), 8) + std::string(deep / 2, '[') + std::string(deep / 2, ']')));
+}
+
+TEST(Fuzz, MetadataOfModelFiles) {   // crafted sizes must not overflow, and must not be believed before the weights agree
+  auto const& lenet = models::find("lenet5");
+  Model const model({lenet.image, {0.5f}, {0.25f}, std::vector<std::string>(10, "class")}, lenet.make(10), {.device = "cpu", .threads = 1});
+  std::vector<io::NamedView> tensors;
+  for (auto const& e : model.parameters()->entries()) tensors.push_back({e.name, e.tensor.view()});
+  std::map<std::string, std::string> const good = {{"falconet.model", "lenet5"}, {"falconet.image", "1x28x28"}, {"falconet.mean", "0.5"},
+                                                   {"falconet.std", "0.25"}, {"falconet.labels", "0\n1\n2\n3\n4\n5\n6\n7\n8\n9"}};
+  Fuzzer fuzzer([](std::string const& path) {
+    try {
+      load_model(path, {.device = "cpu", .threads = 1});
+    } catch (Error const& e) {
+      EXPECT_TRUE(e.message.starts_with(path)) << e.message;   // the file is named
+      throw;
+    }
+  });
+  auto accepts = [&](std::string const& key, std::string const& value) {
+    auto metadata = good;
+    metadata["falconet." + key] = value;
+    return fuzzer.accepts(written([&](std::string const& path) { io::write_safetensors(path, tensors, metadata); }));
+  };
+  EXPECT_TRUE(accepts("model", "lenet5"));
+  for (std::string const image :
+       {"", "x", "scalar", "28x28", "1x28", "0x28x28", "1x0x28", "-1x28x28", "-1x-28x28", "1x28x28x1", "1x40x28", "3x28x28", "1x1x1", "1x3000000000x3000000000",
+        "1x4294967324x28", "1x9223372036854775807x9223372036854775807", "4611686018427387904x2x2", "1x65536x65536", "1x65537x28", "9223372036854775808x1x1",
+        "1x28x28x", "1x28x", "1e9x28x28", "1x1x1x1x1x1x1x1"})
+    EXPECT_FALSE(accepts("image", image)) << image;
+  for (std::string const model_name : {"", "lenet", "resnet20", "mnist_cnn"}) EXPECT_FALSE(accepts("model", model_name)) << model_name;
+  for (std::string const text : {"", "0.5 0.5", "0.5 0.5 0.5"}) {
+    EXPECT_FALSE(accepts("mean", text));
+    EXPECT_FALSE(accepts("std", text));
+  }
+  EXPECT_FALSE(accepts("labels", ""));
+  EXPECT_FALSE(accepts("labels", std::string(200000, '\n')));
+}
+
+TEST(Fuzz, ShapesThatOverflow) {
+  for (char const* text : {"3000000000x3000000000x3000000000", "9223372036854775807x2", "72057594037927936", "2x-1", "-4x-4"}) {
+    Shape const shape = Shape::parse(text);
+    try {
+      (void)shape.elements();
+      ADD_FAILURE() << text;
+    } catch (Error const& e) {
+      EXPECT_EQ(int(e.kind), int(ErrorKind::usage));
+      EXPECT_NE(e.message.find(text), std::string::npos) << e.message;
+    }
+  }
+  EXPECT_EQ((Shape{0, 1 << 20, 1 << 20}).elements(), 0);
+  EXPECT_EQ((Shape{1 << 20, 1 << 20}).elements(), std::int64_t(1) << 40);
 }
 
 TEST(Fuzz, Checkpoints) {

@@ -9,6 +9,8 @@ namespace {
 constexpr std::string_view dtype_names[] = {"f64", "f32", "bf16", "u8", "i32"};
 constexpr std::size_t dtype_sizes[] = {8, 4, 2, 1, 4};
 constexpr std::string_view layout_names[] = {"nchw", "nhwc"};
+// Far above any memory, and low enough that bytes, and bytes rounded up to an alignment, do not overflow.
+constexpr std::int64_t most_elements = (std::int64_t(1) << 56) - 1;
 }  // namespace
 
 std::string_view name(DType t) { return dtype_names[int(t)]; }
@@ -32,8 +34,14 @@ Shape::Shape(std::span<std::int64_t const> sizes) {
 }
 std::int64_t Shape::elements() const {
   std::int64_t n = 1;
-  for (auto s : *this) n *= s;
-  return n;
+  bool fits = true, empty = false;
+  for (auto s : *this) {
+    empty |= s == 0;
+    fits &= s >= 0 && (s == 0 || n <= most_elements / s);
+    n = fits && s > 0 ? n * s : n;
+  }
+  if (!fits) fail(ErrorKind::usage, "a tensor of shape " + text() + " cannot be: sizes are at least 0 and their product below 2^56");
+  return empty ? 0 : n;
 }
 std::string Shape::text() const {
   if (rank_ == 0) return "scalar";

@@ -25,7 +25,7 @@ class Shape {
   int rank() const { return rank_; }
   std::int64_t operator[](int axis) const { return sizes_[axis]; }
   std::int64_t& operator[](int axis) { return sizes_[axis]; }
-  std::int64_t elements() const;
+  std::int64_t elements() const;                    // throws a usage error if a size is negative or the product 2^56 or more
   std::int64_t const* begin() const { return sizes_.data(); }
   std::int64_t const* end() const { return sizes_.data() + rank_; }
   std::string text() const;                         // "64x8x24x24"; "scalar" for rank 0

@@ -1,6 +1,10 @@
 #include "falconet/train/model_file.h"
 
+#include <algorithm>
 #include <cstdlib>
+#include <set>
+#include <utility>
+#include <vector>
 
 #include "falconet/base/error.h"
 #include "falconet/io/safetensors.h"
@@ -29,35 +33,90 @@ std::vector<float> floats(std::string const& text) {
   return out;
 }
 
-int read_into(Model& model, io::SafeTensors const& file, std::string const& path, WeightMatch match) {
-  std::string missing, unexpected, unfit;
-  auto list = [](std::string& out, std::string const& key) { (out += out.empty() ? "" : ", ") += key; };
-  auto fits = [](Tensor const& t, Parameters::Entry const& e) { return t.shape() == e.tensor.shape() && t.type().dtype != DType::u8 && t.type().dtype != DType::i32; };
-  for (auto const& e : model.parameters()->entries()) {
-    if (optimizer_state(e.name)) continue;
-    auto at = file.tensors.find(e.name);
-    if (at == file.tensors.end()) list(missing, e.name);
-    else if (!fits(at->second, e)) list(unfit, e.name + " (" + at->second.type().text() + " instead of " + e.tensor.shape().text() + ")");
+// Keys for an error message: the first eight, and how many more there are.
+class KeyList {
+ public:
+  void add(std::string const& key) {
+    if (++count_ <= most) (text_ += count_ > 1 ? ", " : "") += key;
   }
-  for (auto const& [key, tensor] : file.tensors) {
-    // PyTorch counts batches; falconet has no use for the number.
-    if (!model.parameters()->find(key) && !key.ends_with(".num_batches_tracked")) list(unexpected, key);
+  bool empty() const { return count_ == 0; }
+  std::string text() const { return count_ > most ? text_ + " and " + std::to_string(count_ - most) + " more" : text_; }
+
+ private:
+  static constexpr int most = 8;
+  std::string text_;
+  int count_ = 0;
+};
+
+// Whether a tensor of the file can become this parameter.
+bool fits(Tensor const& t, Shape const& shape) { return t.shape() == shape && t.type().dtype != DType::u8 && t.type().dtype != DType::i32; }
+
+// A parameter or state that a network has.
+struct Wanted {
+  std::string name;
+  Shape shape;
+};
+
+// Throws unless the file holds exactly these, listing what is missing, unexpected or of another shape.
+void require_fit(std::vector<Wanted> const& wanted, io::SafeTensors const& file, std::string const& path) {
+  KeyList missing, unexpected, unfit;
+  std::set<std::string> known;
+  for (auto const& w : wanted) {
+    known.insert(w.name);
+    auto at = file.tensors.find(w.name);
+    if (at == file.tensors.end()) missing.add(w.name);
+    else if (!fits(at->second, w.shape)) unfit.add(w.name + " (" + at->second.type().text() + " instead of " + w.shape.text() + ")");
   }
-  if (match == WeightMatch::strict && !(missing.empty() && unexpected.empty() && unfit.empty())) {
-    std::string why = path + ": the weights do not fit the network";
-    if (!missing.empty()) why += "; missing: " + missing;
-    if (!unexpected.empty()) why += "; unexpected: " + unexpected;
-    if (!unfit.empty()) why += "; of another shape: " + unfit;
-    fail(ErrorKind::model, why);
-  }
+  for (auto const& [key, tensor] : file.tensors)
+    if (!known.contains(key) && !key.ends_with(".num_batches_tracked")) unexpected.add(key);   // PyTorch counts batches; falconet has no use for it
+  if (missing.empty() && unexpected.empty() && unfit.empty()) return;
+  std::string why = path + ": the weights do not fit the network";
+  if (!missing.empty()) why += "; missing: " + missing.text();
+  if (!unexpected.empty()) why += "; unexpected: " + unexpected.text();
+  if (!unfit.empty()) why += "; of another shape: " + unfit.text();
+  fail(ErrorKind::model, why);
+}
+
+std::vector<Wanted> wanted_by(Model const& model) {
+  std::vector<Wanted> out;
+  for (auto const& e : std::as_const(*model.parameters()).entries())
+    if (!optimizer_state(e.name)) out.push_back({e.name, e.tensor.shape()});
+  return out;
+}
+
+// Of a network that is not yet a model, so that no memory is taken for weights of any size that a file may speak of.
+std::vector<Wanted> wanted_by(Layer const& net, Shape const& image) {
+  Graph graph;
+  net(graph.input("images", {DType::f32, Shape{1, image[0], image[1], image[2]}, Layout::nchw}));
+  std::vector<Wanted> out;
+  for (auto const& v : graph.values)
+    if (v.role == Role::parameter || v.role == Role::state) out.push_back({v.name, v.type.shape});
+  return out;
+}
+
+int read_into(Model& model, io::SafeTensors const& file) {
   int read = 0;
   for (auto& e : model.parameters()->entries()) {
     auto at = file.tensors.find(e.name);
-    if (at == file.tensors.end() || !fits(at->second, e)) continue;
+    if (at == file.tensors.end() || !fits(at->second, e.tensor.shape())) continue;
     convert(at->second.view(), e.tensor.view());
     ++read;
   }
   return read;
+}
+
+constexpr std::int64_t most_image_size = 65536;
+
+// What the metadata say of the images; throws where they make no sense.
+ImageSpec spec_of(std::string const& image, std::string const& mean, std::string const& deviation, std::string const& labels) {
+  ImageSpec spec{Shape::parse(image), floats(mean), floats(deviation), {}};
+  for (auto label : split(labels, '\n')) spec.labels.emplace_back(label);
+  if (spec.image.rank() != 3 || std::any_of(spec.image.begin(), spec.image.end(), [](std::int64_t size) { return size < 1 || size > most_image_size; }))
+    fail(ErrorKind::data, "an image of " + image + ", expected channels x height x width, each from 1 to " + std::to_string(most_image_size));
+  auto const channels = std::size_t(spec.image[0]);
+  if (spec.mean.size() != channels || spec.std.size() != channels || spec.labels.empty())
+    fail(ErrorKind::data, "image, mean, std and labels do not belong together");
+  return spec;
 }
 
 }  // namespace
@@ -85,20 +144,25 @@ std::unique_ptr<Model> load_model(std::string const& path, ModelOptions options)
   auto const name = text("model");
   if (name.empty()) fail(ErrorKind::model, path + " holds a network of its program's own; make the network and use load_weights");
   ImageSpec spec;
-  spec.image = Shape::parse(text("image"));
-  spec.mean = floats(text("mean"));
-  spec.std = floats(text("std"));
-  auto const labels = text("labels");
-  for (auto label : split(labels, '\n')) spec.labels.emplace_back(label);
-  auto const channels = std::size_t(spec.image.rank() == 3 ? spec.image[0] : 0);
-  if (channels == 0 || spec.mean.size() != channels || spec.std.size() != channels || spec.labels.empty())
-    fail(ErrorKind::model, path + ": image, mean, std and labels in the metadata do not belong together");
-  auto model = std::make_unique<Model>(spec, models::find(name).make(int(spec.labels.size())), std::move(options));
+  Layer net;
+  try {
+    spec = spec_of(text("image"), text("mean"), text("std"), text("labels"));
+    net = models::find(name).make(int(spec.labels.size()));
+    require_fit(wanted_by(net, spec.image), file, path);
+  } catch (Error const& e) {
+    if (e.message.starts_with(path)) throw;
+    fail(ErrorKind::data, path + ": its metadata: " + (e.layer.empty() ? "" : e.layer + ": ") + e.message);
+  }
+  auto model = std::make_unique<Model>(std::move(spec), std::move(net), std::move(options));
   model->name = name;
-  read_into(*model, file, path, WeightMatch::strict);
+  read_into(*model, file);
   return model;
 }
 
-int load_weights(Model& model, std::string const& path, WeightMatch match) { return read_into(model, io::read_safetensors(path), path, match); }
+int load_weights(Model& model, std::string const& path, WeightMatch match) {
+  auto const file = io::read_safetensors(path);
+  if (match == WeightMatch::strict) require_fit(wanted_by(model), file, path);
+  return read_into(model, file);
+}
 
 }  // namespace falconet
