@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <numeric>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/inputs.h"
@@ -59,18 +61,43 @@ struct Shown {
   std::vector<Prediction> best;  // the most probable first
 };
 
-Shown predict_one(Predictor& predictor, Model const& model, data::Image const& image, std::string name, std::size_t top) {
-  Shown shown{std::move(name), "", {predictor(image)}};
-  auto const& p = predictor.probabilities();
-  std::vector<int> order(p.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[std::size_t(a)] > p[std::size_t(b)]; });
-  for (std::size_t i = 1; i < std::min(top, order.size()); ++i) {
-    auto const index = std::size_t(order[i]);
-    shown.best.push_back({model.spec().labels[index], p[index], order[i]});
+// Collects images to a batch, predicts them together, and hands each on with its most probable labels.
+class Batches {
+ public:
+  Batches(Model& model, PredictorOptions const& options, std::size_t top, std::function<void(Shown const&)> show)
+      : model_(model), predictor_(model, options), batch_(std::size_t(options.batch)), top_(top), show_(std::move(show)) {}
+
+  void add(data::Image image, std::string name, std::string truth = "") {
+    images_.push_back(std::move(image));
+    shown_.push_back({std::move(name), std::move(truth), {}});
+    if (images_.size() == batch_) flush();
   }
-  return shown;
-}
+  void flush() {
+    if (images_.empty()) return;
+    auto const best = predictor_(images_);
+    std::size_t const classes = predictor_.probabilities().size() / images_.size();
+    for (std::size_t i = 0; i < images_.size(); ++i) {
+      float const* p = predictor_.probabilities().data() + i * classes;
+      std::vector<int> order(classes);
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return p[a] > p[b]; });
+      shown_[i].best = {best[i]};
+      for (std::size_t k = 1; k < std::min(top_, classes); ++k)
+        shown_[i].best.push_back({model_.spec().labels[std::size_t(order[k])], p[order[k]], order[k]});
+      show_(shown_[i]);
+    }
+    images_.clear();
+    shown_.clear();
+  }
+
+ private:
+  Model& model_;
+  Predictor predictor_;
+  std::size_t batch_, top_;
+  std::function<void(Shown const&)> show_;
+  std::vector<data::Image> images_;
+  std::vector<Shown> shown_;
+};
 
 }  // namespace
 
@@ -134,13 +161,13 @@ int predict(Settings& settings) {
   if (paths.empty() && !settings.has("data"))
     fail(ErrorKind::usage, "predict needs PNG or JPEG files, folders of them, or data=KIND:FOLDER");
   auto const model = load_model(path, model_options(settings));
-  Predictor predictor(*model, {.precision = parse_dtype(settings.text("precision"))});
   auto const& labels = model->spec().labels;
   std::size_t const top = std::size_t(settings.whole("top"));
   std::int64_t right = 0, known = 0;
 
   std::size_t width = 5;
   auto const show = [&](Shown const& s) {
+    if (!s.truth.empty()) ++known, right += s.truth == s.best[0].label;
     if (settings.flag("json")) {
       JsonRow row;
       row.add("what", "prediction").add("image", s.name).add("label", s.best[0].label).add("probability", s.best[0].probability);
@@ -157,23 +184,36 @@ int predict(Settings& settings) {
   };
 
   auto const files = image_files(paths);
+  std::optional<TestData> data;
+  if (settings.has("data")) data = open_test_data(settings.text("data"), model->spec());
+  std::int64_t count = data ? data->set.size() : 0;
+  if (settings.has("count")) count = std::min(settings.whole("count"), count);
   for (auto const& file : files) width = std::max(width, file.size());
-  for (auto const& file : files) show(predict_one(predictor, *model, data::read_image(file), file, top));
+  int const batch = int(std::clamp(std::int64_t(files.size()) + count, std::int64_t(1), settings.whole("batch")));  // no larger than need be
+  Batches batches(*model, {.batch = batch, .precision = parse_dtype(settings.text("precision"))}, top, show);
+  for (auto const& file : files) {
+    data::Image image;
+    try {
+      image = data::read_image(file);
+    } catch (Error const&) {
+      batches.flush();  // those before it
+      throw;
+    }
+    batches.add(std::move(image), file);
+  }
 
-  if (settings.has("data")) {
-    TestData const data = open_test_data(settings.text("data"), model->spec());
-    auto const& set = data.set;
-    std::int64_t const count = settings.has("count") ? std::min(settings.whole("count"), set.size()) : set.size();
-    width = std::max(width, data.kind.size() + 7);
+  if (data) {
+    auto const& set = data->set;
+    width = std::max(width, data->kind.size() + 7);
     data::Sample sample;
     for (std::int64_t i = 0; i < count; ++i) {
       set.sample(i, 0, 0, sample);
-      auto shown = predict_one(predictor, *model, image_of(sample, set.spec().image), format("{} {}", data.kind, i), top);
-      shown.truth = std::size_t(sample.label) < labels.size() ? labels[std::size_t(sample.label)] : std::to_string(sample.label);
-      ++known;
-      right += shown.truth == shown.best[0].label;
-      show(shown);
+      batches.add(image_of(sample, set.spec().image), format("{} {}", data->kind, i),
+                  std::size_t(sample.label) < labels.size() ? labels[std::size_t(sample.label)] : std::to_string(sample.label));
     }
+  }
+  batches.flush();
+  if (data) {
     if (!settings.flag("json")) std::printf("%lld of %lld right\n", static_cast<long long>(right), static_cast<long long>(known));
   }
   return 0;

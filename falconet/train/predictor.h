@@ -26,7 +26,7 @@ class Predictor {
   // The image is resized, turned into the model's channels and normalised as the model says.
   Prediction operator()(data::Image const& image);
   std::vector<Prediction> operator()(std::vector<data::Image> const& images);
-  // Probabilities of all classes for the last image.
+  // [images of the last call, classes], row by row.
   std::vector<float> const& probabilities() const { return probabilities_; }
 
  private:
