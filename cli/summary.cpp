@@ -1,4 +1,6 @@
 // summary: what a network consists of and how a training step of it would run, before any training.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <map>
 
@@ -15,16 +17,29 @@ namespace falconet::cli {
 namespace {
 
 struct LayerLine {
-  std::string kind, output, forward, backward;
+  std::string kind, output, forward, backward, backward_kind;
   std::int64_t parameters = 0;
 };
+
+constexpr char const* loops = "loops";  // what runs where an operation has no algorithm but its reference: vectors of a number a channel
+
+// Whether the operation has something else than its reference for this problem, as loss, step and batch norm's vectors have not.
+bool has_algorithms(Launch const& launch, DeviceFacts const& facts) { return algorithms_of(launch.op).candidates(launch.problem, facts).size() > 1; }
+
+// The layers in the order in which the network was traced, so that one whose forward half is fused away keeps its place.
+std::vector<std::string> traced_order(Graph const& graph) {
+  std::vector<std::string> out;
+  for (auto const& node : graph.nodes)
+    if (std::find(out.begin(), out.end(), node.layer) == out.end()) out.push_back(node.layer);
+  return out;
+}
 
 // Adds an algorithm to a list "a, b" unless it is there.
 void join(std::string& list, std::string const& item) {
   if (("," + list + ",").find("," + item + ",") == std::string::npos) list += (list.empty() ? "" : ",") + item;
 }
 
-void print_candidates(Plan const& plan, Model const& model) {
+void print_candidates(Plan const& plan, Model const& model, bool json) {
   Table table({"layer", "direction", "operation", "algorithm", ">estimate us", "or why not"});
   for (auto const& launch : plan.step)
     for (auto const& c : algorithms_of(launch.op).candidates(launch.problem, model.facts())) {
@@ -35,9 +50,16 @@ void print_candidates(Plan const& plan, Model const& model) {
                               : c.rival            ? "rival"
                               : c.baseline         ? "baseline"
                                                    : "";
-      table.row({launch.layer, launch.direction, launch.op, c.algorithm, estimate, why});
+      if (!json) {
+        table.row({launch.layer, launch.direction, launch.op, c.algorithm, estimate, why});
+        continue;
+      }
+      JsonRow row;
+      row.add("what", "candidate").add("layer", launch.layer).add("direction", launch.direction).add("op", launch.op);
+      row.add("problem", launch.problem).add("algorithm", c.algorithm).add("estimate_us", estimate.empty() ? NAN : c.seconds * 1e6).add("why", why);
+      std::fputs(row.text().c_str(), stdout);
     }
-  std::fputs(("\n" + table.text()).c_str(), stdout);
+  if (!json) std::fputs(("\n" + table.text()).c_str(), stdout);
 }
 
 }  // namespace
@@ -55,7 +77,10 @@ int summary(Settings& settings) {
   Graph graph;
   CompileContext context;
   trace_training(graph, context, *model, options, cross_entropy(), sgd({.momentum = 0.9}).options);
+  auto const traced = traced_order(graph);
+  bool const json = settings.flag("json");
   if (settings.has("after")) {
+    if (json) fail(ErrorKind::usage, "after= prints a graph as text, which json=true has no rows for");
     std::vector<std::string> known;
     bool found = false;
     for (auto const& pass : passes()) {
@@ -73,6 +98,7 @@ int summary(Settings& settings) {
   std::vector<std::string> order;
   std::map<std::string, LayerLine> lines;
   double forward = 0, backward = 0;
+  bool some_loops = false;
   for (auto const& launch : plan.step) {
     auto const& table = algorithms_of(launch.op);
     double const operations = table.operations(launch.problem);
@@ -82,9 +108,11 @@ int summary(Settings& settings) {
     auto [line, fresh] = lines.try_emplace(launch.layer);
     if (fresh) order.push_back(launch.layer);
     auto& l = line->second;
-    join(is_forward ? l.forward : l.backward, launch.choice.text());
+    bool const plain = launch.choice.algorithm == "reference" && !has_algorithms(launch, model->facts());
+    some_loops |= plain;
+    join(is_forward ? l.forward : l.backward, plain ? loops : launch.choice.text());
+    join(is_forward ? l.kind : l.backward_kind, launch.op);
     if (is_forward) {
-      join(l.kind, launch.op);
       auto const operands = table.operands(launch.problem);
       for (std::size_t i = 0; i < operands.size(); ++i)
         if (operands[i].written) {
@@ -99,6 +127,28 @@ int summary(Settings& settings) {
     if (auto line = lines.find(e.name.substr(0, dot)); line != lines.end()) line->second.parameters += e.tensor.shape().elements();
   }
 
+  std::stable_sort(order.begin(), order.end(), [&](std::string const& a, std::string const& b) {  // layers of passes stay where they run, last
+    return std::find(traced.begin(), traced.end(), a) < std::find(traced.begin(), traced.end(), b);
+  });
+  for (auto& [path, l] : lines)
+    if (l.forward.empty()) l.kind = l.backward_kind, l.forward = "(fused)";  // into the layer before it
+  if (json) {
+    for (auto const& layer : order) {
+      auto const& l = lines[layer];
+      JsonRow row;
+      row.add("what", "layer").add("model", model->name).add("layer", layer).add("operations", l.kind).add("output", l.output);
+      row.add("parameters", l.parameters).add("forward", l.forward).add("backward", l.backward);
+      std::fputs(row.text().c_str(), stdout);
+    }
+    JsonRow row;
+    row.add("what", "summary").add("model", model->name).add("batch", options.batch).add("precision", name(options.precision));
+    row.add("device", plan.device.text()).add("isa", name(model->facts().isa)).add("parameters", model->parameters()->trained_elements());
+    row.add("mflop_forward", forward / options.batch * 1e-6).add("mflop_step", (forward + backward) / options.batch * 1e-6);
+    row.add("launches", std::int64_t(plan.step.size())).add("arena_bytes", plan.memory_bytes);
+    std::fputs(row.text().c_str(), stdout);
+    if (settings.flag("why")) print_candidates(plan, *model, true);
+    return 0;
+  }
   auto const& image = model->spec().image;
   std::string const labels = std::to_string(model->spec().labels.size());
   std::printf("%s for images of %s, %s classes; batch %d, %s, on %s (%s)\n\n", model->name.c_str(), image.text().c_str(), labels.c_str(),
@@ -110,10 +160,11 @@ int summary(Settings& settings) {
     table.row({layer, l.kind, l.output, l.parameters ? with_commas(l.parameters) : "", l.forward, l.backward});
   }
   std::fputs(table.text().c_str(), stdout);
+  if (some_loops) std::printf("%s: the plain loops of the reference, on a few numbers a channel, where nothing faster is worth having\n", loops);
   std::printf("\n%s parameters; %.2f MFLOP an image forward, %.2f a training step; %zu launches a step; %s of memory for the step\n",
               with_commas(model->parameters()->trained_elements()).c_str(), forward / options.batch * 1e-6,
               (forward + backward) / options.batch * 1e-6, plan.step.size(), bytes_text(double(plan.memory_bytes)).c_str());
-  if (settings.flag("why")) print_candidates(plan, *model);
+  if (settings.flag("why")) print_candidates(plan, *model, false);
   return 0;
 }
 
