@@ -27,6 +27,12 @@ double Limits::copy(double working_set) {
   return rate;
 }
 
+void Limits::measure_again() {
+  for (bool f64 : {false, true})
+    if (fma_[f64] > 0) fma_[f64] = std::max(fma_[f64], fma_per_second(threads_, isa_, f64));
+  for (auto& [log, rate] : copy_) rate = std::max(rate, copy_bytes_per_second(threads_, isa_, std::size_t(1) << log));
+}
+
 double Limits::seconds(double operations, double bytes, bool f64) { return std::max(operations / fma(f64), bytes / copy(bytes)); }
 
 std::string Limits::text() {

@@ -20,6 +20,7 @@ class Limits {
   double seconds(double operations, double bytes, bool f64 = false);
   double fma(bool f64 = false);     // operations per second
   double copy(double working_set);  // bytes per second, read and written
+  void measure_again();             // every rate that was asked for, taking the maximum: other work may have held the processor
   std::string text();               // "avx512, 2 threads: 236 GFLOP/s f32, 31 GB/s copy (from caches: 210 GB/s)"
 
  private:
@@ -28,6 +29,10 @@ class Limits {
   double fma_[2] = {0, 0};
   std::map<int, double> copy_;  // by the logarithm of the working set
 };
+
+// One line that says why a share of a limit is above 100 %.
+constexpr char const* above_limit_note =
+    "above 100 % of the limit: other work held the processor while the limit was measured, twice, or operands lie nearer than in its copy";
 
 struct Spread {
   double median = 0, least = 0;
