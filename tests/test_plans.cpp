@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <new>
@@ -233,6 +234,35 @@ TEST(Session, a_loss_that_is_not_finite_stops_before_the_update_and_names_the_la
     EXPECT_NE(std::string(e.what()).find("fc1 (fwd)"), std::string::npos) << e.what();
   }
   for (int i = 0; i < 200; ++i) EXPECT_EQ(conv1.as<float>()[i], model.parameters()->find("conv1.weight")->tensor.as<float>()[i]);
+}
+
+// Converting the weights moves them: another step that is bound to them must not go on reading where they were.
+TEST(Session, a_step_of_another_precision_does_not_move_weights_in_use) {
+  auto const& d = models::find("lenet5");
+  for (bool f64_first : {false, true}) {
+    Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+    StepOptions first{.batch = 2, .precision = f64_first ? DType::f64 : DType::f32}, second{.batch = 2, .precision = f64_first ? DType::f32 : DType::f64};
+    {
+      TrainStep step(model, first, cross_entropy(), OptimizerOptions{});
+      auto const* const weights = model.parameters()->find("fc1.weight")->tensor.as<void>();
+      for (bool training : {true, false}) try {
+          if (training) TrainStep(model, second, cross_entropy(), OptimizerOptions{});
+          else InferenceStep(model, second);
+          ADD_FAILURE() << "no error";
+        } catch (Error const& e) {
+          EXPECT_EQ(int(e.kind), int(ErrorKind::usage));
+          EXPECT_NE(e.message.find("in use by another step"), std::string::npos) << e.message;
+          EXPECT_NE(e.message.find(std::string("precision ") + (f64_first ? "f32" : "f64")), std::string::npos) << e.message;
+        }
+      EXPECT_EQ(model.parameters()->find("fc1.weight")->tensor.as<void>(), weights);
+      InferenceStep same(model, first);                      // the same precision shares them
+      fill(step, 1);
+      EXPECT_TRUE(std::isfinite(step.run()));
+    }
+    TrainStep after(model, second, cross_entropy(), OptimizerOptions{});   // nobody reads them any more
+    fill(after, 1);
+    EXPECT_TRUE(std::isfinite(after.run()));
+  }
 }
 
 }  // namespace
