@@ -109,6 +109,30 @@ bool same_values(std::string const& a, std::string const& b) {
   return values(a) == values(b);
 }
 
+// The accuracy that the run has to reach, or 0. A recipe's holds for its own epochs and all of its data only.
+double promised_accuracy(Settings const& settings) {
+  if (!settings.has("accuracy")) return 0;
+  double const accuracy = settings.real("accuracy");
+  if (!settings.has("recipe")) return accuracy;
+  try {
+    auto const name = settings.text("recipe");
+    auto const text = program_text("recipes", name, ".toml", "recipe");
+    Settings recipe("train");
+    recipe.read_toml(text.text, text.where, SettingSource::recipe, name);
+    bool const from_recipe = recipe.has("accuracy") && recipe.real("accuracy") == accuracy;
+    bool const another_run = settings.has("examples") || recipe.whole("epochs") != settings.whole("epochs");
+    return from_recipe && another_run ? 0 : accuracy;
+  } catch (Error const&) {  // a resumed run's recipe may be gone
+    return 0;
+  }
+}
+
+bool has_pictures(std::string const& run) {
+  for (char const* file : {"/report.html", "/results.svg", "/confusion.svg"})
+    if (!fs::exists(run + file)) return false;
+  return true;
+}
+
 // Opened with the first line; a run folder that another process holds is never touched.
 class Log {
  public:
@@ -137,6 +161,7 @@ int train(Settings& settings) {
   double const started = now();
   bool const resume = settings.given("resume");
   settle_defaults(settings);
+  check_run_folder(settings.has("run") ? settings.text("run") : "runs/train1");
   auto const options = step_options(settings);
   auto const optimizer = optimizer_of(settings);
   auto const schedule = schedule_of(settings);
@@ -210,7 +235,9 @@ int train(Settings& settings) {
          format("stopped in epoch {}, batch {} of {}; `falconet train resume={}` goes on", last.epoch, last.batch, last.batches, run));
   }
 
-  if (!result.was_finished) {
+  bool const written_again = result.was_finished && !has_pictures(run);
+  double const promised = promised_accuracy(settings);
+  if (!result.was_finished || written_again) {
     Report report;
     report.title = model->name + " on " + data.kind;
     report.epochs = result.epochs;
@@ -218,7 +245,7 @@ int train(Settings& settings) {
     report.labels = spec.labels;
     report.settings = kept;
     report.plan = trainer.step().session().plan();
-    if (settings.has("accuracy")) report.promised_accuracy = settings.real("accuracy");
+    report.promised_accuracy = promised;
     if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
     report.evaluation = Evaluator(
         *model, {.batch = int(std::min<std::int64_t>(250, data.split.test.size())), .precision = options.precision})(data.split.test);
@@ -250,12 +277,12 @@ int train(Settings& settings) {
     return 0;
   }
   if (result.was_finished)
-    std::printf("%s is finished: %d epochs are trained; epochs=N with a larger N goes on\n", run.c_str(), end.epoch);
+    std::printf("%s is finished: %d epochs are trained; epochs=N with a larger N goes on%s\n", run.c_str(), end.epoch,
+                written_again ? "; its report and pictures were missing and are written again" : "");
   else
     std::printf("%s: report.html, best.safetensors\n", run.c_str());
   std::printf("last val %.4f, loss %.4f (epoch %d)\nbest val %.4f\n", end.val_accuracy, end.val_loss, end.epoch, result.best_accuracy);
-  if (settings.has("accuracy") && end.val_accuracy < settings.real("accuracy"))
-    std::fprintf(stderr, "note: the recipe promises a last val of %.4f\n", settings.real("accuracy"));
+  if (promised > 0 && end.val_accuracy < promised) std::fprintf(stderr, "note: the recipe promises a last val of %.4f\n", promised);
   return 0;
 }
 

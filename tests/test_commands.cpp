@@ -81,6 +81,7 @@ TEST_F(Commands, UnknownNamesGetTheNearestOne) {
   expect_refusal(falconet({"trian"}), 2, {"unknown verb 'trian'", "train"});
   expect_refusal(falconet({"bench", "cnov"}), 2, {"cnov", "conv"});
   expect_refusal(falconet(training({"epocs=3"})), 2, {"epocs", "epochs"});
+  expect_refusal(falconet(training({"lerning=1"})), 2, {"lerning", "'lr'"});
   expect_refusal(falconet({"train", "model=resnet21", "data=mnist:digits"}), 2, {"resnet21", "resnet20"});
   expect_refusal(falconet({"train", "model=lenet5", "data=minst:digits"}), 2, {"minst", "mnist"});
   expect_refusal(falconet({"train", "recipe=mnits"}), 2, {"mnits", "mnist"});
@@ -101,6 +102,9 @@ TEST_F(Commands, ValuesOutOfRangeAreRefused) {
   expect_refusal(falconet(training({"augment=crop"})), 2, {"augment", "crop4"});
   expect_refusal(falconet(training({"device=gpu"})), 2, {"gpu", "cuda"});
   expect_refusal(falconet(training({"threads=0"})), 2, {"threads"});
+  expect_refusal(falconet(training({"threads=100000"})), 2, {"threads", "from 1 to 1024", "100000"});
+  expect_refusal(falconet(training({"epochs=4294967297"})), 2, {"epochs", "from 1 to 1000000", "4294967297"});
+  expect_refusal(falconet({"bench", "train", "model=lenet5", "steps=4294967297"}), 2, {"steps", "from 1 to 1000000"});
   expect_no_run();
 }
 
@@ -173,12 +177,54 @@ TEST_F(Commands, ARunLeavesItsFolderAndServesEvalAndPredict) {
   expect_refusal(falconet({"predict", "model=r", "no.png"}), 1, {"no.png"});
   expect_refusal(falconet({"eval", "model=lenet5", "data=mnist:digits"}), 2, {"untrained"});
 
-  // Finished: says so, changes nothing.
+  // Finished: says so, and changes nothing but what is missing or ahead of the checkpoint.
   auto const before = contents(folder.path / "r/last.ckpt");
   auto const again = falconet({"train", "resume=r"});
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_NE(again.out.find("r is finished"), std::string::npos) << again.out;
   EXPECT_TRUE(before == contents(folder.path / "r/last.ckpt"));
+  std::vector<std::string> const made = {"report.html", "results.svg", "confusion.svg"};
+  for (auto const& removed : std::vector<std::vector<std::string>>{made, {"report.html"}, {"results.svg"}, {"confusion.svg"}}) {
+    std::vector<std::string> texts;
+    for (auto const& file : made) texts.push_back(contents(folder.path / "r" / file));
+    for (auto const& file : removed) fs::remove(folder.path / "r" / file);
+    auto const rebuilt = falconet({"train", "resume=r"});
+    EXPECT_EQ(rebuilt.code, 0) << rebuilt.err;
+    EXPECT_NE(rebuilt.out.find("r is finished"), std::string::npos) << rebuilt.out;
+    EXPECT_NE(rebuilt.out.find("written again"), std::string::npos) << rebuilt.out;
+    for (std::size_t i = 1; i < made.size(); ++i) EXPECT_EQ(contents(folder.path / "r" / made[i]), texts[i]) << made[i];
+    EXPECT_NE(contents(folder.path / "r/report.html").find("</html>"), std::string::npos);
+  }
+  EXPECT_TRUE(before == contents(folder.path / "r/last.ckpt"));
+}
+
+TEST_F(Commands, RowsOfResultsThatAreNewerThanTheCheckpointAreCut) {
+  ASSERT_EQ(falconet(training({"run=whole", "epochs=3"})).code, 0);
+  ASSERT_EQ(falconet(training({"run=ahead", "epochs=2"})).code, 0);
+  auto const csv = contents(folder.path / "ahead/results.csv");
+  write(folder.path / "ahead/results.csv", csv + "3,39,1,1,1,1,1,1\n4,52,1,1,1,1,1,1\n");
+  EXPECT_EQ(falconet({"train", "resume=ahead"}).code, 0);   // finished: nothing is trained, the rows go all the same
+  EXPECT_EQ(contents(folder.path / "ahead/results.csv"), csv);
+  write(folder.path / "ahead/results.csv", csv + "3,39,1,1,1,1,1,1\n");
+  ASSERT_EQ(falconet({"train", "resume=ahead", "epochs=3"}).code, 0);
+  expect_same_run("whole", "ahead");
+}
+
+TEST_F(Commands, TheAccuracyOfARecipeIsAskedOfItsOwnEpochsAlone) {
+  write(folder.path / "hard.toml", "model = \"lenet5\"\ndata = \"mnist:digits\"\nbatch = 32\nepochs = 1\naccuracy = 1.0\nlr = 0.0001\n");
+  auto const notes = [&](std::vector<std::string> const& more) {
+    std::vector<std::string> words = {"train", "recipe=hard.toml"};
+    words.insert(words.end(), more.begin(), more.end());
+    auto const r = falconet(words);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return r.err.find("the recipe promises") != std::string::npos;
+  };
+  EXPECT_TRUE(notes({"run=own"}));
+  EXPECT_NE(contents(folder.path / "own/report.html").find("not reached"), std::string::npos);
+  EXPECT_FALSE(notes({"run=longer", "epochs=2"}));
+  EXPECT_EQ(contents(folder.path / "longer/report.html").find("not reached"), std::string::npos);
+  EXPECT_FALSE(notes({"run=less", "examples=64"}));
+  EXPECT_TRUE(notes({"run=asked", "epochs=2", "accuracy=0.999"}));   // asked for by the user
 }
 
 // A gray PNG file of one digit.
@@ -219,6 +265,24 @@ TEST_F(Commands, PredictTakesFilesAndFolders) {
   ASSERT_EQ(b.size(), 3u) << of_data.out;
   EXPECT_EQ((std::vector<std::string>{a[0], a[1], a[2]}), b);  // the same pixels, the same probabilities
   EXPECT_EQ(a[3], b[1]);
+
+  // In batches: the same labels in the same order, whatever is left for the last batch.
+  auto const labels = [](std::string const& out) {
+    std::vector<std::string> found;
+    std::regex const pattern("\"image\": \"([^\"]*)\", \"label\": \"([0-9])\"");
+    for (std::sregex_iterator at(out.begin(), out.end(), pattern), end; at != end; ++at) found.push_back((*at)[1].str() + " " + (*at)[2].str());
+    return found;
+  };
+  std::vector<std::string> words = {"predict", "model=r", "pictures", "data=mnist:digits", "count=40", "top=3", "json=true"};
+  auto const singly = labels(falconet(words).out);
+  ASSERT_EQ(singly.size(), 43u);
+  for (char const* batch : {"batch=8", "batch=43", "batch=1000000"}) {
+    words.push_back(batch);
+    auto const r = falconet(words);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_EQ(labels(r.out), singly) << batch;
+    words.pop_back();
+  }
   write(folder.path / "bad.png", png(test.images.substr(16, 784), 28).substr(0, 100));
   expect_refusal(falconet({"predict", "model=r", "bad.png"}), 1, {"bad.png"});
   expect_refusal(falconet({"predict", "model=r", "digits"}), 1, {"digits", ".png"});
@@ -285,6 +349,10 @@ TEST_F(Commands, ADamagedCheckpointGivesWayToThePreviousOne) {
   write(folder.path / "flip/last.ckpt", flipped);
   expect_refusal(falconet({"train", "resume=flip", "epochs=4"}), 1, {"last.ckpt"});
   EXPECT_TRUE(flipped == contents(folder.path / "flip/last.ckpt"));
+
+  // Both: each is named with what is wrong with it.
+  write(folder.path / "flip/previous.ckpt", flipped.substr(0, 1000));
+  expect_refusal(falconet({"train", "resume=flip", "epochs=4"}), 1, {"flip/last.ckpt: is damaged", "flip/previous.ckpt: is cut off"});
 }
 
 TEST_F(Commands, TwoProcessesDoNotShareARunFolder) {
@@ -313,12 +381,18 @@ TEST_F(Commands, ARunFolderThatCannotBeMadeIsNamed) {
   write(folder.path / "file", "x");
   expect_refusal(falconet(training({"run=file/run"})), 1, {"file"});
   expect_refusal(falconet(training({"run=file"})), 1, {"file"});
+  expect_refusal(falconet({"train", "model=lenet5", "data=mnist:nowhere", "run=file/run/deeper"}), 1, {"file/run/deeper", "file is a file"});
   expect_refusal(falconet({"train", "resume=nowhere"}), 1, {"nowhere"});
 }
 
 TEST_F(Commands, ALossThatIsNotFiniteStopsTheRunAndNamesLayerAndStep) {
   expect_refusal(falconet(training({"lr=1e6", "momentum=0", "run=nan"})), 1, {"step ", "first layer", "learning rate"});
   EXPECT_FALSE(fs::exists(folder.path / "nan/best.safetensors"));
+}
+
+TEST_F(Commands, ALossThatIsHugeButFiniteStopsTheRun) {
+  expect_refusal(falconet(training({"optimizer=adam", "lr=100", "run=far"})), 1, {"step ", "diverged", "epoch 1", "learning rate"});
+  EXPECT_FALSE(fs::exists(folder.path / "far/best.safetensors"));
 }
 
 TEST_F(Commands, WeightsThatDoNotFitAreListed) {
@@ -329,7 +403,7 @@ TEST_F(Commands, WeightsThatDoNotFitAreListed) {
   write(folder.path / "cut.safetensors", weights.substr(0, 1000));
   expect_refusal(falconet({"eval", "model=cut.safetensors", "data=mnist:digits"}), 1, {"cut.safetensors"});
   expect_refusal(falconet({"train", "model=resnet20", "data=mnist:digits", "weights=r/best.safetensors"}), 1,
-                 {"missing: ", "bn1.weight", "unexpected: "});
+                 {"missing: bn1.weight, ", " and 98 more; unexpected: ", " and 1 more; of another shape: conv1.weight"});
   expect_no_run();
 }
 
@@ -342,6 +416,17 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
   for (char const* pass : {"gradients", "fuse", "choose"})
     EXPECT_EQ(falconet({"summary", "model=lenet5", std::string("after=") + pass}).code, 0) << pass;
   EXPECT_EQ(falconet({"summary", "model=lenet5", "why=true", "batch=8"}).code, 0);
+  auto const residual = falconet({"summary", "model=resnet20", "batch=8"});
+  ASSERT_EQ(residual.code, 0) << residual.err;
+  EXPECT_EQ(residual.out.find(",reference"), std::string::npos) << residual.out;
+  EXPECT_LT(residual.out.find("\nlayer3.2.relu_1 "), residual.out.find("\ncross_entropy ")) << residual.out;   // in the order of the network
+  auto const rows = falconet({"summary", "model=resnet20", "batch=8", "json=true", "why=true"});
+  ASSERT_EQ(rows.code, 0) << rows.err;
+  std::stringstream lines(rows.out);
+  for (std::string line; std::getline(lines, line);) EXPECT_TRUE(line.starts_with("{\"what\": \"") && line.ends_with("}")) << line;
+  EXPECT_NE(rows.out.find("\"layer\": \"layer3.2.conv2\""), std::string::npos) << rows.out;
+  EXPECT_NE(rows.out.find("\"what\": \"summary\", \"model\": \"resnet20\", \"batch\": 8"), std::string::npos) << rows.out;
+  expect_refusal(falconet({"summary", "model=lenet5", "after=fuse", "json=true"}), 2, {"after=", "json"});
 
   auto const c = falconet({"checks"});
   EXPECT_EQ(c.code, 0) << c.err;

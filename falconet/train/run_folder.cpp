@@ -60,6 +60,18 @@ bool exists(std::string const& path) {
 
 }  // namespace
 
+void check_run_folder(std::string const& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  for (fs::path at(path); !at.empty(); at = at.parent_path()) {
+    if (fs::exists(at, ignored)) {
+      if (fs::is_directory(at, ignored)) return;
+      fail(ErrorKind::file, path + ": no run folder can be made here, " + at.string() + " is a file");
+    }
+    if (at == at.parent_path()) return;
+  }
+}
+
 RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
   make_folders(path_);
   lock_ = std::make_unique<FileLock>(file("lock"));
@@ -76,6 +88,7 @@ void RunFolder::write_checkpoint(Model const& model, RunPosition const& p) {
                  {"learning_rate", exact(p.state.learning_rate)},
                  {"loss_scale", exact(p.state.loss_scale)},
                  {"loss_sum", exact(p.loss_sum)},
+                 {"first_loss", exact(p.first_loss)},
                  {"right", exact(p.right)},
                  {"best_accuracy", exact(p.best_accuracy)}};
   parts.integers = {{"step", p.state.step},   {"sample", p.state.sample}, {"seed", std::int64_t(p.state.seed)}, {"epoch", p.epoch}, {"batch", p.batch}, {"seen", p.seen},
@@ -93,9 +106,13 @@ io::Checkpoint read_best_checkpoint(std::string const& last, std::string const& 
     return io::read_checkpoint(last);
   } catch (Error const& e) {
     if (!exists(previous)) throw;
-    auto checkpoint = io::read_checkpoint(previous);
-    say(e.message + "; going on from " + previous);
-    return checkpoint;
+    try {
+      auto checkpoint = io::read_checkpoint(previous);
+      say(e.message + "; going on from " + previous);
+      return checkpoint;
+    } catch (Error const& older) {
+      fail(ErrorKind::data, "there is no checkpoint to go on from: " + e.message + "; " + older.message);
+    }
   }
 }
 }  // namespace
@@ -116,6 +133,7 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   p.state.learning_rate = float(real("learning_rate"));
   p.state.loss_scale = float(real("loss_scale"));
   p.loss_sum = real("loss_sum");
+  if (c.texts.contains("first_loss")) p.first_loss = real("first_loss");   // checkpoints of before have none
   p.right = real("right");
   p.best_accuracy = real("best_accuracy");
   p.state.step = c.integer("step");
@@ -129,7 +147,10 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   return p;
 }
 
-void RunFolder::write_results(std::vector<EpochResult> const& epochs) { write_atomically(file("results.csv"), csv(epochs)); }
+void RunFolder::write_results(std::vector<EpochResult> const& epochs) {
+  auto const text = csv(epochs);
+  if (!exists(file("results.csv")) || read_file(file("results.csv")).text() != text) write_atomically(file("results.csv"), text);
+}
 void RunFolder::write_plan(Plan const& plan) { write_atomically(file("plan.tsv"), plan.text()); }
 
 RunRecord record_of_run(std::string const& path, std::function<void(std::string const&)> const& say) {

@@ -1,6 +1,7 @@
 // The run folder: results.csv, plan.tsv, best.safetensors, last.ckpt, previous.ckpt and the lock. One process at a time.
 #pragma once
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@ struct RunPosition {
   int epoch = 0;                         // finished epochs
   std::int64_t batch = 0;                // batches done of the next one
   double loss_sum = 0, right = 0;        // over the batches done of the unfinished epoch
+  double first_loss = std::numeric_limits<double>::quiet_NaN();   // of the run's first step; NaN: not known
   std::int64_t seen = 0;
   double best_accuracy = -1;
   int best_epoch = 0;
@@ -25,6 +27,9 @@ struct RunPosition {
   std::vector<EpochResult> epochs;
   std::string plan, settings;
 };
+
+// Before anything is loaded or made: throws a file error if a file is where the folder or one of its parents should be.
+void check_run_folder(std::string const& path);
 
 class RunFolder {
  public:
@@ -37,7 +42,7 @@ class RunFolder {
   void write_checkpoint(Model const& model, RunPosition const& position);
   // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so).
   RunPosition read_checkpoint(Model& model, std::function<void(std::string const&)> const& say);
-  void write_results(std::vector<EpochResult> const& epochs);
+  void write_results(std::vector<EpochResult> const& epochs);   // results.csv has these rows and no others; unchanged if it has them already
   void write_plan(Plan const& plan);
 
  private:

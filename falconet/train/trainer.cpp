@@ -1,17 +1,38 @@
 #include "falconet/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "falconet/base/error.h"
+#include "falconet/base/format.h"
 #include "falconet/train/model_file.h"
 #include "falconet/train/run_folder.h"
 
 namespace falconet {
 namespace {
+// An epoch whose mean loss is so many times the first loss (or 1, if that is more) has diverged, finite as it may be. Runs that learn
+// stay below 10; one that has been carried away by its learning rate passes any bound within some steps.
+constexpr double diverged = 1e4;
+constexpr std::int64_t check_every = 100;               // steps of an epoch, and at its end
+
+void check_divergence(RunPosition const& at) {
+  double const mean = at.loss_sum / double(at.seen), bound = diverged * std::max(1.0, at.first_loss);
+  if (std::isnan(at.first_loss) || !(mean > bound)) return;
+  fail(ErrorKind::numeric, format("step {}: the loss has diverged: its mean over epoch {} is {:.3g}, that of the run's first step was {:.3g}; a lower "
+                                  "learning rate may help", at.state.step, at.epoch + 1, mean, at.first_loss));
+}
+
+void check_weights(Model const& model, std::int64_t step) {
+  for (auto const& e : std::as_const(*model.parameters()).entries())
+    if (!all_finite(e.tensor.view()))
+      fail(ErrorKind::numeric, format("step {}: {} is not finite; a lower learning rate may help", step, e.name));
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -40,6 +61,7 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
     folder.emplace(o.run);
     if (o.resume) at = folder->read_checkpoint(model_, o.on_message ? o.on_message : [](std::string const&) {});
     else if (folder->has_checkpoint()) fail(ErrorKind::file, o.run + " holds a run already; resume it, or name another folder");
+    if (o.resume) folder->write_results(at.epochs);     // a full disk or kill -9 may have left rows that are newer than the checkpoint
     folder->write_plan(step_.session().plan());
   } else if (o.resume) {
     fail(ErrorKind::usage, "resuming needs a run folder");
@@ -84,6 +106,11 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
       at.right += step_.correct();
       at.seen += batch.valid_count;
       ++at.batch;
+      if (step_.state().step == 1) at.first_loss = loss;
+      if (at.batch % check_every == 0 || at.batch == batches) {
+        at.state.step = step_.state().step;
+        check_divergence(at);
+      }
       if (o.on_step) {
         Progress p{at.epoch + 1, o.epochs, at.batch, batches, loss, at.loss_sum / double(at.seen), at.right / double(at.seen), rate, seconds_since(begin)};
         if (!o.on_step(p)) {
@@ -93,6 +120,7 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
       }
     }
     if (at.batch < batches) break;                       // stopped in mid-epoch
+    check_weights(model_, step_.state().step);           // before they are kept
     EpochResult r;
     r.epoch = at.epoch + 1;
     r.step = step_.state().step;

@@ -65,7 +65,8 @@ struct FitResult {
 class Trainer {
  public:
   Trainer(Model& model, TrainerOptions options);
-  // Throws numeric errors (loss not finite), file errors (run folder), data errors. Same seed, same bytes.
+  // Throws numeric errors (a loss or a weight is not finite; the mean loss over an epoch is above 1e4 times the run's first loss, or
+  // above 1e4 if that was below 1), file errors (run folder), data errors. Same seed, same bytes.
   FitResult fit(data::Pipeline const& train, FitOptions options);
   TrainStep& step() { return step_; }
 
