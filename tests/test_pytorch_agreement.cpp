@@ -253,7 +253,7 @@ void expect_optimizer(std::string const& name, std::string const& description, d
   convert(tensor(name + ".parameter").view(), run.view(parameter[0]));
   for (Var const& s : states) std::memset(run.view(s).data, 0, type.bytes());
   for (std::int64_t t = 0; t < after.shape()[0]; ++t) {
-    *run.view(step).as<StepState>() = StepState{.step = t, .learning_rate = float(learning_rate), .loss_scale = 1, .valid_count = 1};
+    *run.view(step).as<StepState>() = StepState{.step = t, .learning_rate = float(learning_rate), .valid_count = 1};
     std::memcpy(run.view(gradient[0]).data, gradients.as<double>() + t * elements, type.bytes());
     run.run();
     Tensor expected(type);

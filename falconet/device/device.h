@@ -56,9 +56,7 @@ struct StepState {
   std::int64_t sample = 0;         // samples seen before this batch, in the whole run (for counter-based random bits)
   std::uint64_t seed = 0;
   float learning_rate = 0;
-  float loss_scale = 1;
   std::int32_t valid_count = 0;    // rows of the batch that are real; the rest is padding
-  std::int32_t reserved = 0;
 };
 
 }  // namespace falconet

@@ -193,9 +193,6 @@ std::vector<NodeId> Graph::users(ValueId id) const {
     if (std::find(nodes[n].in.begin(), nodes[n].in.end(), id) != nodes[n].in.end()) out.push_back(NodeId(n));
   return out;
 }
-void Graph::replace_uses(ValueId old, ValueId with) {
-  for (auto& n : nodes) std::replace(n.in.begin(), n.in.end(), old, with);
-}
 
 void Graph::remove_dead_nodes(std::span<ValueId const> wanted) {
   std::vector<char> live_value(values.size()), live_node(nodes.size());

@@ -111,7 +111,6 @@ class Graph {
   void verify() const;                     // throws an internal error naming the broken invariant
   std::string text() const;                // one line per value and node
   std::vector<NodeId> users(ValueId) const;
-  void replace_uses(ValueId old, ValueId with);            // in all nodes' inputs
   void remove_dead_nodes(std::span<ValueId const> wanted); // keeps what `wanted`, updates in place and states need
 
  private:

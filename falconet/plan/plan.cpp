@@ -19,8 +19,8 @@ Slot parse_slot(std::string_view text) {
   return s;
 }
 
-std::string launch_text(char const* section, Launch const& l) {
-  std::string out = std::string(section) + "\t" + l.layer + "\t" + l.direction + "\t" + l.op + "\t" + l.problem + "\t" + l.choice.text() + "\t";
+std::string launch_text(Launch const& l) {
+  std::string out = "step\t" + l.layer + "\t" + l.direction + "\t" + l.op + "\t" + l.problem + "\t" + l.choice.text() + "\t";
   for (std::size_t i = 0; i < l.operands.size(); ++i) out += (i ? " " : "") + text_of(l.operands[i]);
   out += "\t" + std::to_string(l.scratch_offset) + "+" + std::to_string(l.scratch_bytes) + "\t" + std::to_string(l.lane) + "\t";
   for (std::size_t i = 0; i < l.waits.size(); ++i) out += (i ? "," : "") + std::to_string(l.waits[i]);
@@ -33,8 +33,7 @@ std::string Plan::text() const {
   std::string out = "falconet plan 1\t" + device.text() + "\tmemory " + std::to_string(memory_bytes) + "\n";
   for (auto const& i : inputs) out += "input\t" + i.name + "\t" + text_of(i.slot) + "\n";
   for (auto const& o : outputs) out += "output\t" + o.name + "\t" + text_of(o.slot) + "\n";
-  for (auto const& l : prepare) out += launch_text("prepare", l);
-  for (auto const& l : step) out += launch_text("step", l);
+  for (auto const& l : step) out += launch_text(l);
   return out;
 }
 
@@ -63,7 +62,7 @@ Plan Plan::parse(std::string_view text) {
         (f[0] == "input" ? plan.inputs : plan.outputs).push_back({std::string(f[1]), parse_slot(f[2])});
       } else {
         want(10);
-        if (f[0] != "prepare" && f[0] != "step") fail(ErrorKind::data, "unknown section '" + std::string(f[0]) + "'");
+        if (f[0] != "step") fail(ErrorKind::data, "unknown section '" + std::string(f[0]) + "'");
         Launch l;
         l.layer = f[1], l.direction = f[2], l.op = f[3], l.problem = f[4];
         l.choice = Choice::parse(f[5]);
@@ -74,7 +73,7 @@ Plan Plan::parse(std::string_view text) {
         l.scratch_bytes = parse_int(f[7].substr(plus + 1), "scratch");
         l.lane = int(parse_int(f[8], "lane"));
         for (auto w : split(f[9], ',')) l.waits.push_back(int(parse_int(w, "wait")));
-        (f[0] == "prepare" ? plan.prepare : plan.step).push_back(std::move(l));
+        plan.step.push_back(std::move(l));
       }
     }
   } catch (Error const& e) {

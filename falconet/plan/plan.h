@@ -41,7 +41,6 @@ struct NamedSlot {
 
 struct Plan {
   Device device;
-  std::vector<Launch> prepare;         // run once, when the parameters have changed (inference: folded weights)
   std::vector<Launch> step;
   std::vector<NamedSlot> inputs;       // what the caller writes before a step
   std::vector<NamedSlot> outputs;      // what the caller may read after it

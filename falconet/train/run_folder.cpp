@@ -86,7 +86,6 @@ void RunFolder::write_checkpoint(Model const& model, RunPosition const& p) {
                  {"settings", p.settings},
                  {"results", csv(p.epochs)},
                  {"learning_rate", exact(p.state.learning_rate)},
-                 {"loss_scale", exact(p.state.loss_scale)},
                  {"loss_sum", exact(p.loss_sum)},
                  {"first_loss", exact(p.first_loss)},
                  {"right", exact(p.right)},
@@ -131,7 +130,6 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   p.settings = c.text("settings");
   p.epochs = read_csv(c.text("results"));
   p.state.learning_rate = float(real("learning_rate"));
-  p.state.loss_scale = float(real("loss_scale"));
   p.loss_sum = real("loss_sum");
   if (c.texts.contains("first_loss")) p.first_loss = real("first_loss");   // checkpoints of before have none
   p.right = real("right");

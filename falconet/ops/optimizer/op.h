@@ -22,7 +22,7 @@ class OptimizerOp final : public Op {
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 
-// One step with StepState's learning rate; gradients are divided by its loss scale. `states` lists optimizer_states(options) of the
+// One step with StepState's learning rate. `states` lists optimizer_states(options) of the
 // first parameter, then of the second ... Returns the updated parameters and states in the order of the outputs.
 std::vector<Var> optimizer_update(OptimizerOptions const& options, Var step, std::span<Var const> parameters,
                                   std::span<Var const> gradients, std::span<Var const> states);

@@ -1,5 +1,5 @@
 // One step of SGD, Adam or AdamW on every parameter, element by element in f64, in PyTorch's order of operations (torch/optim: sgd,
-// adam; Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2). The gradient g arrives times the loss scale.
+// adam; Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2).
 #include <cmath>
 
 #include "falconet/ops/optimizer/algorithms.h"
@@ -14,7 +14,7 @@ void update(OptimizerOptions const& o, StepState const& s, OptimizerArgs::Parame
   T *first = static_cast<T*>(p.state[0]), *second = static_cast<T*>(p.state[1]);
   double const lr = double(s.learning_rate), t = double(s.step + 1);
   for (std::int64_t i = 0; i < p.size; ++i) {
-    double w = double(value[i]), g = double(gradient[i]) / double(s.loss_scale);
+    double w = double(value[i]), g = double(gradient[i]);
     if (o.kind == OptimizerOptions::adamw)
       w *= 1 - lr * o.weight_decay;
     else

@@ -16,7 +16,7 @@ struct OptimizerStretch {
   std::int64_t size;
 };
 struct OptimizerConstants {
-  float learning_rate, inverse_loss_scale, weight_decay, momentum;
+  float learning_rate, weight_decay, momentum;
   float decay;                         // adamw: 1 - learning_rate * weight_decay; else 1
   float step_size, inverse_root, eps;  // learning_rate / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
   float one_minus_beta1, beta2, one_minus_beta2;
@@ -44,11 +44,11 @@ enum class Rule { sgd, momentum, nesterov };
 
 template <Rule rule>
 void descend(OptimizerStretch const& s, OptimizerConstants const& k) {
-  V const lr = hn::Set(d, k.learning_rate), unscale = hn::Set(d, k.inverse_loss_scale), decay = hn::Set(d, k.weight_decay);
+  V const lr = hn::Set(d, k.learning_rate), decay = hn::Set(d, k.weight_decay);
   V const momentum = hn::Set(d, k.momentum);
   for_elements(0, s.size, [&](auto at) {
     V const w = at.get(s.value);
-    V g = hn::MulAdd(decay, w, hn::Mul(unscale, at.get(s.gradient)));
+    V g = hn::MulAdd(decay, w, at.get(s.gradient));
     if constexpr (rule != Rule::sgd) {
       V const m = hn::MulAdd(momentum, at.get(s.first), g);
       at.put(s.first, m);
@@ -59,12 +59,12 @@ void descend(OptimizerStretch const& s, OptimizerConstants const& k) {
 }
 
 void adam(OptimizerStretch const& s, OptimizerConstants const& k) {
-  V const unscale = hn::Set(d, k.inverse_loss_scale), weight_decay = hn::Set(d, k.weight_decay), decay = hn::Set(d, k.decay);
+  V const weight_decay = hn::Set(d, k.weight_decay), decay = hn::Set(d, k.decay);
   V const one_minus_beta1 = hn::Set(d, k.one_minus_beta1), beta2 = hn::Set(d, k.beta2), one_minus_beta2 = hn::Set(d, k.one_minus_beta2);
   V const step_size = hn::Set(d, k.step_size), inverse_root = hn::Set(d, k.inverse_root), eps = hn::Set(d, k.eps);
   for_elements(0, s.size, [&](auto at) {
     V const w = at.get(s.value), before = at.get(s.first);
-    V const g = hn::MulAdd(weight_decay, w, hn::Mul(unscale, at.get(s.gradient)));
+    V const g = hn::MulAdd(weight_decay, w, at.get(s.gradient));
     V const m = hn::MulAdd(one_minus_beta1, hn::Sub(g, before), before);
     V const v = hn::MulAdd(beta2, at.get(s.second), hn::Mul(hn::Mul(one_minus_beta2, g), g));
     at.put(s.first, m);
@@ -100,7 +100,6 @@ OptimizerConstants constants(OptimizerOptions const& o, StepState const& s) {
   bool const decoupled = o.kind == OptimizerOptions::adamw;
   OptimizerConstants k{};
   k.learning_rate = s.learning_rate;
-  k.inverse_loss_scale = 1 / s.loss_scale;
   k.weight_decay = decoupled ? 0 : float(o.weight_decay);
   k.momentum = float(o.momentum);
   k.decay = decoupled ? float(1 - lr * o.weight_decay) : 1;

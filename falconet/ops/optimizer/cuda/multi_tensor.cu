@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(threads) multi_tensor(const __grid_constant__ 
   auto const& p = w.parameter[low];
   auto const& o = w.options;
   StepState const s = *w.step;
-  T const lr = T(s.learning_rate), decay = T(o.weight_decay), momentum = T(o.momentum), scale = T(s.loss_scale);
+  T const lr = T(s.learning_rate), decay = T(o.weight_decay), momentum = T(o.momentum);
   T rate = 0, root = 0;
   if (o.kind != OptimizerOptions::sgd) {
     double const t = double(s.step + 1);
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(threads) multi_tensor(const __grid_constant__ 
   for (int k = 0; k < per_thread; ++k) {
     std::int64_t const i = begin + k * threads + threadIdx.x;
     if (i >= p.size) break;
-    T value = p.value[i], g = p.gradient[i] / scale;
+    T value = p.value[i], g = p.gradient[i];
     if (o.kind == OptimizerOptions::adamw) value *= T(1) - lr * decay;
     else g += decay * value;
     if (o.kind == OptimizerOptions::sgd) {
