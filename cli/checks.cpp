@@ -25,7 +25,8 @@ struct Library {
 // Where the system's loader finds it; empty if nowhere.
 std::string found_at(Library const& library) {
   for (char const* file : library.files) {
-    void* const handle = dlopen(file, RTLD_LAZY | RTLD_LOCAL);
+    // It stays loaded: unloading a vendor's library runs its destructors for nothing, and some of them leak.
+    void* const handle = dlopen(file, RTLD_LAZY | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) continue;
     link_map* map = nullptr;
     std::string path = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name ? map->l_name : file;

@@ -29,8 +29,13 @@ __attribute__((noinline)) void* operator new(std::size_t bytes, std::align_val_t
   if (void* p = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return p;
   throw std::bad_alloc();
 }
+__attribute__((noinline)) void* operator new(std::size_t bytes, std::nothrow_t const&) noexcept {   // std::stable_sort's
+  ++allocations;
+  return std::malloc(bytes ? bytes : 1);
+}
 __attribute__((noinline)) void operator delete(void* p) noexcept { std::free(p); }
 __attribute__((noinline)) void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+__attribute__((noinline)) void operator delete(void* p, std::nothrow_t const&) noexcept { std::free(p); }
 __attribute__((noinline)) void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 __attribute__((noinline)) void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
