@@ -16,7 +16,6 @@
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
 #include "falconet/data/image.h"
-#include "falconet/train/model_file.h"
 #include "falconet/train/predictor.h"
 
 namespace falconet::cli {
@@ -102,8 +101,7 @@ class Batches {
 }  // namespace
 
 int evaluate(Settings& settings) {
-  auto const path = run_file(settings.text("model"));
-  auto const model = load_model(path, model_options(settings));
+  auto const model = trained_model(settings);
   if (!settings.has("data")) fail(ErrorKind::usage, "eval needs data=KIND:FOLDER, such as data=mnist:data/mnist");
   TestData const data = open_test_data(settings.text("data"), model->spec());
   auto const& set = data.set;
@@ -119,7 +117,7 @@ int evaluate(Settings& settings) {
     JsonRow row;
     row.add("what", "eval")
         .add("model", model->name)
-        .add("file", path)
+        .add("file", run_file(settings.text(settings.has("weights") ? "weights" : "model")))
         .add("data", data.kind)
         .add("samples", e.samples)
         .add("loss", e.loss)
@@ -156,11 +154,10 @@ int evaluate(Settings& settings) {
 }
 
 int predict(Settings& settings) {
-  auto const path = run_file(settings.text("model"));
   auto const& paths = settings.paths();
   if (paths.empty() && !settings.has("data"))
     fail(ErrorKind::usage, "predict needs PNG or JPEG files, folders of them, or data=KIND:FOLDER");
-  auto const model = load_model(path, model_options(settings));
+  auto const model = trained_model(settings);
   auto const& labels = model->spec().labels;
   std::size_t const top = std::size_t(settings.whole("top"));
   std::int64_t right = 0, known = 0;

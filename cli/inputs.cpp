@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -13,7 +14,7 @@
 #include "falconet/data/cifar.h"
 #include "falconet/data/image_folder.h"
 #include "falconet/data/mnist.h"
-#include "falconet/nn/models.h"
+#include "falconet/train/model_file.h"
 #include "falconet/train/run_folder.h"
 
 namespace falconet::cli {
@@ -86,12 +87,17 @@ void read_settings(Settings& settings, std::span<std::string const> words) {
 
 std::span<DataKind const> data_kinds() {
   static constexpr DataKind kinds[] = {
-      {"mnist", "data/mnist", [](std::string const& folder, Shape const&) { return data::mnist(folder); }},
-      {"fashion_mnist", "data/fashion-mnist", [](std::string const& folder, Shape const&) { return data::fashion_mnist(folder); }},
-      {"cifar10", "data/cifar-10", [](std::string const& folder, Shape const&) { return data::cifar10(folder); }},
+      {"mnist", "data/mnist", [](std::string const& folder, models::Description const&) { return data::mnist(folder); }},
+      {"fashion_mnist", "data/fashion-mnist", [](std::string const& folder, models::Description const&) { return data::fashion_mnist(folder); }},
+      {"cifar10", "data/cifar-10", [](std::string const& folder, models::Description const&) { return data::cifar10(folder); }},
       {"folder", "",
-       [](std::string const& folder, Shape const& image) {
-         return data::image_folder(folder, {.height = int(image[1]), .width = int(image[2]), .channels = int(image[0])});
+       [](std::string const& folder, models::Description const& network) {
+         data::ImageFolderOptions options{.height = int(network.image[1]), .width = int(network.image[2]), .channels = int(network.image[0])};
+         if (network.imagenet) {
+           auto const spec = network.spec(network.classes);
+           options.mean = spec.mean, options.std = spec.std;
+         }
+         return data::image_folder(folder, options);
        }},
   };
   return kinds;
@@ -135,19 +141,25 @@ Place place_of(std::string const& text) {
 
 }  // namespace
 
-NamedData open_data(std::string const& text, Shape const& image) {
+NamedData open_data(std::string const& text, models::Description const& network) {
   auto const place = place_of(text);
-  return {std::string(place.kind->name), place.folder, place.kind->open(place.folder, image)};
+  return {std::string(place.kind->name), place.folder, place.kind->open(place.folder, network)};
 }
+
+namespace {
+// Where the test part of an image folder lies: in it, or the folder itself.
+std::string test_part(std::string const& folder) {
+  for (char const* part : {"/val", "/test", ""})
+    if (is_there(folder + part)) return folder + part;
+  fail(ErrorKind::data, folder + ": no such folder");
+}
+}  // namespace
 
 TestData open_test_data(std::string const& text, ImageSpec const& spec) {
   auto const place = place_of(text);
   std::string const kind(place.kind->name);
-  if (kind != "folder") return {kind, place.folder, place.kind->open(place.folder, spec.image).test};
-  for (char const* part : {"/val", "/test", ""})
-    if (is_there(place.folder + part))
-      return {kind, place.folder, data::image_folder_part(place.folder + part, {spec.image, spec.mean, spec.std, spec.labels})};
-  fail(ErrorKind::data, place.folder + ": no such folder");
+  if (kind != "folder") return {kind, place.folder, place.kind->open(place.folder, {}).test};
+  return {kind, place.folder, data::image_folder_part(test_part(place.folder), {spec.image, spec.mean, spec.std, spec.labels})};
 }
 
 // ---- models ----
@@ -158,7 +170,7 @@ std::string run_file(std::string const& model) {
     if (!is_there(model)) {
       for (auto const& known : models::known())
         if (known.name == model)
-          fail(ErrorKind::usage, format("model={} is an untrained network; a run folder or a .safetensors file is needed", model));
+          fail(ErrorKind::usage, format("model={} is an untrained network; a run folder or a .safetensors file is needed, or weights=FILE beside it", model));
       fail(ErrorKind::file, format("{}: no such run folder or .safetensors file", model));
     }
     return model;
@@ -185,16 +197,48 @@ std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spe
   auto const& description = models::find(settings.text("model"));
   ImageSpec own;
   if (!spec) {
-    own.image = description.image;
-    own.mean.assign(std::size_t(own.image[0]), 0.f);
-    own.std.assign(std::size_t(own.image[0]), 1.f);
-    for (int i = 0; i < description.classes; ++i) own.labels.push_back(std::to_string(i));
+    own = description.spec(settings.has("classes") ? int(settings.whole("classes")) : description.classes);
     spec = &own;
   }
   auto options = model_options(settings);
   options.seed = std::uint64_t(settings.whole("seed"));
   auto model = std::make_unique<Model>(*spec, description.make(int(spec->labels.size())), options);
   model->name = description.name;
+  return model;
+}
+
+namespace {
+constexpr std::string_view partial = "partial:";
+}
+
+void read_weights(Settings const& settings, Model& model) {
+  if (!settings.has("weights")) return;
+  auto const text = settings.text("weights");
+  bool const some = text.starts_with(partial);
+  auto const file = run_file(some ? text.substr(partial.size()) : text);
+  auto const read = load_weights(model, file, some ? WeightMatch::partial : WeightMatch::strict);
+  if (!read.misfits().empty()) std::fprintf(stderr, "note: %s: %d tensors read%s\n", file.c_str(), read.read, read.misfits().c_str());
+}
+
+std::unique_ptr<Model> trained_model(Settings const& settings) {
+  auto const which = settings.text("model");
+  if (!settings.has("weights")) return load_model(run_file(which), model_options(settings));
+  if (settings.text("weights").starts_with(partial))
+    fail(ErrorKind::usage, format("weights={}: weights that are only partly there are for training", settings.text("weights")));
+  auto const& description = models::find(which);
+  auto spec = description.spec(settings.has("classes") ? int(settings.whole("classes")) : description.classes);
+  if (settings.has("data") && !settings.has("classes")) {
+    auto const place = place_of(settings.text("data"));
+    if (place.kind->name == "folder") {
+      spec.labels = data::class_names(test_part(place.folder));
+    } else {
+      auto const d = place.kind->open(place.folder, description).test.spec();
+      spec = {d.image, d.mean, d.std, d.labels};
+    }
+  }
+  auto model = std::make_unique<Model>(spec, description.make(int(spec.labels.size())), model_options(settings));
+  model->name = description.name;
+  load_weights(*model, run_file(settings.text("weights")));
   return model;
 }
 

@@ -9,6 +9,7 @@
 #include "falconet/base/settings.h"
 #include "falconet/data/pipeline.h"
 #include "falconet/nn/model.h"
+#include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
 
 namespace falconet::cli {
@@ -30,12 +31,13 @@ struct EmbeddedFile {
 std::span<EmbeddedFile const> embedded_files();
 
 // data=KIND[:FOLDER], such as mnist, cifar10:data/cifar-10. The folder is looked for from the working folder, then below
-// FALCONET_DATA, the installed share folder and the source tree. Image folders are resized to `image` (C,H,W).
+// FALCONET_DATA, the installed share folder and the source tree. Image folders are resized to what the network was made for, and
+// normalised by ImageNet's mean and std if it is a network for that.
 struct NamedData {
   std::string kind, folder;  // as found
   data::Split split;
 };
-NamedData open_data(std::string const& text, Shape const& image);
+NamedData open_data(std::string const& text, models::Description const& network);
 
 // The test part of a data set, normalised as a trained model says; of image folders the training part is not needed.
 struct TestData {
@@ -46,7 +48,7 @@ TestData open_test_data(std::string const& text, ImageSpec const& spec);
 
 struct DataKind {
   std::string_view name, folder;
-  data::Split (*open)(std::string const& folder, Shape const& image);
+  data::Split (*open)(std::string const& folder, models::Description const& network);
 };
 std::span<DataKind const> data_kinds();
 std::string find_data_folder(std::string const& folder);  // the path unchanged if it is nowhere
@@ -54,7 +56,12 @@ std::string find_data_folder(std::string const& folder);  // the path unchanged 
 std::string run_file(std::string const& model);  // best.safetensors of a run folder, or the file itself
 ModelOptions model_options(Settings const& settings);
 // The named network for the images and classes of a data set, or for those it was made for.
+// The classes setting decides their number where there is no data set. Weights are not read.
 std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spec);
+// weights=FILE or weights=partial:FILE, if given: reads them into the model; what a partial file leaves out is noted on stderr.
+void read_weights(Settings const& settings, Model& model);
+// The model of eval and predict: model=RUN or FILE as it describes itself, or the network model=NAME with the weights of weights=FILE.
+std::unique_ptr<Model> trained_model(Settings const& settings);
 StepOptions step_options(Settings const& settings);
 
 }  // namespace falconet::cli

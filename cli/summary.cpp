@@ -68,11 +68,12 @@ int summary(Settings& settings) {
   std::unique_ptr<NamedData> data;
   std::unique_ptr<ImageSpec> spec;
   if (settings.has("data")) {
-    data = std::make_unique<NamedData>(open_data(settings.text("data"), models::find(settings.text("model")).image));
+    data = std::make_unique<NamedData>(open_data(settings.text("data"), models::find(settings.text("model"))));
     auto const& d = data->split.train.spec();
     spec = std::make_unique<ImageSpec>(ImageSpec{d.image, d.mean, d.std, d.labels});
   }
   auto const model = make_model(settings, spec.get());
+  read_weights(settings, *model);
   auto const options = step_options(settings);
   Graph graph;
   CompileContext context;

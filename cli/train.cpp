@@ -165,12 +165,12 @@ int train(Settings& settings) {
   auto const options = step_options(settings);
   auto const optimizer = optimizer_of(settings);
   auto const schedule = schedule_of(settings);
-  NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")).image);
+  NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")));
   auto const training = augmented(data.split.train, settings);
   auto const& d = data.split.train.spec();
   ImageSpec const spec{d.image, d.mean, d.std, d.labels};
   auto const model = make_model(settings, &spec);
-  if (settings.has("weights") && !resume) load_weights(*model, settings.text("weights"));
+  if (!resume) read_weights(settings, *model);
 
   ProgressLine progress(options.batch);
   std::optional<RunRecord> before;

@@ -7,6 +7,9 @@
 //   value(name, i, b)    (2 * (bits >> 11) * 2^-53 - 1) * b in f64, then rounded to f32: f64, f32 and bf16 runs start alike
 //   weight, bias         element i (row-major in PyTorch's order) of a tensor: value(its key in the model, i, 1 / sqrt(fan_in));
 //                        batch norm starts at 1 and 0
+//   a trained network   what is no matrix is spread about its usual value, so that nothing is left out of the result by being 0 or 1:
+//                        weights of convolutions and linear layers value(key, i, sqrt(6 / fan_in)), biases and running means
+//                        value(key, i, 1/2), batch norm's weights and running variances 1 + value(key, i, 1/2)
 //   batch of step s      image element i: value("images", s * elements of the batch + i, sqrt(3)), so of variance 1;
 //                        label of row n: bits(key("labels"), s * batch + n) % classes
 #pragma once
@@ -47,6 +50,17 @@ inline void fill(Parameters& parameters) {
     if (e.init.kind != Init::constant) fill(v, e.name, 1 / std::sqrt(double(e.init.fan_in)));
     else
       for (std::int64_t i = 0; i < v.type.shape.elements(); ++i) store_element(v, i, e.init.value);
+  }
+}
+
+// As of a trained network.
+inline void fill_trained(Parameters& parameters) {
+  for (auto& e : parameters.entries()) {
+    View const v = e.tensor.view();
+    auto const elements = v.type.shape.elements();
+    bool const matrix = v.type.shape.rank() > 1, about_one = !matrix && (e.name.ends_with(".weight") || e.name.ends_with(".running_var"));
+    double const bound = matrix ? std::sqrt(6.0 / double(elements / v.type.shape[0])) : 0.5;
+    for (std::int64_t i = 0; i < elements; ++i) store_element(v, position(v.type, i), about_one + value(e.name, std::uint64_t(i), bound));
   }
 }
 

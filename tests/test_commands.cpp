@@ -404,7 +404,24 @@ TEST_F(Commands, WeightsThatDoNotFitAreListed) {
   expect_refusal(falconet({"eval", "model=cut.safetensors", "data=mnist:digits"}), 1, {"cut.safetensors"});
   expect_refusal(falconet({"train", "model=resnet20", "data=mnist:digits", "weights=r/best.safetensors"}), 1,
                  {"missing: bn1.weight, ", " and 98 more; unexpected: ", " and 1 more; of another shape: conv1.weight"});
+  expect_refusal(falconet({"train", "model=mnist_cnn", "data=mnist:digits", "weights=partial:r/best.safetensors"}), 1,
+                 {"none of its tensors fits the network; ", "conv1.weight"});
+  expect_refusal(falconet({"eval", "model=lenet5", "data=mnist:digits", "weights=partial:r/best.safetensors"}), 2, {"partial:r/best.safetensors"});
   expect_no_run();
+}
+
+TEST_F(Commands, WeightsGoIntoANetworkByName) {
+  ASSERT_EQ(falconet(training({"run=r", "epochs=1"})).code, 0);
+  auto const last_line = [](Result const& r) { return std::regex_replace(r.out.substr(r.out.rfind("images of")), std::regex(" in [^:]*:"), ""); };
+  auto const named = falconet({"eval", "model=lenet5", "weights=r/best.safetensors", "data=mnist:digits"}), run = falconet({"eval", "model=r", "data=mnist:digits"});
+  ASSERT_EQ(named.code, 0) << named.err;
+  EXPECT_EQ(last_line(named), last_line(run));
+  EXPECT_EQ(falconet({"predict", "model=lenet5", "weights=r", "data=mnist:digits", "count=2"}).code, 0);
+  EXPECT_EQ(falconet({"summary", "model=lenet5", "weights=r"}).code, 0);
+  auto const other = falconet({"bench", "predict", "model=lenet5", "classes=4", "weights=partial:r", "steps=1"});
+  EXPECT_EQ(other.code, 0);
+  EXPECT_EQ(other.err, "note: r/best.safetensors: 8 tensors read; of another shape: fc3.weight (f32[10x84] instead of 4x84), fc3.bias (f32[10] instead of 4)\n");
+  expect_refusal(falconet({"bench", "predict", "model=lenet5", "classes=4", "weights=r"}), 1, {"do not fit the network", "fc3.weight"});
 }
 
 // ---- the other verbs ----

@@ -7,8 +7,10 @@
       An optimizer's case: CASE.parameter, CASE.gradients [steps, elements], CASE.parameters [steps, elements] after each step.
   tests/golden/pytorch_losses.json      the losses of 100 SGD steps of mnist_cnn and resnet20 in f64, f32 and with bf16 autocast
       from hashed weights and batches (the generator is stated in tests/hashed_data.h, and here in `hashed`).
+  tests/golden/torchvision.json  of torchvision's networks for 10 classes: the number of parameters, a hash of the keys with their shapes,
+      and the logits of a hashed batch with hashed weights (as of a trained network, tests/hashed_data.h) in f64.
 
-Needs torch (2.x, CPU), numpy and safetensors:  python3 tools/record_pytorch.py [ops] [losses]
+Needs torch (2.x, CPU), numpy and safetensors, and torchvision for the last:  python3 tools/record_pytorch.py [ops] [losses] [networks]
 """
 import json
 import math
@@ -332,10 +334,53 @@ def record_losses():
     print(f"{path}: {os.path.getsize(path)} bytes, torch {torch.__version__}")
 
 
+# ---- torchvision's networks ----
+def hash_trained(model):
+    for name, value in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        matrix = value.dim() > 1
+        about = 0.0 if matrix else float(name.endswith((".weight", ".running_var")))
+        bound = math.sqrt(6 / math.prod(value.shape[1:])) if matrix else 0.5
+        values = about + hashed(name, tuple(value.shape), bound)
+        value.copy_(torch.from_numpy(values.astype(np.float32)))
+
+
+def keys_text(model):
+    shapes = {n: "x".join(map(str, v.shape)) for n, v in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    return "".join(f"{n} {s}\n" for n, s in sorted(shapes.items()))
+
+
+def record_networks():
+    import torchvision
+    out = {"torch": torch.__version__, "torchvision": torchvision.__version__, "classes": 10}
+    for name, image in (("resnet18", 64), ("resnet34", 64), ("resnet50", 64), ("vgg16", 224), ("mobilenet_v2", 64)):
+        make = getattr(torchvision.models, name)
+        batch = 1 if image == 224 else 2
+        with torch.device("meta"):
+            whole = make(weights=None)
+        model = make(weights=None, num_classes=10).eval()
+        hash_trained(model)
+        images = torch.from_numpy(hashed("images", (batch, 3, image, image), math.sqrt(3)))
+        with torch.inference_mode():
+            single = model(images.float()).double()
+            logits = model.double()(images)
+        out[name] = {"image": image, "batch": batch, "parameters": sum(p.numel() for p in whole.parameters()), "keys": int(key(keys_text(whole))),
+                     "logits": [float(f"{v:.12g}") for v in logits.flatten().tolist()]}
+        print(name, logits.flatten().tolist()[:4], "f32 off by", float((single - logits).abs().max() / logits.abs().max()), "of the largest")
+    path = os.path.join(GOLDEN, "torchvision.json")
+    with open(path, "w") as file:
+        json.dump(out, file, indent=None, separators=(", ", ": "))
+        file.write("\n")
+    print(f"{path}: {os.path.getsize(path)} bytes, torch {torch.__version__}, torchvision {torchvision.__version__}")
+
+
 if __name__ == "__main__":
     os.makedirs(GOLDEN, exist_ok=True)
-    wanted = sys.argv[1:] or ["ops", "losses"]
+    wanted = sys.argv[1:] or ["ops", "losses", "networks"]
     if "ops" in wanted:
         record_operations()
     if "losses" in wanted:
         record_losses()
+    if "networks" in wanted:
+        record_networks()

@@ -30,8 +30,8 @@ constexpr Setting settings[] = {
     // What is trained, and on what
     {"recipe", text, "", "train, eval, summary, bench train, bench predict", "a recipe by name (recipes/NAME.toml) or file"},
     {"config", text, "", all_that_run, "a TOML file with settings, above the recipe and below the command line"},
-    {"model", text, "", "train, summary, bench train, bench predict", "the network: mnist_cnn, lenet5, resnet_mini, resnet20, resnet56"},
-    {"model", text, "", "eval, predict", "a run folder or a .safetensors file"},
+    {"model", text, "", "train, summary, bench train, bench predict", "the network: mnist_cnn, lenet5, resnet_mini, resnet20, resnet56; for 224x224: resnet18, resnet34, resnet50, vgg16, mobilenet_v2"},
+    {"model", text, "", "eval, predict", "a run folder or a .safetensors file; with weights=: the name of a network"},
     {"data", text, "", "train, eval, predict", "the data set, KIND:FOLDER, such as mnist:data/mnist or cifar10:data/cifar-10"},
     {"data", text, "", "summary", "take image size and classes from this data set"},
 
@@ -55,7 +55,8 @@ constexpr Setting settings[] = {
     {"seed", whole, "1", "train, summary, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
     {"run", text, "", "train", "the run folder; default: the next free runs/trainN"},
     {"resume", text, "", "train", "a run folder to go on with"},
-    {"weights", text, "", "train", "start from the weights in this .safetensors file"},
+    {"weights", text, "", networks, "read the weights in this .safetensors file, as PyTorch names them; train: partial:FILE takes what fits"},
+    {"classes", whole, "", "eval, predict, summary, bench train, bench predict", "outputs of the network; default: the data's, or its own number", "", 1, 1 << 20},
     {"accuracy", real, "", "train", "what a recipe promises; the report says whether it was reached", "", 0, 1},
 
     // Where and how it is computed

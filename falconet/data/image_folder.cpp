@@ -59,15 +59,9 @@ std::vector<std::string> names_in(std::string const& folder, bool folders) {
   return names;
 }
 
-std::vector<std::string> classes_in(std::string const& folder) {
-  auto names = names_in(folder, true);
-  if (names.empty()) fail(ErrorKind::data, folder + ": expected a folder for each class, found none");
-  return names;
-}
-
 std::vector<Entry> entries_in(std::string const& folder, std::vector<std::string> const& labels) {
   std::vector<Entry> entries;
-  for (auto const& name : classes_in(folder)) {
+  for (auto const& name : class_names(folder)) {
     auto const label = std::ranges::find(labels, name) - labels.begin();
     auto const class_folder = folder + "/" + name;
     if (label == std::ptrdiff_t(labels.size())) fail(ErrorKind::data, format("{}: the training set has no class '{}'", class_folder, name));
@@ -102,11 +96,17 @@ void measure(DataSpec& spec, std::vector<Entry> const& entries, ImageFolderOptio
 
 }  // namespace
 
+std::vector<std::string> class_names(std::string const& folder) {
+  auto names = names_in(folder, true);
+  if (names.empty()) fail(ErrorKind::data, folder + ": expected a folder for each class, found none");
+  return names;
+}
+
 Split image_folder(std::string const& root, ImageFolderOptions options) {
   if (options.channels != 1 && options.channels != 3) fail(ErrorKind::usage, format("channels is {}, expected 1 or 3", options.channels));
   if (options.height < 1 || options.width < 1) fail(ErrorKind::usage, format("images of {}x{} are not possible", options.height, options.width));
   auto const folder = root + "/train";
-  DataSpec spec{{options.channels, options.height, options.width}, options.mean, options.std, classes_in(folder)};
+  DataSpec spec{{options.channels, options.height, options.width}, options.mean, options.std, class_names(folder)};
   auto entries = entries_in(folder, spec.labels);
   auto const test = test_folder(root);
   if (options.mean.empty() || options.std.empty()) measure(spec, entries, options);

@@ -15,6 +15,9 @@ struct ImageFolderOptions {
   int measured = 256;
 };
 
+// The class folders' names in such a FOLDER, sorted: their numbers in this order are the labels. Error{data} if there is none.
+std::vector<std::string> class_names(std::string const& folder);
+
 Split image_folder(std::string const& root, ImageFolderOptions options = {});
 
 // One part of such a set, FOLDER/CLASS/x.jpg, for a spec that is already known: its labels name the class folders.

@@ -27,8 +27,10 @@ struct Init {
   enum Kind : std::uint8_t {
     constant,         // every element = value
     uniform,          // U(-value, value)
+    normal,           // N(0, value^2)
     kaiming_uniform,  // U(-b, b), b = sqrt(6 / fan_in), He et al. 2015 eq. 10, gain for ReLU
     kaiming_normal,   // N(0, 2 / fan_in), He et al. 2015 eq. 10
+    kaiming_normal_fan_out,  // N(0, 2 / fan_out), He et al. 2015 eq. 14: keeps the gradient's variance
     xavier_uniform,   // U(-b, b), b = sqrt(6 / (fan_in + fan_out)), Glorot & Bengio 2010 eq. 16
     xavier_normal,    // N(0, 2 / (fan_in + fan_out)), Glorot & Bengio 2010 eq. 12
     pytorch           // U(-b, b), b = 1 / sqrt(fan_in): PyTorch's default for convolution and linear, weights and biases

@@ -16,8 +16,10 @@ void initialise(Tensor& tensor, Init const& init, std::uint64_t seed, std::strin
   switch (init.kind) {
     case Init::constant: break;
     case Init::uniform: break;
+    case Init::normal: normal = true; break;
     case Init::kaiming_uniform: spread = std::sqrt(6.0 / in); break;
     case Init::kaiming_normal: spread = std::sqrt(2.0 / in), normal = true; break;
+    case Init::kaiming_normal_fan_out: spread = std::sqrt(2.0 / out), normal = true; break;
     case Init::xavier_uniform: spread = std::sqrt(6.0 / (in + out)); break;
     case Init::xavier_normal: spread = std::sqrt(2.0 / (in + out)), normal = true; break;
     case Init::pytorch: spread = 1.0 / std::sqrt(in); break;

@@ -57,13 +57,13 @@ Layer conv(std::string name, int out, Size2 kernel, ConvLayerOptions o, std::sou
     if (c % o.groups || out % o.groups)
       fail_in_layer(ErrorKind::shape, layer, std::to_string(o.groups) + " groups do not divide " + std::to_string(c % o.groups ? c : out) +
                     (c % o.groups ? " input channels" : " output channels") + "; x is " + Shape{x.shape()[1], x.shape()[2], x.shape()[3]}.text(), at);
-    auto const fan_in = c / o.groups * kernel.h * kernel.w, fan_out = std::int64_t(out) / o.groups * kernel.h * kernel.w;
+    auto const fan_in = c / o.groups * kernel.h * kernel.w, fan_out = std::int64_t(out) * kernel.h * kernel.w;  // PyTorch's rule: whatever the groups
     auto [top, bottom] = resolve(o.padding, o.padding.size.h, kernel.h, o.stride.h, o.dilation.h, layer, at);
     auto [left, right] = resolve(o.padding, o.padding.size.w, kernel.w, o.stride.w, o.dilation.w, layer, at);
     g.push_scope(name);
     Var weight = g.parameter("weight", f32({out, c / o.groups, kernel.h, kernel.w}), {o.init, 0, fan_in, fan_out}, at);
     Var bias;
-    if (o.bias) bias = g.parameter("bias", f32({out}), {Init::pytorch, 0, fan_in, fan_out}, at);
+    if (o.bias) bias = g.parameter("bias", f32({out}), {o.bias_init, 0, fan_in, fan_out}, at);
     g.pop_scope();
     return conv2d(x, weight, bias, {{o.stride.h, o.stride.w}, {top, left, bottom, right}, {o.dilation.h, o.dilation.w}, o.groups}, layer, at);
   };
@@ -77,9 +77,9 @@ Layer linear(std::string name, int out, LinearOptions o, std::source_location at
     if (x.shape().rank() != 2) fail_in_layer(ErrorKind::shape, layer, "a linear layer wants N,C, x is " + x.shape().text(), at);
     auto const in = x.shape()[1];
     g.push_scope(name);
-    Var weight = g.parameter("weight", f32({out, in}), {o.init, 0, in, out}, at);
+    Var weight = g.parameter("weight", f32({out, in}), {o.init, o.init_value, in, out}, at);
     Var bias;
-    if (o.bias) bias = g.parameter("bias", f32({out}), {Init::pytorch, 0, in, out}, at);
+    if (o.bias) bias = g.parameter("bias", f32({out}), {o.bias_init, 0, in, out}, at);
     g.pop_scope();
     return linear(x, weight, bias, layer, at);
   };
@@ -125,6 +125,18 @@ Layer avg_pool(Size2 window, PoolLayerOptions o, std::source_location at) {
     auto const layer = x.graph().numbered("avg_pool");
     want_image(x, layer, "average pooling", at);
     return avg_pool(x, pool_options(window, o), layer, at);
+  };
+}
+Layer adaptive_avg_pool(Size2 size, std::source_location at) {
+  return [=](Var x) {
+    auto const layer = x.graph().numbered("adaptive_avg_pool");
+    want_image(x, layer, "adaptive average pooling", at);
+    auto const h = x.shape()[2], w = x.shape()[3];
+    if (size.h < 1 || size.w < 1 || h % size.h || w % size.w)
+      fail_in_layer(ErrorKind::shape, layer, "images of " + Shape{h, w}.text() + " have no equal windows for means of " + Shape{size.h, size.w}.text() +
+                    ": expected multiples of these", at);
+    if (h == size.h && w == size.w) return x;
+    return avg_pool(x, pool_options({int(h / size.h), int(w / size.w)}, {}), layer, at);
   };
 }
 

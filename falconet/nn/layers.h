@@ -36,12 +36,15 @@ struct ConvLayerOptions {
   int groups = 1;
   bool bias = true;
   Init::Kind init = Init::pytorch;                   // of the weight
+  Init::Kind bias_init = Init::pytorch;              // constant: zeros
 };
 Layer conv(std::string name, int out, Size2 kernel, ConvLayerOptions = {}, std::source_location at = std::source_location::current());
 
 struct LinearOptions {
   bool bias = true;
-  Init::Kind init = Init::pytorch;
+  Init::Kind init = Init::pytorch;                   // of the weight
+  double init_value = 0;                             // of the inits that have one: constant, uniform, normal
+  Init::Kind bias_init = Init::pytorch;              // constant: zeros
 };
 // Flattens an image-shaped input by itself.
 Layer linear(std::string name, int out, LinearOptions = {}, std::source_location at = std::source_location::current());
@@ -59,6 +62,8 @@ struct PoolLayerOptions {
 };
 Layer max_pool(Size2 window, PoolLayerOptions = {}, std::source_location at = std::source_location::current());
 Layer avg_pool(Size2 window, PoolLayerOptions = {}, std::source_location at = std::source_location::current());
+// N,C,H,W -> N,C,size: means over equal windows. H and W must be multiples of the size, else a shape error.
+Layer adaptive_avg_pool(Size2 size, std::source_location at = std::source_location::current());
 
 extern Layer const global_avg_pool;                  // N,C,H,W -> N,C,1,1
 extern Layer const flatten;                          // N,C,H,W -> N,C*H*W

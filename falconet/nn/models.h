@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "falconet/nn/layers.h"
+#include "falconet/tensor/image_spec.h"
 
 namespace falconet::models {
 
@@ -20,12 +21,24 @@ Layer resnet_mini(int classes);
 // shape changes.
 Layer resnet_cifar(int depth, int classes);
 
+// The following five are those of torchvision for images of 3x224x224, with its keys and its initial weights: files of its weights load
+// strictly.
+// He et al. 2016, table 1: depth 18 and 34 of basic blocks, 50 of bottlenecks (the stride on the 3x3 convolution).
+Layer resnet(int depth, int classes);
+// Simonyan & Zisserman 2015, configuration D. Height and width are multiples of 224, or such that the last map is one of 7x7.
+Layer vgg16(int classes);
+// Sandler et al. 2018, table 2: inverted residuals with depthwise 3x3 convolutions and ReLU6.
+Layer mobilenet_v2(int classes);
+
 struct Description {
   std::string_view name;
   Shape image;                       // of the input it was made for, C,H,W
   int classes;
   Layer (*make)(int classes);
   std::string_view what;             // one line for help
+  bool imagenet = false;             // trained weights of it expect images normalised by ImageNet's mean and std
+  // What it is fed where no data set says so: images of its size (ImageNet's normalisation, or pixels of 0..1) and classes "0", "1" ...
+  ImageSpec spec(int classes) const;
 };
 std::vector<Description> const& known();
 Description const& find(std::string_view name);   // throws a usage error that offers the nearest name

@@ -33,20 +33,14 @@ std::vector<float> floats(std::string const& text) {
   return out;
 }
 
-// Keys for an error message: the first eight, and how many more there are.
-class KeyList {
- public:
-  void add(std::string const& key) {
-    if (++count_ <= most) (text_ += count_ > 1 ? ", " : "") += key;
-  }
-  bool empty() const { return count_ == 0; }
-  std::string text() const { return count_ > most ? text_ + " and " + std::to_string(count_ - most) + " more" : text_; }
-
- private:
-  static constexpr int most = 8;
-  std::string text_;
-  int count_ = 0;
-};
+// Keys for a message: the first eight, and how many more there are.
+std::string listed(std::string const& what, std::vector<std::string> const& keys) {
+  constexpr std::size_t most = 8;
+  if (keys.empty()) return "";
+  std::string out = "; " + what + ": ";
+  for (std::size_t i = 0; i < std::min(most, keys.size()); ++i) (out += i ? ", " : "") += keys[i];
+  return keys.size() > most ? out + " and " + std::to_string(keys.size() - most) + " more" : out;
+}
 
 // Whether a tensor of the file can become this parameter.
 bool fits(Tensor const& t, Shape const& shape) { return t.shape() == shape && t.type().dtype != DType::u8 && t.type().dtype != DType::i32; }
@@ -57,24 +51,26 @@ struct Wanted {
   Shape shape;
 };
 
-// Throws unless the file holds exactly these, listing what is missing, unexpected or of another shape.
-void require_fit(std::vector<Wanted> const& wanted, io::SafeTensors const& file, std::string const& path) {
-  KeyList missing, unexpected, unfit;
+WeightsRead compared(std::vector<Wanted> const& wanted, io::SafeTensors const& file) {
+  WeightsRead out;
   std::set<std::string> known;
   for (auto const& w : wanted) {
     known.insert(w.name);
     auto at = file.tensors.find(w.name);
-    if (at == file.tensors.end()) missing.add(w.name);
-    else if (!fits(at->second, w.shape)) unfit.add(w.name + " (" + at->second.type().text() + " instead of " + w.shape.text() + ")");
+    if (at == file.tensors.end()) out.missing.push_back(w.name);
+    else if (!fits(at->second, w.shape)) out.unfit.push_back(w.name + " (" + at->second.type().text() + " instead of " + w.shape.text() + ")");
+    else ++out.read;
   }
   for (auto const& [key, tensor] : file.tensors)
-    if (!known.contains(key) && !key.ends_with(".num_batches_tracked")) unexpected.add(key);   // PyTorch counts batches; falconet has no use for it
-  if (missing.empty() && unexpected.empty() && unfit.empty()) return;
-  std::string why = path + ": the weights do not fit the network";
-  if (!missing.empty()) why += "; missing: " + missing.text();
-  if (!unexpected.empty()) why += "; unexpected: " + unexpected.text();
-  if (!unfit.empty()) why += "; of another shape: " + unfit.text();
-  fail(ErrorKind::model, why);
+    if (!known.contains(key) && !key.ends_with(".num_batches_tracked")) out.unexpected.push_back(key);   // PyTorch counts batches; falconet has no use for it
+  return out;
+}
+
+// Throws unless the file holds exactly these, listing what is missing, unexpected or of another shape.
+WeightsRead require_fit(std::vector<Wanted> const& wanted, io::SafeTensors const& file, std::string const& path) {
+  auto out = compared(wanted, file);
+  if (!out.misfits().empty()) fail(ErrorKind::model, path + ": the weights do not fit the network" + out.misfits());
+  return out;
 }
 
 std::vector<Wanted> wanted_by(Model const& model) {
@@ -94,29 +90,11 @@ std::vector<Wanted> wanted_by(Layer const& net, Shape const& image) {
   return out;
 }
 
-int read_into(Model& model, io::SafeTensors const& file) {
-  int read = 0;
+void read_into(Model& model, io::SafeTensors const& file) {
   for (auto& e : model.parameters()->entries()) {
     auto at = file.tensors.find(e.name);
-    if (at == file.tensors.end() || !fits(at->second, e.tensor.shape())) continue;
-    convert(at->second.view(), e.tensor.view());
-    ++read;
+    if (at != file.tensors.end() && fits(at->second, e.tensor.shape())) convert(at->second.view(), e.tensor.view());
   }
-  return read;
-}
-
-constexpr std::int64_t most_image_size = 65536;
-
-// What the metadata say of the images; throws where they make no sense.
-ImageSpec spec_of(std::string const& image, std::string const& mean, std::string const& deviation, std::string const& labels) {
-  ImageSpec spec{Shape::parse(image), floats(mean), floats(deviation), {}};
-  for (auto label : split(labels, '\n')) spec.labels.emplace_back(label);
-  if (spec.image.rank() != 3 || std::any_of(spec.image.begin(), spec.image.end(), [](std::int64_t size) { return size < 1 || size > most_image_size; }))
-    fail(ErrorKind::data, "an image of " + image + ", expected channels x height x width, each from 1 to " + std::to_string(most_image_size));
-  auto const channels = std::size_t(spec.image[0]);
-  if (spec.mean.size() != channels || spec.std.size() != channels || spec.labels.empty())
-    fail(ErrorKind::data, "image, mean, std and labels do not belong together");
-  return spec;
 }
 
 }  // namespace
@@ -138,7 +116,7 @@ std::unique_ptr<Model> load_model(std::string const& path, ModelOptions options)
   auto const file = io::read_safetensors(path);
   auto text = [&](char const* key) {
     auto at = file.metadata.find(std::string("falconet.") + key);
-    if (at == file.metadata.end()) fail(ErrorKind::model, path + " has no '" + key + "' in its metadata: it is not a falconet model file (weights alone are read with weights=)");
+    if (at == file.metadata.end()) fail(ErrorKind::model, path + " has no '" + key + "' in its metadata: it is not a falconet model file (weights alone are read with weights=, into a network named by model=)");
     return at->second;
   };
   auto const name = text("model");
@@ -159,10 +137,17 @@ std::unique_ptr<Model> load_model(std::string const& path, ModelOptions options)
   return model;
 }
 
-int load_weights(Model& model, std::string const& path, WeightMatch match) {
+std::string WeightsRead::misfits() const {
+  return listed("missing", missing) + listed("unexpected", unexpected) + listed("of another shape", unfit);
+}
+
+WeightsRead load_weights(Model& model, std::string const& path, WeightMatch match) {
   auto const file = io::read_safetensors(path);
-  if (match == WeightMatch::strict) require_fit(wanted_by(model), file, path);
-  return read_into(model, file);
+  auto const wanted = wanted_by(model);
+  auto out = match == WeightMatch::strict ? require_fit(wanted, file, path) : compared(wanted, file);
+  if (match == WeightMatch::partial && out.read == 0) fail(ErrorKind::model, path + ": none of its tensors fits the network" + out.misfits());
+  read_into(model, file);
+  return out;
 }
 
 }  // namespace falconet

@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "falconet/nn/model.h"
 
@@ -13,9 +14,15 @@ void save_model(Model const& model, std::string const& path);
 // Makes the model that the file describes (it must name a known network) with its weights. Throws file, data or model errors.
 std::unique_ptr<Model> load_model(std::string const& path, ModelOptions options = {});
 
-// Reads weights into a model. Strict: every key must be there and none may be left over (model error that lists both); partial:
-// only keys with fitting shapes are read, the number read is returned.
+// What a file's tensors had to do with a network's.
+struct WeightsRead {
+  int read = 0;                                               // tensors that were read
+  std::vector<std::string> missing, unexpected, unfit;        // keys; of another shape or no numbers: with both types
+  std::string misfits() const;                                // "; missing: a, b and 3 more; unexpected: c"; empty: all fits
+};
+// Reads weights into a model, such as PyTorch's of the same keys. Strict: every key must be there with its shape and none may be left
+// over (model error that lists what does not fit); partial: what fits is read, and that must be something (model error).
 enum class WeightMatch { strict, partial };
-int load_weights(Model& model, std::string const& path, WeightMatch match = WeightMatch::strict);
+WeightsRead load_weights(Model& model, std::string const& path, WeightMatch match = WeightMatch::strict);
 
 }  // namespace falconet
