@@ -103,7 +103,8 @@ TEST_P(ConvSlots, AgreeWithTheReference) {
       "n2 c1 hw28 k8 rs5 f32 nhwc",          "n3 c8 hw24 k8 rs5 f32 nhwc",     "n2 c1 hw28 k6 rs5 p2 f32 nhwc", "n2 c6 hw14 k16 rs5 f32 nhwc",
       "n2 c16 hw32 k16 rs3 p1 f32 nhwc",     "n2 c16 hw9 k32 rs3 p1 st2 f32 nhwc", "n1 c3 hw13 k33 rs3 p1 f32 nhwc", "n2 c7 h9 w17 k3 r3 s5 p0.1.2.3 f32 nhwc",
       "n1 c33 hw7 k20 rs1 f32 nhwc",         "n3 c16 hw8 k64 rs1 st2 f32 nhwc", "n2 c64 hw8 k64 rs3 p1 f32 nhwc", "n2 c5 hw11 k12 rs3 p2 d2 f32 nhwc",
-      "n1 c24 h5 w21 k40 rs3 p1 f32 nhwc",   "n2 c8 hw7 k8 rs3 p1 g2 f32 nhwc", "n2 c3 hw10 k5 rs3 p1 f32 nchw"};
+      "n1 c24 h5 w21 k40 rs3 p1 f32 nhwc",   "n2 c8 hw7 k8 rs3 p1 g2 f32 nhwc", "n2 c3 hw10 k5 rs3 p1 f32 nchw",
+      "n1 c256 hw14 k64 rs3 p1 f32 nhwc"};   // weights in several passes, the last of them beyond the last row
   for (auto shape : shapes) {
     if (ConvProblem::parse(shape).q() < 3) continue;
     auto const problem = ConvProblem::parse(std::string(shape) + " " + slots);

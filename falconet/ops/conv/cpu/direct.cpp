@@ -392,13 +392,14 @@ void task(DirectGather const& g, int number) {
         float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : 0) * long(g.col.out) * width;
         long const out_step = in_place ? g.out_c : width;
 
-        if (hi > lo || start) {
+        bool const store = start || (last && !finish && (bias || g.relu));   // also where no tap of this pass meets the image
+        if (hi > lo || store) {
           long at = before * long(all_groups) * group_floats;
           for (int j = 0; j < col_classes; at += r.count * long(cols[j].groups) * group_floats, ++j) {
             Columns const& c = cols[j];
             int const tiles = (c.positions + most_pixels - 1) / most_pixels;
-            int const run = c.run - run_from < run_chunk ? c.run - run_from : run_chunk;
-            if (tiles == 0 || (run <= 0 && !start)) continue;
+            int const run = c.run <= run_from ? 0 : c.run - run_from < run_chunk ? c.run - run_from : run_chunk;
+            if (tiles == 0 || (run == 0 && !store)) continue;
             int const each = c.positions / tiles, more = c.positions % tiles;
             TileKernel const small = tile_for(g, b.vectors, each), large = more ? tile_for(g, b.vectors, each + 1) : small;
             long const pixel_step = long(step_in(g.col)) * g.in_c;
