@@ -154,10 +154,10 @@ int evaluate(Settings& settings) {
 }
 
 int predict(Settings& settings) {
+  auto const model = trained_model(settings);
   auto const& paths = settings.paths();
   if (paths.empty() && !settings.has("data"))
     fail(ErrorKind::usage, "predict needs PNG or JPEG files, folders of them, or data=KIND:FOLDER");
-  auto const model = trained_model(settings);
   auto const& labels = model->spec().labels;
   std::size_t const top = std::size_t(settings.whole("top"));
   std::int64_t right = 0, known = 0;

@@ -2,7 +2,7 @@
 //   y(n,p,q,k)  = sum over r,s,c of x(n, p*st_h - pad_top + r*d_h, q*st_w - pad_left + s*d_w, c) * w(k,r,s,c)
 //   dx(n,h,w,c) = sum over the taps whose output lies on the stride's grid of dy(n,p,q,k) * w(k,r,s,c)
 //   dw(k,r,s,c) = sum over n,p,q of dy(n,p,q,k) * x(n,h,w,c): one block per element, summed in a fixed order
-// Arithmetic in f64 for f64 and in f32 for f32 and bf16; statistics are summed in f64. Cost: 2 n k p q (c/groups) r s operations, no
+// Arithmetic in f64 for f64 and in f32 for f32 and bf16 (whose dw may be f32); statistics are summed in f64. Cost: 2 n k p q (c/groups) r s operations, no
 // reuse beyond the caches. It is the truth on the device and the fallback for whatever no other algorithm accepts.
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -160,8 +160,8 @@ __device__ A block_sum(A v) {
   return partial[0];
 }
 
-template <class E, class A>
-__global__ void __launch_bounds__(threads) naive_filter(Geometry g, Slots slots, Pointers<E, A> a) {
+template <class F, class E, class A>
+__global__ void __launch_bounds__(threads) naive_filter(Geometry g, Slots slots, Pointers<E, A> a, F* filter) {
   std::int64_t const elements = std::int64_t(g.k) * g.r * g.s * g.c_group, pixels = std::int64_t(g.n) * g.p * g.q;
   for (std::int64_t e = blockIdx.x; e < elements; e += gridDim.x) {
     int const c = int(e % g.c_group), s = int(e / g.c_group % g.s), r = int(e / g.c_group / g.s % g.r), k = int(e / g.c_group / g.s / g.r);
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(threads) naive_filter(Geometry g, Slots slots,
       sum += loaded_dy(g, slots, a, n, k, p, q) * loaded_x(g, slots, a, n, k / g.k_group * g.c_group + c, h, w);
     }
     sum = block_sum(sum);
-    if (threadIdx.x == 0) store(a.filter, g.filter.at(k, c, r, s), sum);
+    if (threadIdx.x == 0) store(filter, g.filter.at(k, c, r, s), sum);
   }
 }
 
@@ -207,7 +207,8 @@ __global__ void __launch_bounds__(threads) naive_stats(E const* v, E const* m, S
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
-  if (!p.one_type(p.x_type)) return "x, w and y have different types";
+  bool const gradient_in_f32 = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
+  if (!p.one_type(p.x_type) && !gradient_in_f32) return "x, w and y have different types";
   if (p.x_type != DType::f64 && p.x_type != DType::f32 && p.x_type != DType::bf16) return "only f64, f32 and bf16";
   if (p.load_x.unpool.kind != PoolSlot::none) return "x cannot be read in pooled form";
   if (p.load_x.affine == Affine::two_operand) return "x has no second operand";
@@ -241,7 +242,9 @@ void launch(ConvProblem const& p, ConvArgs const& args, cudaStream_t stream) {
                          args.winner.as<std::uint8_t>(), args.step};
   if (filter) {
     std::int64_t const elements = std::int64_t(p.k) * p.r * p.s * (p.c / p.groups);
-    naive_filter<E, A><<<unsigned(std::min<std::int64_t>(elements, 1 << 16)), threads, 0, stream>>>(g, slots, a);
+    unsigned const blocks = unsigned(std::min<std::int64_t>(elements, 1 << 16));
+    if (p.w_type == DType::f32) naive_filter<<<blocks, threads, 0, stream>>>(g, slots, a, args.w.as<float>());
+    else naive_filter<<<blocks, threads, 0, stream>>>(g, slots, a, a.filter);
     if (p.store.bias) naive_bias<E, A><<<unsigned(p.k), threads, 0, stream>>>(g, slots, a);
   } else if (data) {
     naive_data<E, A><<<blocks_for(std::int64_t(p.n) * p.c * p.h * p.w), threads, 0, stream>>>(g, slots, a);
