@@ -147,7 +147,7 @@ TEST(Settings, AKeyWithoutAValueIsAnError) {
 }
 
 TEST(Settings, AMissingValueSaysWhatIsNeeded) {
-  EXPECT_EQ(error_of([] { words("eval", {}).text("model"); }), "eval needs model=...: a run folder or a .safetensors file");
+  EXPECT_EQ(error_of([] { words("eval", {}).text("model"); }), "eval needs model=...: a run folder or a .safetensors file; with weights=: the name of a network");
   EXPECT_FALSE(words("eval", {}).has("model"));
 }
 

@@ -8,7 +8,8 @@
   tests/golden/pytorch_losses.json      the losses of 100 SGD steps of mnist_cnn and resnet20 in f64, f32 and with bf16 autocast
       from hashed weights and batches (the generator is stated in tests/hashed_data.h, and here in `hashed`).
   tests/golden/torchvision.json  of torchvision's networks for 10 classes: the number of parameters, a hash of the keys with their shapes,
-      and the logits of a hashed batch with hashed weights (as of a trained network, tests/hashed_data.h) in f64.
+      the logits of a hashed batch with hashed weights (as of a trained network, tests/hashed_data.h) in f64, and of
+      resnet50 the losses of two SGD steps in f64 from hashed weights.
 
 Needs torch (2.x, CPU), numpy and safetensors, and torchvision for the last:  python3 tools/record_pytorch.py [ops] [losses] [networks]
 """
@@ -351,6 +352,22 @@ def keys_text(model):
     return "".join(f"{n} {s}\n" for n, s in sorted(shapes.items()))
 
 
+def train_f64(model, batch, image, steps):
+    model = model.double().train()
+    hash_weights(model)
+    optim = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
+    losses = []
+    for step in range(steps):
+        images = torch.from_numpy(hashed("images", (batch, 3, image, image), math.sqrt(3), step * batch * 3 * image * image))
+        labels = torch.from_numpy((bits("labels", step * batch, batch) % np.uint64(10)).astype(np.int64))
+        loss = F.cross_entropy(model(images), labels)
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
 def record_networks():
     import torchvision
     out = {"torch": torch.__version__, "torchvision": torchvision.__version__, "classes": 10}
@@ -367,6 +384,9 @@ def record_networks():
             logits = model.double()(images)
         out[name] = {"image": image, "batch": batch, "parameters": sum(p.numel() for p in whole.parameters()), "keys": int(key(keys_text(whole))),
                      "logits": [float(f"{v:.12g}") for v in logits.flatten().tolist()]}
+        if name == "resnet50":  # basic blocks are those of resnet20, and other networks have dropout
+            out[name]["losses"] = train_f64(make(weights=None, num_classes=10), 4, image, 2)
+            print(name, "losses", out[name]["losses"])
         print(name, logits.flatten().tolist()[:4], "f32 off by", float((single - logits).abs().max() / logits.abs().max()), "of the largest")
     path = os.path.join(GOLDEN, "torchvision.json")
     with open(path, "w") as file:
