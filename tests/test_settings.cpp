@@ -120,7 +120,7 @@ TEST(Settings, NumbersHaveAnUpperBoundThatFitsWhereTheyAreUsed) {
 }
 
 TEST(Settings, AKeyOfAnotherVerbIsNamedAsSuch) {
-  EXPECT_EQ(mistake("eval", {"weights=x"}), "'weights' is a setting of train, not of eval; did you mean 'model'?");
+  EXPECT_EQ(mistake("eval", {"run=x"}), "'run' is a setting of train, not of eval; did you mean 'model'?");
   EXPECT_EQ(mistake("eval", {"epochs=3"}), "'epochs' is a setting of train, not of eval");
 }
 

@@ -93,7 +93,7 @@ constexpr Synonym synonyms[] = {
     {"workers", "threads"}, {"num_threads", "threads"}, {"jobs", "threads"}, {"simd", "isa"},
     {"network", "model"}, {"net", "model"}, {"arch", "model"}, {"dataset", "data"}, {"data_dir", "data"},
     {"out", "run"}, {"output", "run"}, {"output_dir", "run"}, {"folder", "run"}, {"name", "run"}, {"continue", "resume"}, {"checkpoint", "resume"},
-    {"pretrained", "weights"}, {"load", "weights"}, {"weights", "model"}, {"checkpoint", "model"}, {"run", "model"}, {"topk", "top"},
+    {"pretrained", "weights"}, {"load", "weights"}, {"checkpoint", "model"}, {"run", "model"}, {"topk", "top"},
 };
 
 }  // namespace

@@ -97,6 +97,20 @@ void read_into(Model& model, io::SafeTensors const& file) {
   }
 }
 
+constexpr std::int64_t most_image_size = 65536;
+
+// What the metadata say of the images; throws where they make no sense.
+ImageSpec spec_of(std::string const& image, std::string const& mean, std::string const& deviation, std::string const& labels) {
+  ImageSpec spec{Shape::parse(image), floats(mean), floats(deviation), {}};
+  for (auto label : split(labels, '\n')) spec.labels.emplace_back(label);
+  if (spec.image.rank() != 3 || std::any_of(spec.image.begin(), spec.image.end(), [](std::int64_t size) { return size < 1 || size > most_image_size; }))
+    fail(ErrorKind::data, "an image of " + image + ", expected channels x height x width, each from 1 to " + std::to_string(most_image_size));
+  auto const channels = std::size_t(spec.image[0]);
+  if (spec.mean.size() != channels || spec.std.size() != channels || spec.labels.empty())
+    fail(ErrorKind::data, "image, mean, std and labels do not belong together");
+  return spec;
+}
+
 }  // namespace
 
 void save_model(Model const& model, std::string const& path) {
