@@ -98,7 +98,7 @@ class Bench {
       : settings_(settings), operation_(std::move(operation)), table_(algorithms_of(operation_)), json_(settings.flag("json")) {
     isa_ = model_options_of(settings);
     std::string const wanted = settings.text("device");
-    for (auto const word : split(wanted == "auto" ? "cpu" : wanted, ',')) devices_.push_back(facts_of(Device::parse(word), isa_));
+    for (auto const word : split(wanted, ',')) devices_.push_back(facts_of(Device::parse(word), isa_));
     if (settings.has("algorithms"))
       for (auto const& item : settings.texts("algorithms")) wanted_.push_back(Choice::parse(item));
   }

@@ -66,13 +66,19 @@ int main() {
     auto const resumed = p.falconet({"train", "resume=" + name});
     expect(resumed.code == 0 && p.same("a", name), name + " and resumed: the same bytes " + resumed.err.substr(0, 200));
   }
-  p.refuses({"train", "model=resnet20", "data=mnist:digits", "device=cuda", "batch=1000000"}, 1, {"out of memory on cuda:0", "needed", "free", "the largest: "});
+  p.refuses({"train", "model=resnet20", "data=mnist:digits", "device=cuda", "batch=100000"}, 1, {"out of memory on cuda:0", "needed", "free", "the largest: "});
   p.refuses(p.training({"device=cuda:64"}), 1, {"cuda:64", "does not exist"});
   p.refuses(p.training({"pin.conv1:fwd=naive:threads=100"}), 2, {"naive", "threads:32..1024"});
   p.refuses(p.training({"pin.conv1:fwd=implicit_gemm:tile_m=3"}), 2, {"implicit_gemm", "tile_m:"});
   expect(p.falconet(p.training({"run=pinned", "epochs=1", "pin.conv1:fwd=naive:threads=64,blocks=7", "pin.conv2:bwd_filter=naive:threads=512"})).code == 0 &&
              contents(p.folder.path / "pinned/plan.tsv").find("naive:threads:64,blocks:7") != std::string::npos,
          "launch parameters by pin are in the plan");
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  auto const without = p.falconet({"checks"});
+  expect(without.code == 0 && without.out.find("no NVIDIA GPU was found") != std::string::npos && without.out.find("training runs on   the CPU") != std::string::npos,
+         "without a GPU the same program says so and takes the CPU");
+  expect(p.falconet({"train", "model=lenet5", "data=mnist:digits", "epochs=1", "run=without"}).code == 0, "and trains there");
+  unsetenv("CUDA_VISIBLE_DEVICES");
   auto const checks = p.falconet({"checks"});
   expect(checks.code == 0 && checks.out.find("training runs on   cuda:0") != std::string::npos, "checks says that training runs on cuda:0");
   auto const bench = p.falconet({"bench", "conv", "problems=n2 c8 hw12 k8 rs3 p1 f32 nhwc", "device=cpu,cuda", "repetitions=5"});

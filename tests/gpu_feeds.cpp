@@ -196,9 +196,12 @@ int fault(bool sync) {
   try {
     CudaStream stream(0);
     CudaMemory memory(0, 1 << 20);
+    StepState state;
+    state.valid_count = 64;                      // rows that count
+    copy_to_device(memory.data(), &state, sizeof state, stream);
     auto const& table = algorithms_of("loss");
     std::vector<View> views;
-    for (auto const& o : table.operands(problem)) views.push_back({o.name == "x" ? reinterpret_cast<void*>(std::uintptr_t(1) << 40) : memory.data(), o.type});
+    for (auto const& o : table.operands(problem)) views.push_back({o.type.dtype == DType::f32 && !o.written ? reinterpret_cast<void*>(256) : static_cast<char*>(memory.data()) + (o.written ? 1024 : 0), o.type});
     Stream s = stream.stream();
     table.bind(problem, {"rows", {}}, DeviceKind::cuda, views, {static_cast<char*>(memory.data()) + (1 << 19), {}})(s);
     stream.synchronize();
