@@ -66,7 +66,7 @@ int main() {
     auto const resumed = p.falconet({"train", "resume=" + name});
     expect(resumed.code == 0 && p.same("a", name), name + " and resumed: the same bytes " + resumed.err.substr(0, 200));
   }
-  p.refuses({"train", "model=resnet20", "data=mnist:digits", "device=cuda", "batch=100000"}, 1, {"out of memory on cuda:0", "needed", "free", "the largest: "});
+  p.refuses({"train", "model=resnet56", "data=mnist:digits", "device=cuda", "batch=160000"}, 1, {"out of memory on cuda:0", "needed", "free", "the largest: "});
   p.refuses(p.training({"device=cuda:64"}), 1, {"cuda:64", "does not exist"});
   p.refuses(p.training({"pin.conv1:fwd=naive:threads=100"}), 2, {"naive", "threads:32..1024"});
   p.refuses(p.training({"pin.conv1:fwd=implicit_gemm:tile_m=3"}), 2, {"implicit_gemm", "tile_m:"});
