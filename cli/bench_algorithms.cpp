@@ -185,12 +185,11 @@ class Bench {
     Stream stream(pool, isa_);
     check(problem, operations, list, operands, in_place, rivals, pool, stream);
     time(rivals);
-    double limit = limits.seconds(operations, bytes_of(list), f64);
-    if (std::any_of(rivals.begin(), rivals.end(), [&](Rival const& r) { return r.device.kind == DeviceKind::cpu && above(limit, spread(r.seconds)); })) {
+    auto const too_fast = [&](Rival const& r) { return r.device.kind == DeviceKind::cpu && above(limits.seconds(operations, bytes_of(list), f64), spread(r.seconds)); };
+    if (std::any_of(rivals.begin(), rivals.end(), too_fast)) {
       limits.measure_again();
-      limit = limits.seconds(operations, bytes_of(list), f64);
       for (auto& row : rows)
-        if (row.device == "cpu") row.limit = limit;
+        if (row.device == "cpu") row.limit = limits.seconds(operations, bytes_of(list), f64);
     }
     double best = HUGE_VAL;
     for (std::size_t i = 0; i < rivals.size(); ++i) {
@@ -198,7 +197,7 @@ class Bench {
       row.repetitions = int(rivals[i].seconds.size());
       row.seconds = spread(rivals[i].seconds);
       row.error = rivals[i].error;
-      above_limit_ |= above(limit, row.seconds);
+      above_limit_ |= above(row.limit, row.seconds);
       best = std::min(best, row.seconds.median);
     }
     std::stable_sort(rows.begin(), rows.end(), [](BenchRow const& a, BenchRow const& b) {
