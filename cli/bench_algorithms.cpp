@@ -5,7 +5,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstdio>
-#include <set>
+#include <map>
 
 #include "cli/commands.h"
 #include "cli/inputs.h"
@@ -13,6 +13,8 @@
 #include "falconet/base/error.h"
 #include "falconet/base/file.h"
 #include "falconet/base/format.h"
+#include "falconet/device/cuda/handles.h"
+#include "falconet/ops/alone.h"
 #include "falconet/ops/algorithms.h"
 #include "falconet/ops/conv/problem.h"
 #include "falconet/ops/problem_text.h"
@@ -83,8 +85,8 @@ std::string in_f64(std::string const& text) {
 
 struct Rival {
   Choice choice;
-  Bound run;
-  Buffer scratch;
+  Device device;
+  Alone alone;
   std::vector<double> seconds;
   int wanted = 0;
   double error = -1;
@@ -94,10 +96,9 @@ class Bench {
  public:
   Bench(Settings const& settings, std::string operation)
       : settings_(settings), operation_(std::move(operation)), table_(algorithms_of(operation_)), json_(settings.flag("json")) {
-    auto const options = model_options_of(settings);
-    auto const device = Device::parse(settings.text("device") == "auto" ? "cpu" : settings.text("device"));
-    if (device.kind != DeviceKind::cpu) fail(ErrorKind::device, "bench " + operation_ + " runs on the CPU: device=cpu");
-    facts_ = facts_of(device, options);
+    isa_ = model_options_of(settings);
+    std::string const wanted = settings.text("device");
+    for (auto const word : split(wanted, ',')) devices_.push_back(facts_of(Device::parse(word), isa_));
     if (settings.has("algorithms"))
       for (auto const& item : settings.texts("algorithms")) wanted_.push_back(Choice::parse(item));
   }
@@ -109,9 +110,13 @@ class Bench {
     if (settings_.has("threads")) threads = settings_.wholes("threads");
     for (auto t : threads) {
       ThreadPool pool{int(t)};
-      Limits limits(pool, facts_.isa);
+      Limits limits(pool, isa_);
       if (!json_) {
-        std::printf("%s%s, %s\n", rows_.empty() ? "" : "\n", facts_.name.c_str(), limits.text().c_str());
+        std::printf("%s", rows_.empty() ? "" : "\n");
+        for (auto const& facts : devices_) {
+          if (facts.device.kind == DeviceKind::cpu) std::printf("%s, %s\n", facts.name.c_str(), limits.text().c_str());
+          else std::printf("%s (%s), %.0f GB/s copied in memory; a run is a tenth of ten launches in one graph\n", facts.name.c_str(), facts.device.text().c_str(), copy_rate(facts.device) * 1e-9);
+        }
         std::printf("median of %lld runs, fewer for slow ones; interleaved; caches as the run before leaves them\n",
                     static_cast<long long>(settings_.whole("repetitions")));
         line("problem", "algorithm", "config", "us", "least", "limit", "of limit", "err(f64)", "vs best");
@@ -120,7 +125,7 @@ class Bench {
     }
     if (above_limit_ && !json_) std::printf("%s\n", above_limit_note);
     if (settings_.has("plot")) {
-      write_atomically(settings_.text("plot"), bench_picture(operation_ + " on " + facts_.name, rows_));
+      write_atomically(settings_.text("plot"), bench_picture(operation_ + " on " + devices_.front().name, rows_));
       if (!json_) std::printf("\ndrawn in %s\n", settings_.text("plot").c_str());
     }
   }
@@ -137,7 +142,8 @@ class Bench {
   void check_names(std::vector<std::string> const& problems) const {
     for (auto const& choice : wanted_) {
       std::vector<std::string> known;
-      for (auto const& c : table_.candidates(problems.front(), facts_)) known.push_back(c.algorithm);
+      for (auto const& facts : devices_)
+        for (auto const& c : table_.candidates(problems.front(), facts)) known.push_back(c.algorithm);
       if (std::find(known.begin(), known.end(), choice.algorithm) == known.end())
         fail_unknown("algorithm of " + operation_, choice.algorithm, known);
     }
@@ -148,42 +154,42 @@ class Bench {
     auto const list = table_.operands(problem);
     bool f64 = false, in_place = false;
     for (auto const& o : list) f64 |= o.type.dtype == DType::f64, in_place |= o.alias >= 0;
-    double limit = limits.seconds(operations, bytes_of(list), f64);
     Operands operands(list);
-    Stream stream(pool, facts_.isa);
     std::vector<BenchRow> rows;
     std::vector<Rival> rivals;
     std::vector<std::size_t> row_of;
-    for (auto const& c : table_.candidates(problem, facts_)) {
-      std::vector<Choice> choices;
-      for (auto const& w : wanted_)
-        if (w.algorithm == c.algorithm)
-          choices.push_back(w.config.empty() && c.refusal.empty() ? Choice{c.algorithm, c.configs.front()} : w);
-      if (wanted_.empty() && (!c.rival || settings_.flag("rivals")))
-        choices.push_back({c.algorithm, c.refusal.empty() ? c.configs.front() : Config{}});
-      for (auto const& choice : choices) {
-        BenchRow row;
-        row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
-        if (!c.refusal.empty())
-          row.refusal = "refused: " + c.refusal;
-        else if (wanted_.empty() && c.algorithm == "reference" && operations > reference_operations / 4)
-          row.refusal = format("left out: {:.1f} GFLOP take it long; algorithms=reference runs it", operations * 1e-9);
-        rows.push_back(row);
-        if (!row.refusal.empty()) continue;
-        Rival r;
-        r.choice = choice;
-        r.scratch = Buffer(std::max<std::size_t>(table_.scratch(problem, choice, DeviceKind::cpu), 1));
-        r.run = bind(problem, r, operands);
-        rivals.push_back(std::move(r));
-        row_of.push_back(rows.size() - 1);
+    for (auto const& facts : devices_) {
+      bool const cpu = facts.device.kind == DeviceKind::cpu;
+      double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : bytes_of(list) / copy_rate(facts.device);
+      for (auto const& c : table_.candidates(problem, facts)) {
+        std::vector<Choice> choices;
+        for (auto const& w : wanted_)
+          if (w.algorithm == c.algorithm) choices.push_back(c.refusal.empty() ? Choice{c.algorithm, config_by_hand(c, w.config)} : w);
+        if (wanted_.empty() && (!c.rival || settings_.flag("rivals")))
+          choices.push_back({c.algorithm, c.refusal.empty() ? c.configs.front() : Config{}});
+        for (auto const& choice : choices) {
+          BenchRow row;
+          row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
+          row.device = facts.device.text();
+          if (!c.refusal.empty())
+            row.refusal = "refused: " + c.refusal;
+          else if (wanted_.empty() && c.algorithm == "reference" && operations > reference_operations / 4)
+            row.refusal = format("left out: {:.1f} GFLOP take it long; algorithms=reference runs it", operations * 1e-9);
+          rows.push_back(row);
+          if (!row.refusal.empty()) continue;
+          rivals.push_back({choice, facts.device, Alone(operation_, problem, choice, facts.device, operands.views(), pool, isa_), {}});
+          row_of.push_back(rows.size() - 1);
+        }
       }
     }
-    check(problem, operations, list, operands, in_place, rivals, stream);
-    time(rivals, stream);
-    if (std::any_of(rivals.begin(), rivals.end(), [&](Rival const& r) { return above(limit, spread(r.seconds)); })) {
+    Stream stream(pool, isa_);
+    check(problem, operations, list, operands, in_place, rivals, pool, stream);
+    time(rivals);
+    auto const too_fast = [&](Rival const& r) { return r.device.kind == DeviceKind::cpu && above(limits.seconds(operations, bytes_of(list), f64), spread(r.seconds)); };
+    if (std::any_of(rivals.begin(), rivals.end(), too_fast)) {
       limits.measure_again();
-      limit = limits.seconds(operations, bytes_of(list), f64);
-      for (auto& row : rows) row.limit = limit;
+      for (auto& row : rows)
+        if (row.device == "cpu") row.limit = limits.seconds(operations, bytes_of(list), f64);
     }
     double best = HUGE_VAL;
     for (std::size_t i = 0; i < rivals.size(); ++i) {
@@ -191,7 +197,7 @@ class Bench {
       row.repetitions = int(rivals[i].seconds.size());
       row.seconds = spread(rivals[i].seconds);
       row.error = rivals[i].error;
-      above_limit_ |= above(limit, row.seconds);
+      above_limit_ |= above(row.limit, row.seconds);
       best = std::min(best, row.seconds.median);
     }
     std::stable_sort(rows.begin(), rows.end(), [](BenchRow const& a, BenchRow const& b) {
@@ -207,14 +213,28 @@ class Bench {
 
   static bool above(double limit, Spread const& seconds) { return limit > 1.005 * seconds.median; }  // "101 %"
 
-  Bound bind(std::string const& problem, Rival const& r, Operands const& operands) const {
-    View const scratch{r.scratch.data(), {DType::u8, Shape{std::int64_t(r.scratch.bytes())}, Layout::nchw}};
-    return table_.bind(problem, r.choice, DeviceKind::cpu, operands.views(), scratch);
+  // Bytes per second that a GPU reads and writes as it copies 256 MiB, the best of five.
+  double copy_rate(Device device) {
+    double& rate = copy_rates_[device.index];
+    if (rate > 0) return rate;
+    constexpr std::size_t bytes = std::size_t(256) << 20;
+    CudaMemory const from(device.index, bytes), to(device.index, bytes);
+    CudaStream const stream(device.index);
+    CudaEvent begin(device.index), end(device.index);
+    fill_bytes(from.data(), 1, bytes, stream);
+    for (int i = 0; i < 6; ++i) {
+      begin.record(stream);
+      copy_on_device(to.data(), from.data(), bytes, stream);
+      end.record(stream);
+      end.synchronize();
+      if (i > 0) rate = std::max(rate, 2.0 * double(bytes) / (end.milliseconds_since(begin) * 1e-3));
+    }
+    return rate;
   }
 
   // Every rival's output against the reference in f64 from the same inputs.
   void check(std::string const& problem, double operations, std::vector<Operand> const& list, Operands const& operands, bool in_place,
-             std::vector<Rival>& rivals, Stream& stream) {
+             std::vector<Rival>& rivals, ThreadPool& pool, Stream& stream) {
     if (operations > reference_operations) {
       if (!json_)
         std::printf("%-*s  errors are not computed: %.1f GFLOP take the f64 reference long\n", int(problem_width_), problem.c_str(),
@@ -230,23 +250,21 @@ class Bench {
                 {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}, Layout::nchw}})(stream);
     for (auto& r : rivals) {
       Operands const fresh(list, operands);
-      bind(problem, r, fresh)(stream);
+      Alone(operation_, problem, r.choice, r.device, fresh.views(), pool, isa_).run();
       r.error = relative_error(fresh, expected);
       if (!std::isfinite(r.error) || (!in_place && r.error > 0.1))
         fail(ErrorKind::internal,
-             operation_ + " '" + problem + "': " + r.choice.text() + " gives wrong results (error " + format("{:.2g}", r.error) + ")");
+             operation_ + " '" + problem + "': " + r.choice.text() + " on " + r.device.text() + " gives wrong results (error " + format("{:.2g}", r.error) + ")");
     }
   }
 
-  void time(std::vector<Rival>& rivals, Stream& stream) const {
+  void time(std::vector<Rival>& rivals) const {
     double const budget = settings_.real("budget");
     int most = 0;
     for (auto& r : rivals) {
       double once = 0;
       for (int i = 0; i < 2 && once < budget; ++i) {  // the first run fills caches and wakes threads
-        double const begin = now();
-        r.run(stream);
-        once = now() - begin;
+        once = r.alone.time();
       }
       r.wanted = std::clamp(int(budget / std::max(once, 1e-9)), 1, int(settings_.whole("repetitions")));
       most = std::max(most, r.wanted);
@@ -254,18 +272,18 @@ class Bench {
     for (int i = 0; i < most; ++i)
       for (auto& r : rivals) {
         if (i >= r.wanted) continue;
-        double const begin = now();
-        r.run(stream);
-        r.seconds.push_back(now() - begin);
+        r.seconds.push_back(r.alone.time());
       }
   }
 
   void line(std::string const& problem, std::string const& algorithm, std::string const& config, std::string const& us,
             std::string const& least, std::string const& limit, std::string const& share, std::string const& error,
             std::string const& ratio) const {
-    std::printf("%-*s  %-14s %-18s %9s %9s %9s  %8s  %8s  %7s\n", int(problem_width_), problem.c_str(), algorithm.c_str(), config.c_str(),
+    std::printf("%-*s  %-20s %-18s %9s %9s %9s  %8s  %8s  %7s\n", int(problem_width_), problem.c_str(), algorithm.c_str(), config.c_str(),
                 us.c_str(), least.c_str(), limit.c_str(), share.c_str(), error.c_str(), ratio.c_str());
   }
+
+  std::string who(BenchRow const& row) const { return row.device == "cpu" ? row.algorithm : row.device + " " + row.algorithm; }
 
   void print(BenchRow const& row, bool first) const {
     if (json_) {
@@ -274,8 +292,8 @@ class Bench {
           .add("problem", row.problem)
           .add("algorithm", row.algorithm)
           .add("config", row.config)
-          .add("device", facts_.device.text());
-      j.add("isa", name(facts_.isa)).add("threads", row.threads);
+          .add("device", row.device);
+      j.add("isa", name(isa_)).add("threads", row.threads);
       if (row.refusal.empty()) {
         j.add("us", row.seconds.median * 1e6)
             .add("us_min", row.seconds.least * 1e6)
@@ -287,9 +305,9 @@ class Bench {
       }
       std::fputs(j.text().c_str(), stdout);
     } else if (!row.refusal.empty()) {
-      std::printf("%-*s  %-14s %s\n", int(problem_width_), first ? row.problem.c_str() : "", row.algorithm.c_str(), row.refusal.c_str());
+      std::printf("%-*s  %-20s %s\n", int(problem_width_), first ? row.problem.c_str() : "", who(row).c_str(), row.refusal.c_str());
     } else {
-      line(first ? row.problem : "", row.algorithm, row.config, short_number(row.seconds.median * 1e6),
+      line(first ? row.problem : "", who(row), row.config, short_number(row.seconds.median * 1e6),
            short_number(row.seconds.least * 1e6), short_number(row.limit * 1e6), format("{:.0f} %", 100 * row.limit / row.seconds.median),
            row.error < 0 ? "" : format("{:.1e}", row.error), format("{:.2f}x", row.ratio));
     }
@@ -299,7 +317,9 @@ class Bench {
   std::string operation_;
   AlgorithmTable const& table_;
   bool json_, above_limit_ = false;
-  DeviceFacts facts_;
+  std::vector<DeviceFacts> devices_;
+  Isa isa_ = Isa::plain;
+  std::map<int, double> copy_rates_;
   std::vector<Choice> wanted_;
   std::size_t problem_width_ = 7;
   std::vector<BenchRow> rows_;

@@ -8,7 +8,7 @@
 namespace falconet::cli {
 
 struct BenchRow {
-  std::string problem, algorithm, config;
+  std::string problem, algorithm, config, device = "cpu";
   std::string refusal;  // why it did not run; then the figures below mean nothing
   int threads = 1, repetitions = 0;
   Spread seconds;

@@ -3,6 +3,7 @@
 #include <link.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 #include "cli/commands.h"
@@ -20,9 +21,11 @@ namespace {
 struct Library {
   char const* name;
   std::vector<char const*> files;  // in the order in which they are tried
+  char const* version = nullptr;   // a function that returns it as a number
+  int major = 1;                   // what that number is divided by: 90501 / 10000 is 9
 };
 
-// Where the system's loader finds it; empty if nowhere.
+// Where the system's loader finds it, and its version if it says it; empty if nowhere.
 std::string found_at(Library const& library) {
   for (char const* file : library.files) {
     // It stays loaded: unloading a vendor's library runs its destructors for nothing, and some of them leak.
@@ -30,10 +33,20 @@ std::string found_at(Library const& library) {
     if (!handle) continue;
     link_map* map = nullptr;
     std::string path = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map && map->l_name ? map->l_name : file;
+    if (library.version)
+      if (auto const version = reinterpret_cast<std::size_t (*)()>(dlsym(handle, library.version)))
+        path += format(", version {}.{}.{}", version() / std::size_t(library.major), version() % std::size_t(library.major) / 100, version() % 100);
     dlclose(handle);
     return path;
   }
   return {};
+}
+
+std::string sought(Library const& library) {
+  std::string files;
+  for (char const* file : library.files) files += (files.empty() ? "" : ", ") + std::string(file);
+  char const* const path = std::getenv("LD_LIBRARY_PATH");
+  return format("not found (sought {} in {}the system's folders)", files, path && *path ? format("LD_LIBRARY_PATH={} and ", path) : std::string());
 }
 
 std::string version_text(int v) { return v ? format("{}.{}", v / 1000, v % 1000 / 10) : std::string("none"); }
@@ -64,20 +77,24 @@ int checks(Settings& settings) {
                                   version_text(cuda.driver_version))
                          : "not built in");
   if (cuda.devices == 0) add("gpu", cuda.reason);
+  std::string unused;                                 // why a GPU that is there does not train
   for (int i = 0; i < cuda.devices; ++i) {
+    if (auto const why = cuda_refusal(i); !why.empty()) {
+      add(format("gpu {}", i), why);
+      unused += (unused.empty() ? "" : "; ") + why;
+      continue;
+    }
     auto const gpu = cuda_facts(i);
-    add(format("gpu {}", i), format("{}, {} memory, compute capability {}.{}", gpu.name, bytes_text(double(gpu.memory_bytes)),
-                                    gpu.compute_capability / 10, gpu.compute_capability % 10));
+    auto const memory = cuda_memory(i);
+    add(format("gpu {}", i), format("{}, {} memory, {} free, {} multiprocessors, compute capability {}.{}", gpu.name, bytes_text(double(gpu.memory_bytes)), bytes_text(double(memory.free)),
+                                    gpu.multiprocessors, gpu.compute_capability / 10, gpu.compute_capability % 10));
   }
 
-  for (Library const& library :
-       {Library{"cuDNN", {"libcudnn.so.9", "libcudnn.so"}},
-        Library{"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}},
-        Library{"oneDNN", {"libdnnl.so.3", "libdnnl.so"}}, Library{"OpenBLAS", {"libopenblas.so.0", "libopenblas.so"}}}) {
+  for (Library const& library : {Library{"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "cudnnGetVersion", 10000},
+                                 Library{"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "cublasLtGetVersion", 10000},
+                                 Library{"oneDNN", {"libdnnl.so.3", "libdnnl.so"}}, Library{"OpenBLAS", {"libopenblas.so.0", "libopenblas.so"}}}) {
     auto const path = found_at(library);
-    std::string sought;
-    for (char const* file : library.files) sought += (sought.empty() ? "" : ", ") + std::string(file);
-    add(library.name, path.empty() ? format("not found (sought {} in LD_LIBRARY_PATH and the system's folders)", sought) : path);
+    add(library.name, path.empty() ? sought(library) : path);
   }
   add("rivals", "vendor libraries run only in bench, by pin. or with rivals=on");
 
@@ -93,8 +110,8 @@ int checks(Settings& settings) {
   }
   auto const device = Device::parse(settings.text("device"));
   add("training runs on", device.kind == DeviceKind::cpu
-                              ? format("the CPU, {}, {} thread{}", name(detected_isa()), threads, threads == 1 ? "" : "s")
-                              : device.text());
+                              ? format("the CPU, {}, {} thread{}{}", name(detected_isa()), threads, threads == 1 ? "" : "s", unused.empty() ? "" : " (" + unused + ")")
+                              : device.text() + ", " + cuda_facts(device.index).name);
 
   if (settings.flag("json")) {
     JsonRow row;

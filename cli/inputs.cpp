@@ -14,6 +14,7 @@
 #include "falconet/data/cifar.h"
 #include "falconet/data/image_folder.h"
 #include "falconet/data/mnist.h"
+#include "falconet/device/cuda/handles.h"
 #include "falconet/train/model_file.h"
 #include "falconet/train/run_folder.h"
 
@@ -81,6 +82,7 @@ void read_settings(Settings& settings, std::span<std::string const> words) {
       fail(ErrorKind::usage, format("resume={} goes on in that folder, so run={} cannot be another", run, settings.text("run")));
     settings.set("run", run);
   }
+  if (settings.verb() != "checks") set_cuda_check(settings.text("cuda.check") == "sync" ? CudaCheck::sync : CudaCheck::off);
 }
 
 // ---- data ----

@@ -190,6 +190,7 @@ int train(Settings& settings) {
   std::string const kept = kept_settings(settings);
   Log log(run + "/log.txt");
   Progress last;
+  std::string fed;
   catch_signals();
   FitOptions fit;
   fit.epochs = int(settings.whole("epochs"));
@@ -198,13 +199,15 @@ int train(Settings& settings) {
   fit.resume = resume;
   fit.settings = kept;
   fit.validation_batch = 250;
+  fit.feed = parse_feeding(settings.text("feed"));
+  fit.on_feed = [&](std::string const& text) { fed = text; };
   fit.on_step = [&](Progress const& p) {
     if (!log.open()) {  // the folder is ours now
       if (!fs::exists(run + "/args.toml") || !same_values(kept, std::string(read_file(run + "/args.toml").text())))
         write_atomically(run + "/args.toml", kept);
-      log.line(format("{} {} on {}, {} images, batch {}, {}, {} ({}), {} threads, falconet {}", resume ? "resumed:" : "training",
+      log.line(format("{} {} on {}, {} images, batch {}, {}, {} ({}), {} threads, data {}, falconet {}", resume ? "resumed:" : "training",
                       model->name, data.kind, training.size(), options.batch, name(options.precision), model->device().text(),
-                      name(model->facts().isa), model->threads()->size(), FALCONET_VERSION));
+                      name(model->facts().isa), model->threads()->size(), fed, FALCONET_VERSION));
     }
     last = p;
     progress.step(p);

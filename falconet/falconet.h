@@ -11,6 +11,7 @@
 #include "falconet/nn/layers.h"
 #include "falconet/nn/model.h"
 #include "falconet/nn/models.h"
+#include "falconet/ops/alone.h"
 #include "falconet/ops/gradients.h"
 #include "falconet/plan/step.h"
 #include "falconet/train/evaluate.h"

@@ -111,8 +111,8 @@ void check(Card& card, std::string const& operation, std::string const& problem,
 int main(int argc, char** argv) {
   using namespace falconet;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (CudaStatus const status = cuda_status(); status.devices == 0) {
-    std::printf("skipped: %s\n", status.reason.c_str());
+  if (std::string const why = cuda_refusal(0); !why.empty()) {
+    std::printf("skipped: %s\n", why.c_str());
     return 77;
   }
   Tally tally;

@@ -314,8 +314,8 @@ int main(int argc, char** argv) {
   using namespace falconet;
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   CudaStatus const status = cuda_status();
-  if (status.devices == 0) {
-    std::printf("skipped: %s\n", status.reason.c_str());
+  if (std::string const why = cuda_refusal(0); !why.empty()) {
+    std::printf("skipped: %s\n", why.c_str());
     return 77;
   }
   try {

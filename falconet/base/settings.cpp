@@ -38,6 +38,8 @@ std::string key_of(std::string_view word) {   // --weight-decay means weight_dec
 // A key is a name as in the table, or pin.ANYTHING; so "./a=b.png" and "https://x?y=z" are paths.
 bool looks_like_a_key(std::string_view text) {
   if (text.starts_with(pin_prefix)) return text.size() > pin_prefix.size();
+  for (Setting const& setting : settings_table())
+    if (setting.name == text) return true;     // cuda.check
   if (text.empty() || text.front() < 'a' || text.front() > 'z') return false;
   return text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_-") == std::string_view::npos;
 }

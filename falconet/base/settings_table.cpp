@@ -8,7 +8,7 @@ using enum SettingType;
 
 // Verbs that several rows share.
 constexpr std::string_view all_that_run = "train, eval, predict, summary, bench conv, bench train, bench predict";
-constexpr std::string_view all_with_checks = "train, eval, predict, summary, bench conv, bench train, bench predict, checks";
+constexpr std::string_view networks_with_checks = "train, eval, predict, summary, bench train, bench predict, checks";
 constexpr std::string_view networks = "train, eval, predict, summary, bench train, bench predict";
 constexpr std::string_view compiled = "train, summary, bench train, bench predict";
 constexpr double most_count = 1e6;   // of epochs, steps and repetitions: they are counted in an int
@@ -60,14 +60,17 @@ constexpr Setting settings[] = {
     {"accuracy", real, "", "train", "what a recipe promises; the report says whether it was reached", "", 0, 1},
 
     // Where and how it is computed
-    {"device", text, "auto", all_with_checks, "auto, cpu or cuda:N"},
+    {"device", text, "auto", networks_with_checks, "auto, cpu or cuda:N"},
+    {"device", text, "cpu", "bench conv", "devices side by side: cpu,cuda:0"},
     {"precision", choice, "f32", networks, "of activations and arithmetic", "f32, bf16, f64"},
     {"threads", whole, "", networks, "CPU threads; default: the CPUs that the process may use", "", 1, 1024},
     {"threads", wholes, "", "bench conv", "CPU threads, one table each; default: all that the process may use", "", 1, 1024},
     {"isa", choice, "", all_that_run, "highest instruction set; default: the machine's", "plain, avx2, avx512"},
     {"rivals", flag, "off", compiled, "let vendor libraries compete"},
     {"rivals", flag, "on", "bench conv", "run vendor libraries too"},
-    {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=im2col_gemm"},
+    {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=naive:threads=128,blocks=64"},
+    {"feed", choice, "auto", "train", "how batches come to a GPU; the bytes are the same", "auto, resident, staged"},
+    {"cuda.check", choice, "off", all_that_run, "sync: wait after each kernel, so that a fault names the one that caused it", "off, sync"},
 
     // What is shown
     {"count", whole, "", "predict", "so many images of the test set of data=", "", 1, 1e9},

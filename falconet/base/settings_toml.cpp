@@ -114,6 +114,8 @@ void Settings::read_toml(std::string_view text, std::string const& file_name, Se
     toml::table const* table = node.as_table();
     if (key.str() == "pin" && table) {
       for (auto const& [layer, choice] : *table) apply(layer, choice, "pin." + std::string(layer.str()));
+    } else if (table && key.str() == "cuda") {   // cuda.check = "sync"
+      for (auto const& [inner, value] : *table) apply(inner, value, std::string(key.str()) + "." + std::string(inner.str()));
     } else {
       apply(key, node, std::string(key.str()));
     }

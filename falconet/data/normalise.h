@@ -10,6 +10,11 @@ class Normaliser {
   // pixels and out: any number of whole pixels, channels innermost (H, W, C).
   void operator()(std::span<std::uint8_t const> pixels, float* out) const;   // 0..255
   void operator()(std::span<float const> pixels, float* out) const;          // 0..1
+  // The same for others to compute, each operation rounded by itself: bytes are pixel * scale + shift, the others (pixel - mean) / std.
+  struct Channel {
+    float scale, shift, mean, std;
+  };
+  Channel channel(std::size_t c) const { return {scale_[c], shift_[c], mean_[c], std_[c]}; }
 
  private:
   std::size_t block_;                 // 16 pixels, so that the loops over it have a fixed length

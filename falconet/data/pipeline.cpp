@@ -87,7 +87,9 @@ Transform random_crop(int padding) {
             int const right = int(bounded(wide_bits(bits.word[2], bits.word[3]), positions)) - padding;
             if (!p.u8.empty()) shift(p.u8, p.height, p.width, p.channels, down, right);
             if (!p.f32.empty()) shift(p.f32, p.height, p.width, p.channels, down, right);
-          }};
+          },
+          .kind = Transform::crop,
+          .padding = padding};
 }
 
 Transform random_flip() {
@@ -95,8 +97,11 @@ Transform random_flip() {
             if (bits.word[0] >> 31) return;
             if (!p.u8.empty()) mirror(p.u8, p.height, p.width, p.channels);
             if (!p.f32.empty()) mirror(p.f32, p.height, p.width, p.channels);
-          }};
+          },
+          .kind = Transform::flip};
 }
+
+RandomKey alter_key(std::uint64_t seed, std::size_t place) { return random_key(seed, hash("data.alter") + place); }
 
 Pipeline::Pipeline(std::shared_ptr<Dataset const> dataset) : dataset_(std::move(dataset)), size_(dataset_->size()) {
   check(dataset_->spec());
@@ -153,7 +158,7 @@ void Pipeline::sample(std::int64_t index, std::uint64_t seed, std::int64_t epoch
         if (floats.data() != pixels.f32.data()) std::copy(floats.begin(), floats.end(), pixels.f32.begin());
       }
     }
-    t.alter(pixels, draw(random_key(seed, hash("data.alter") + place), std::uint64_t(epoch), std::uint64_t(index)));
+    t.alter(pixels, draw(alter_key(seed, place), std::uint64_t(epoch), std::uint64_t(index)));
   }
 }
 

@@ -24,6 +24,9 @@ struct Transform {
   std::int64_t begin = 0, end = INT64_MAX;                      // the samples that are kept, counted in the order so far
   bool shuffles = false;
   std::function<void(Pixels, RandomBits)> alter = nullptr;
+  // What `alter` does, said so that a GPU can do it too (train/feeds.h); `unknown` is done on the CPU.
+  enum Kind : std::uint8_t { unknown, crop, flip } kind = unknown;
+  int padding = 0;                                              // of crop
 };
 
 Transform shuffle();                                            // a new order every epoch
@@ -44,6 +47,7 @@ class Pipeline {
   std::int64_t size() const { return size_; }                   // samples of an epoch
   DataSpec const& spec() const { return dataset_->spec(); }
   Dataset const& dataset() const { return *dataset_; }
+  Pipeline plain() const { return Pipeline(dataset_); }         // all of the data set, with nothing done to it
   std::vector<Transform> const& transforms() const { return transforms_; }
   std::string text() const;                                     // "shuffle random_crop(4) random_flip"
 
@@ -60,6 +64,8 @@ class Pipeline {
   std::int64_t size_;
 };
 Pipeline operator|(Pipeline pipeline, Transform transform);
+// The key of the bits that the transform at `place` gets: draw(key, epoch, index of the sample in the data set).
+RandomKey alter_key(std::uint64_t seed, std::size_t place);
 
 struct Split {
   Pipeline train, test;

@@ -65,10 +65,13 @@ Device Device::parse(std::string_view text) {
       fail(ErrorKind::usage, "unknown device '" + std::string(text) + "'; known: auto cpu cuda cuda:N");
   }
   CudaStatus const status = cuda_status();
-  if (any) return status.devices > 0 ? Device{DeviceKind::cuda, 0} : Device{};
-  if (status.devices == 0) fail(ErrorKind::device, "device " + std::string(text) + " cannot be used: " + status.reason);
-  if (index >= status.devices)
-    fail(ErrorKind::device, "device " + std::string(text) + " does not exist; there " + (status.devices == 1 ? "is 1 GPU" : "are " + std::to_string(status.devices) + " GPUs"));
+  if (any) {
+    for (int i = 0; i < status.devices; ++i)
+      if (cuda_refusal(i).empty()) return {DeviceKind::cuda, i};
+    return {};
+  }
+  if (status.devices > 0 && index >= status.devices) fail(ErrorKind::device, "device " + std::string(text) + " does not exist; " + cuda_refusal(index));
+  if (auto const why = cuda_refusal(index); !why.empty()) fail(ErrorKind::device, "device " + std::string(text) + " cannot be used: " + why);
   return {DeviceKind::cuda, index};
 }
 

@@ -7,19 +7,22 @@ namespace {
 [[noreturn]] void absent() { fail(ErrorKind::device, "this falconet was built without CUDA (FALCONET_CUDA=on builds it)"); }
 }  // namespace
 
-CudaStatus cuda_status() {
-  CudaStatus s;
-  s.reason = "this falconet was built without CUDA";
-  return s;
+CudaProbe const& real_cuda_probe() {
+  static CudaProbe const none;
+  return none;
 }
 DeviceFacts cuda_facts(int) { absent(); }
+CudaMemoryInfo cuda_memory(int) { absent(); }
 void set_cuda_check(CudaCheck) {}
+CudaCheck cuda_check() { return CudaCheck::off; }
+CudaCounts cuda_counts() { return {}; }
 
 CudaStream::CudaStream(int) { absent(); }
 CudaStream::CudaStream(CudaStream&&) noexcept = default;
 CudaStream& CudaStream::operator=(CudaStream&&) noexcept = default;
 CudaStream::~CudaStream() = default;
 void CudaStream::synchronize() const { absent(); }
+bool CudaStream::idle() const { absent(); }
 void CudaStream::wait(CudaEvent const&) const { absent(); }
 
 CudaEvent::CudaEvent(int) { absent(); }

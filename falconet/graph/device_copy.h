@@ -13,6 +13,7 @@ class DeviceCopy {
   explicit DeviceCopy(int device) : stream_(device) {}
   int device() const { return stream_.device(); }
   void* address(std::string const& name, View host);   // allocates at the first call for a name
+  bool has(std::string const& name) const { return memory_.contains(name); }
   // Copies every value whose name has an address. Return when the copies are complete.
   void upload(std::map<std::string, View> const& host);
   void download(std::map<std::string, View> const& host);

@@ -81,6 +81,7 @@ void* Parameters::on_device(std::string const& name, int device) {
   auto const& entry = entries()[index_.at(name)];      // what has just been given memory is brought over with all others
   return copy_->address(name, entry.tensor.view());
 }
+bool Parameters::lies_on_device(std::string const& name) const { return copy_ && copy_->has(name); }
 void Parameters::to_device(bool written) {
   if (!copy_) return;
   if (copy_->host_is_newer) copy_->upload(views());

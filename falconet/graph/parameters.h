@@ -42,6 +42,7 @@ class Parameters {
 
   // For sessions on a GPU. The address of a value there (it must exist), good until convert(); all of one Parameters lie on one GPU.
   void* on_device(std::string const& name, int device);
+  bool lies_on_device(std::string const& name) const;
   // Before a step: brings over what the host wrote; `written`: the step changes values.
   void to_device(bool written);
 

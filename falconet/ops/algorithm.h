@@ -28,8 +28,9 @@ class Config {
   Config(std::initializer_list<std::pair<char const*, int>> values);
   int get(std::string_view key, int otherwise) const;
   std::string text() const;
-  static Config parse(std::string_view);           // throws a usage error
+  static Config parse(std::string_view);           // "threads:128" or "threads=128"; throws a usage error
   bool empty() const { return values_.empty(); }
+  std::vector<std::pair<std::string, int>> const& values() const { return values_; }
   bool operator==(Config const&) const = default;
 
  private:
@@ -55,6 +56,13 @@ struct Operand {
 };
 TensorType step_state_type();          // u8[sizeof(StepState)]
 
+// A launch parameter that may be set by hand beyond the configs that are worth trying.
+struct LaunchRange {
+  std::string key;
+  int least, most;
+  bool power_of_two;
+};
+
 template <class Problem>
 struct Algorithm {
   using Args = typename Problem::Args;
@@ -72,6 +80,8 @@ struct Algorithm {
   void (*run)(Problem const&, Config const&, Args const&, View scratch, Stream&);
   bool rival = false;                  // a vendor library: only with rivals=on, by pin, or in bench
   bool baseline = false;               // reference or naive: never reason enough to accept a fusion
+  // What else may be set by hand. Null: only the configs above.
+  std::vector<LaunchRange> (*ranges)(Problem const&, DeviceFacts const&) = nullptr;
 };
 
 struct Choice {
@@ -88,7 +98,11 @@ struct Candidate {
   std::vector<Config> configs;         // at least one when it accepts
   double seconds = 0;                  // its own estimate
   bool rival = false, baseline = false;
+  std::vector<LaunchRange> ranges = {};
 };
+// The config that a user's launch parameters mean: the first listed one that has them all, or values within the ranges. Throws a usage
+// error that says which there are.
+Config config_by_hand(Candidate const&, Config const& wanted);
 
 using Bound = std::function<void(Stream&)>;   // a launch bound to memory
 
@@ -119,6 +133,7 @@ class TableOf final : public AlgorithmTable {
       if (c.refusal.empty()) {
         c.configs = a.configs ? a.configs(problem, facts) : std::vector<Config>{Config{}};
         if (a.seconds) c.seconds = a.seconds(problem, facts);
+        if (a.ranges) c.ranges = a.ranges(problem, facts);
       }
       out.push_back(std::move(c));
     }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "falconet/base/error.h"
 #include "falconet/tensor/bf16.h"
 
 namespace falconet {
@@ -22,6 +23,10 @@ bool all_finite(View v) {
     if (!std::isfinite(x)) return false;
   }
   return true;
+}
+
+std::unique_ptr<StepsInFlight> Executor::in_flight(std::vector<Bound> const&, FedSlots const&, Feed&) {
+  fail(ErrorKind::internal, "steps in flight need a GPU");
 }
 
 namespace {

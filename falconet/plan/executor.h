@@ -7,11 +7,19 @@
 #include "falconet/device/cpu/threads.h"
 #include "falconet/graph/parameters.h"
 #include "falconet/ops/algorithm.h"
+#include "falconet/plan/feed.h"
 #include "falconet/plan/plan.h"
 
 namespace falconet {
 
 bool all_finite(View);                          // host memory; true for types that have no infinity
+
+// What steps in flight need to know of a plan.
+struct FedSlots {
+  int guarded = 0;                              // the launches from here on are the update
+  Slot loss, state, images, targets;
+  Slot const* correct = nullptr;
+};
 
 class Executor {
  public:
@@ -30,6 +38,8 @@ class Executor {
   virtual bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) = 0;
   // All launches one by one, each one's seconds added to `seconds`.
   virtual void time(std::vector<Bound> const& launches, std::vector<double>& seconds) = 0;
+  // Steps that nobody waits for. A GPU's alone; `launches`, the feed and this executor outlive what is returned.
+  virtual std::unique_ptr<StepsInFlight> in_flight(std::vector<Bound> const& launches, FedSlots const&, Feed&);
 };
 
 std::unique_ptr<Executor> cpu_executor(std::int64_t memory_bytes, std::shared_ptr<ThreadPool>, Isa);

@@ -3,19 +3,34 @@
 #include <new>
 
 #include "falconet/base/error.h"
+#include "falconet/device/cuda/handles.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/plan/footprint.h"
 
 namespace falconet {
 
 Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_ptr<ThreadPool> threads, Isa isa)
     : plan_(std::move(plan)), parameters_(std::move(parameters)) {
-  if (plan_.device.kind == DeviceKind::cpu) executor_ = cpu_executor(plan_.memory_bytes, std::move(threads), isa);
-  else executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_parameters());
+  if (plan_.device.kind == DeviceKind::cpu) {
+    executor_ = cpu_executor(plan_.memory_bytes, std::move(threads), isa);
+  } else {
+    require_memory(plan_, *parameters_, std::int64_t(cuda_memory(plan_.device.index).free));
+    executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_parameters());
+  }
   for (auto const& l : plan_.step) {
     std::vector<View> operands;
     for (auto const& s : l.operands) operands.push_back(at(s));
     View scratch{executor_->memory(l.scratch_offset), {DType::u8, Shape{l.scratch_bytes}, Layout::nchw}};
-    launches_.push_back(algorithms_of(l.op).bind(l.problem, l.choice, plan_.device.kind, operands, scratch));
+    Bound const bound = algorithms_of(l.op).bind(l.problem, l.choice, plan_.device.kind, operands, scratch);
+    if (plan_.device.kind == DeviceKind::cpu) launches_.push_back(bound);
+    else launches_.push_back([bound, who = l.layer + " (" + l.direction + ")"](Stream& stream) {
+      try {
+        bound(stream);
+      } catch (Error const& e) {
+        if (e.kind != ErrorKind::device) throw;
+        throw Error(ErrorKind::device, who, e.message, e.where);
+      }
+    });
   }
   for (auto const& i : plan_.inputs) {
     inputs_.push_back(executor_->input(i.slot));
@@ -56,6 +71,17 @@ bool Session::step(int guarded, std::string_view guard) {
   for (auto const& o : plan_.outputs)
     if (o.name == guard) return executor_->step(launches_, guarded, &o.slot);
   fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
+}
+
+std::unique_ptr<StepsInFlight> Session::in_flight(int guarded, std::string_view guard, Feed& feed) {
+  auto const slot = [](std::vector<NamedSlot> const& list, std::string_view name) -> Slot const* {
+    for (auto const& s : list)
+      if (s.name == name) return &s.slot;
+    return nullptr;
+  };
+  Slot const *const loss = slot(plan_.outputs, guard), *const state = slot(plan_.inputs, "step"), *const images = slot(plan_.inputs, "images"), *const targets = slot(plan_.inputs, "targets");
+  if (!loss || !state || !images || !targets) fail(ErrorKind::internal, "steps in flight need a training plan");
+  return executor_->in_flight(launches_, {guarded, *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
 }
 
 std::vector<Tensor> Session::results_of(int launch) const {

@@ -29,6 +29,9 @@ class Session {
   // The launches from `guarded` on run only if the output `guard` is finite by then; says whether they ran. Always the same two
   // in one session.
   bool step(int guarded, std::string_view guard);
+  // Steps on a GPU that nobody waits for, their inputs "step", "images" and "targets" filled by the feed (plan/feed.h). This session
+  // and the feed outlive them; one at a time.
+  std::unique_ptr<StepsInFlight> in_flight(int guarded, std::string_view guard, Feed&);
   void run(int begin, int end) { executor_->run(launches_, begin, end); }   // launches [begin, end) in order
   std::vector<Tensor> results_of(int launch) const;   // what it wrote last
   // The same as step(), adding each launch's seconds to `seconds` (as many entries as launches).

@@ -85,20 +85,21 @@ TrainStep::TrainStep(Model& model, StepOptions o, LossFunction loss, OptimizerOp
 double TrainStep::run() {
   bool const updated = session_->step(update_, "loss");
   double const loss = scalar(loss_);
-  if (!updated) {
-    std::string layer = "the loss";
-    for (int i = 0; i < update_ && layer == "the loss"; ++i) {       // again, one by one: the weights are still those of before
-      session_->run(i, i + 1);
-      auto const& launch = session_->plan().step[std::size_t(i)];
-      for (auto const& t : session_->results_of(i))
-        if (!all_finite(t.view())) layer = launch.layer + " (" + launch.direction + ")";
-    }
-    fail(ErrorKind::numeric, "step " + std::to_string(state().step + 1) + ": the loss is " + (std::isnan(loss) ? "NaN" : "infinite") + "; the first layer that is not finite is " +
-                                 layer + "; a lower learning rate may help");
-  }
+  if (!updated) fail_not_finite(loss);
   ++state().step;
   state().sample += state().valid_count;
   return loss;
+}
+void TrainStep::fail_not_finite(double loss) {
+  std::string layer = "the loss";
+  for (int i = 0; i < update_ && layer == "the loss"; ++i) {         // again, one by one: the weights are still those of before
+    session_->run(i, i + 1);
+    auto const& launch = session_->plan().step[std::size_t(i)];
+    for (auto const& t : session_->results_of(i))
+      if (!all_finite(t.view())) layer = launch.layer + " (" + launch.direction + ")";
+  }
+  fail(ErrorKind::numeric, "step " + std::to_string(state().step + 1) + ": the loss is " + (std::isnan(loss) ? "NaN" : "infinite") + "; the first layer that is not finite is " +
+                               layer + "; a lower learning rate may help");
 }
 double TrainStep::correct() const { return correct_ ? scalar(correct_) : std::numeric_limits<double>::quiet_NaN(); }
 

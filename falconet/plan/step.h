@@ -35,6 +35,10 @@ class TrainStep {
   // One step on what images and targets hold. Advances state().step and state().sample. Returns the loss; throws a numeric
   // error that names the first layer with NaN or infinity, before the update, if the loss is not finite.
   double run();
+  // On a GPU: steps that nobody waits for, fed there. They advance state() as run() does. One at a time.
+  std::unique_ptr<StepsInFlight> in_flight(Feed& feed) { return session_->in_flight(update_, "loss", feed); }
+  // The numeric error of run() for what images and targets hold.
+  [[noreturn]] void fail_not_finite(double loss);
   double correct() const;                      // rows of the last batch classified right; NaN for losses without classes
   Session& session() const { return *session_; }
   int batch() const { return batch_; }

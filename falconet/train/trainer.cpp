@@ -10,6 +10,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
+#include "falconet/train/epochs.h"
 #include "falconet/train/model_file.h"
 #include "falconet/train/run_folder.h"
 
@@ -79,8 +80,10 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   step_.state() = at.state;
   step_.state().seed = model_.options().seed;
 
-  data::Loader loader(train, {.batch = options_.batch, .seed = model_.options().seed, .epoch = at.epoch, .index = at.batch, .epochs = o.epochs});
-  std::int64_t const batches = loader.batches_per_epoch(), total = batches * o.epochs;
+  std::int64_t const batches = (train.size() + options_.batch - 1) / options_.batch, total = batches * o.epochs;
+  auto const runner = epoch_runner(model_, step_, train, {.batch = options_.batch, .seed = model_.options().seed, .epoch = at.epoch, .index = at.batch, .epochs = o.epochs}, o.feed,
+                                   [&](std::int64_t step) { return float(options_.optimizer.lr * options_.schedule.factor(step, total, batches)); });
+  if (o.on_feed) o.on_feed(runner->text());
   std::optional<Evaluator> evaluator;
   std::int64_t const validation_size = o.validate ? o.validate->size() : 0;
   if (validation_size > 0) evaluator.emplace(model_, EvaluateOptions{.batch = int(std::min<std::int64_t>(o.validation_batch, validation_size)), .precision = options_.precision});
@@ -92,33 +95,22 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   };
   while (at.epoch < o.epochs && !result.stopped) {
     auto const epoch_begin = std::chrono::steady_clock::now();
-    for (; at.batch < batches;) {
-      auto const& batch = loader.next();
-      convert(batch.images, step_.images());
-      convert(batch.labels, step_.targets());
-      auto& state = step_.state();
-      state.valid_count = batch.valid_count;
-      state.sample = batch.sample;
-      state.learning_rate = float(options_.optimizer.lr * options_.schedule.factor(state.step, total, batches));
-      float const rate = state.learning_rate;
-      double const loss = step_.run();
-      at.loss_sum += loss * batch.valid_count;
-      at.right += step_.correct();
-      at.seen += batch.valid_count;
+    runner->run(at.epoch, at.batch, [&](StepDone const& done) {
+      at.loss_sum += done.loss * done.valid_count;
+      at.right += done.correct;
+      at.seen += done.valid_count;
       ++at.batch;
-      if (step_.state().step == 1) at.first_loss = loss;
+      if (done.step == 1) at.first_loss = done.loss;
       if (at.batch % check_every == 0 || at.batch == batches) {
-        at.state.step = step_.state().step;
+        at.state.step = done.step;
         check_divergence(at);
       }
       if (o.on_step) {
-        Progress p{at.epoch + 1, o.epochs, at.batch, batches, loss, at.loss_sum / double(at.seen), at.right / double(at.seen), rate, seconds_since(begin)};
-        if (!o.on_step(p)) {
-          result.stopped = true;
-          break;
-        }
+        Progress const p{at.epoch + 1, o.epochs, at.batch, batches, done.loss, at.loss_sum / double(at.seen), at.right / double(at.seen), done.learning_rate, seconds_since(begin)};
+        if (!o.on_step(p)) result.stopped = true;
       }
-    }
+      return !result.stopped;
+    });
     if (at.batch < batches) break;                       // stopped in mid-epoch
     check_weights(model_, step_.state().step);           // before they are kept
     EpochResult r;

@@ -8,6 +8,7 @@
 #include "falconet/data/loader.h"
 #include "falconet/plan/step.h"
 #include "falconet/train/evaluate.h"
+#include "falconet/train/feeds.h"
 #include "falconet/train/schedule.h"
 
 namespace falconet {
@@ -49,8 +50,10 @@ struct FitOptions {
   bool resume = false;                  // go on from the folder's checkpoint
   std::string settings;                 // kept in checkpoints, for the command line
   int validation_batch = 1000;
-  std::function<bool(Progress const&)> on_step;         // return false to stop: the checkpoint is written first
+  Feeding feed = Feeding::automatic;    // how batches come to a GPU; the bytes are the same
+  std::function<bool(Progress const&)> on_step;         // false: stop, after the steps that a GPU has begun; the checkpoint is written first
   std::function<bool(EpochResult const&)> on_epoch;
+  std::function<void(std::string const&)> on_feed;      // once, before the first step: "resident on cuda:0"
   std::function<void(std::string const&)> on_message;   // "last.ckpt is damaged ...; going on from previous.ckpt"
 };
 

@@ -15,6 +15,7 @@ void check_cuda(cudaError_t code, char const* call, std::string const& context =
 template <class Problem>
 void check_launch(char const* kernel, Problem const& problem, cudaStream_t stream);
 cudaError_t launch_result(cudaStream_t stream);
+// A device error "launching kernel K failed: DESCRIPTION (NAME); problem 'P'"; the session that ran it adds layer and direction.
 [[noreturn]] void fail_launch(cudaError_t code, char const* kernel, std::string const& problem);
 
 template <class Problem>

@@ -5,6 +5,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/probe_kernel.h"
 
 #ifndef FALCONET_CUDA_ARCHITECTURES
 #define FALCONET_CUDA_ARCHITECTURES "unknown"
@@ -14,9 +15,10 @@ namespace falconet {
 namespace {
 
 std::atomic<CudaCheck> check_mode{CudaCheck::off};
+std::atomic<std::int64_t> graph_launches{0}, kernel_launches{0}, copies{0}, allocations{0}, synchronizations{0};
+void count(std::atomic<std::int64_t>& counter) { counter.fetch_add(1, std::memory_order_relaxed); }
 
 std::string described(cudaError_t code) { return std::string(cudaGetErrorString(code)) + " (" + cudaGetErrorName(code) + ")"; }
-std::string version_text(int v) { return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10); }
 
 cudaStream_t raw(void* handle) { return static_cast<cudaStream_t>(handle); }
 cudaStream_t raw(CudaStream const& s) { return static_cast<cudaStream_t>(s.stream().cuda()); }
@@ -26,10 +28,11 @@ cudaStream_t raw(CudaStream const& s) { return static_cast<cudaStream_t>(s.strea
 void check_cuda(cudaError_t code, char const* call, std::string const& context) {
   if (code == cudaSuccess) return;
   cudaGetLastError();   // a refused call must not be blamed on the next launch
-  fail(ErrorKind::device, std::string(call) + " failed: " + described(code) + (context.empty() ? "" : "; " + context));
+  fail(ErrorKind::device, cuda_failure(std::string(call).substr(0, std::string_view(call).find('(')), int(code), described(code), context, cuda_check() == CudaCheck::sync));
 }
 
 cudaError_t launch_result(cudaStream_t stream) {
+  count(kernel_launches);
   cudaError_t code = cudaGetLastError();
   if (code != cudaSuccess || check_mode.load(std::memory_order_relaxed) == CudaCheck::off) return code;
   cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
@@ -38,31 +41,47 @@ cudaError_t launch_result(cudaStream_t stream) {
 }
 
 void fail_launch(cudaError_t code, char const* kernel, std::string const& problem) {
-  fail(ErrorKind::device, "kernel " + std::string(kernel) + " failed: " + described(code) + "; problem '" + problem + "'");
+  fail(ErrorKind::device, cuda_failure("launching kernel " + std::string(kernel), int(code), described(code), "problem '" + problem + "'", cuda_check() == CudaCheck::sync));
 }
 
 void set_cuda_check(CudaCheck mode) { check_mode = mode; }
+CudaCheck cuda_check() { return check_mode.load(std::memory_order_relaxed); }
+CudaCounts cuda_counts() { return {graph_launches, kernel_launches, copies, allocations, synchronizations}; }
 
-CudaStatus cuda_status() {
-  CudaStatus s;
-  s.built = true;
-  s.architectures = FALCONET_CUDA_ARCHITECTURES;
-  cudaRuntimeGetVersion(&s.runtime_version);
-  cudaDriverGetVersion(&s.driver_version);
-  int count = 0;
-  cudaError_t code = cudaGetDeviceCount(&count);
-  cudaGetLastError();
-  if (s.driver_version == 0)
-    s.reason = "no NVIDIA driver was found";
-  else if (code == cudaErrorInsufficientDriver)
-    s.reason = "the NVIDIA driver supports CUDA " + version_text(s.driver_version) + ", this program needs " + version_text(s.runtime_version);
-  else if (code != cudaSuccess)
-    s.reason = described(code);
-  else if (count == 0)
-    s.reason = "no NVIDIA GPU was found";
-  else
-    s.devices = count;
-  return s;
+CudaProbe const& real_cuda_probe() {
+  static CudaProbe const probe = [] {
+    CudaProbe p;
+    p.built = true;
+    p.architectures = FALCONET_CUDA_ARCHITECTURES;
+    p.driver_version = [](int& v) { return int(cudaDriverGetVersion(&v)); };
+    p.runtime_version = [](int& v) { return int(cudaRuntimeGetVersion(&v)); };
+    p.device_count = [](int& n) {
+      cudaError_t const code = cudaGetDeviceCount(&n);
+      cudaGetLastError();
+      return int(code);
+    };
+    p.try_device = [](int device) {
+      cudaError_t code = cudaSetDevice(device);
+      if (code == cudaSuccess) code = find_a_kernel();
+      cudaGetLastError();
+      return int(code);
+    };
+    p.device_name = [](int device) {
+      cudaDeviceProp d{};
+      if (cudaGetDeviceProperties(&d, device) != cudaSuccess) return std::string("which does not say its name");
+      return std::string(d.name) + " (compute capability " + std::to_string(d.major) + "." + std::to_string(d.minor) + ")";
+    };
+    p.describe = [](int code) { return described(cudaError_t(code)); };
+    return p;
+  }();
+  return probe;
+}
+
+CudaMemoryInfo cuda_memory(int device) {
+  CudaMemoryInfo m;
+  FALCONET_CUDA(cudaSetDevice(device));
+  FALCONET_CUDA(cudaMemGetInfo(&m.free, &m.total));
+  return m;
 }
 
 DeviceFacts cuda_facts(int device) {
@@ -82,6 +101,7 @@ DeviceFacts cuda_facts(int device) {
 CudaStream::CudaStream(int device) : device_(device) {
   FALCONET_CUDA(cudaSetDevice(device));
   cudaStream_t s = nullptr;
+  count(allocations);
   FALCONET_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
   handle_ = s;
 }
@@ -94,7 +114,16 @@ CudaStream& CudaStream::operator=(CudaStream&& other) noexcept {
 CudaStream::~CudaStream() {
   if (handle_) cudaStreamDestroy(raw(handle_));
 }
-void CudaStream::synchronize() const { FALCONET_CUDA(cudaStreamSynchronize(raw(handle_))); }
+void CudaStream::synchronize() const {
+  count(synchronizations);
+  FALCONET_CUDA(cudaStreamSynchronize(raw(handle_)));
+}
+bool CudaStream::idle() const {
+  cudaError_t const code = cudaStreamQuery(raw(handle_));
+  if (code == cudaErrorNotReady) return cudaGetLastError(), false;
+  check_cuda(code, "cudaStreamQuery");
+  return true;
+}
 void CudaStream::wait(CudaEvent const& event) const {
   FALCONET_CUDA(cudaStreamWaitEvent(raw(handle_), static_cast<cudaEvent_t>(event.handle()), 0));
 }
@@ -102,6 +131,7 @@ void CudaStream::wait(CudaEvent const& event) const {
 CudaEvent::CudaEvent(int device) {
   FALCONET_CUDA(cudaSetDevice(device));
   cudaEvent_t e = nullptr;
+  count(allocations);
   FALCONET_CUDA(cudaEventCreate(&e));
   handle_ = e;
 }
@@ -111,7 +141,10 @@ CudaEvent::~CudaEvent() {
   if (handle_) cudaEventDestroy(static_cast<cudaEvent_t>(handle_));
 }
 void CudaEvent::record(CudaStream const& s) { FALCONET_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(handle_), raw(s))); }
-void CudaEvent::synchronize() const { FALCONET_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_))); }
+void CudaEvent::synchronize() const {
+  count(synchronizations);
+  FALCONET_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)));
+}
 double CudaEvent::milliseconds_since(CudaEvent const& earlier) const {
   float ms = 0;
   FALCONET_CUDA(cudaEventElapsedTime(&ms, static_cast<cudaEvent_t>(earlier.handle_), static_cast<cudaEvent_t>(handle_)));
@@ -120,6 +153,7 @@ double CudaEvent::milliseconds_since(CudaEvent const& earlier) const {
 
 CudaGraph::CudaGraph(CudaStream const& s, std::function<void(Stream&)> const& work) {
   FALCONET_CUDA(cudaSetDevice(s.device()));
+  count(allocations);
   FALCONET_CUDA(cudaStreamBeginCapture(raw(s), cudaStreamCaptureModeThreadLocal));
   cudaGraph_t graph = nullptr;
   try {
@@ -149,11 +183,15 @@ CudaGraph& CudaGraph::operator=(CudaGraph&& other) noexcept {
 CudaGraph::~CudaGraph() {
   if (executable_) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
 }
-void CudaGraph::launch(CudaStream const& s) const { FALCONET_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), raw(s))); }
+void CudaGraph::launch(CudaStream const& s) const {
+  count(graph_launches);
+  FALCONET_CUDA(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), raw(s)));
+}
 
 CudaMemory::CudaMemory(int device, std::size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
   FALCONET_CUDA(cudaSetDevice(device));
+  count(allocations);
   cudaError_t code = cudaMalloc(&data_, bytes);
   if (code == cudaErrorMemoryAllocation) {
     std::size_t free = 0, total = 0;
@@ -175,7 +213,9 @@ CudaMemory::~CudaMemory() {
 }
 
 PinnedMemory::PinnedMemory(std::size_t bytes) : bytes_(bytes) {
-  if (bytes) check_cuda(cudaMallocHost(&data_, bytes), "cudaMallocHost", std::to_string(bytes) + " bytes");
+  if (bytes == 0) return;
+  count(allocations);
+  check_cuda(cudaMallocHost(&data_, bytes), "cudaMallocHost", std::to_string(bytes) + " bytes");
 }
 PinnedMemory::PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
 PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
@@ -188,16 +228,24 @@ PinnedMemory::~PinnedMemory() {
 }
 
 void copy_to_device(void* device, void const* host, std::size_t bytes, CudaStream const& s) {
-  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, raw(s)));
+  if (bytes == 0) return;
+  count(copies);
+  FALCONET_CUDA(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, raw(s)));
 }
 void copy_to_host(void* host, void const* device, std::size_t bytes, CudaStream const& s) {
-  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, raw(s)));
+  if (bytes == 0) return;
+  count(copies);
+  FALCONET_CUDA(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, raw(s)));
 }
 void copy_on_device(void* to, void const* from, std::size_t bytes, CudaStream const& s) {
-  if (bytes) FALCONET_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, raw(s)));
+  if (bytes == 0) return;
+  count(copies);
+  FALCONET_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, raw(s)));
 }
 void fill_bytes(void* device, int byte, std::size_t bytes, CudaStream const& s) {
-  if (bytes) FALCONET_CUDA(cudaMemsetAsync(device, byte, bytes, raw(s)));
+  if (bytes == 0) return;
+  count(copies);
+  FALCONET_CUDA(cudaMemsetAsync(device, byte, bytes, raw(s)));
 }
 
 }  // namespace falconet

@@ -5,24 +5,31 @@
 #include <functional>
 #include <string>
 
+#include "falconet/device/cuda_status.h"
 #include "falconet/device/device.h"
 
 namespace falconet {
 
-struct CudaStatus {
-  bool built = false;            // this library has its CUDA side
-  int devices = 0;               // usable now
-  int driver_version = 0;        // 13000 for 13.0; 0: no driver
-  int runtime_version = 0;       // the runtime inside this library
-  std::string architectures;     // kernels built for: "sm_90a"
-  std::string reason;            // why devices == 0, one line; empty otherwise
-};
-CudaStatus cuda_status();        // never throws
 DeviceFacts cuda_facts(int device);
+struct CudaMemoryInfo {
+  std::size_t free = 0, total = 0;   // bytes
+};
+CudaMemoryInfo cuda_memory(int device);
 
 // sync: every launch is followed by a synchronisation, so that an asynchronous fault is reported by the kernel that caused it.
 enum class CudaCheck { off, sync };
 void set_cuda_check(CudaCheck);
+CudaCheck cuda_check();
+
+// What has been asked of GPUs so far in this process: a steady step is one graph launch and nothing else.
+struct CudaCounts {
+  std::int64_t graph_launches = 0;
+  std::int64_t kernel_launches = 0;      // outside graphs, and while graphs are captured
+  std::int64_t copies = 0;               // and fills, likewise
+  std::int64_t allocations = 0;          // of device and of pinned memory, streams, events and graphs included
+  std::int64_t synchronizations = 0;     // the host waited
+};
+CudaCounts cuda_counts();
 
 // A stream that synchronises with no other. Falconet's kernels take it as Stream.
 class CudaStream {
@@ -34,6 +41,7 @@ class CudaStream {
   Stream stream() const { return Stream(handle_); }
   int device() const { return device_; }
   void synchronize() const;      // throws the device error of anything that ran before
+  bool idle() const;             // everything has ended; throws likewise, and waits for nothing
   void wait(class CudaEvent const&) const;
 
  private:

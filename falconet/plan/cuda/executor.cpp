@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "falconet/device/cuda/handles.h"
+#include "falconet/plan/cuda/steps_in_flight.h"
 #include "falconet/plan/cuda/when_finite.h"
 #include "falconet/plan/executor.h"
 
@@ -47,7 +48,7 @@ class CudaExecutor final : public Executor {
 
   bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) override {
     int const all = int(launches.size());
-    if (!ran_) {
+    if (!ran_ || cuda_check() == CudaCheck::sync) {
       run(launches, 0, guard ? guarded : all);
       if (guard && !all_finite(staged_output(*guard))) return false;
       if (guard) run(launches, guarded, all);
@@ -60,7 +61,7 @@ class CudaExecutor final : public Executor {
         copy_in();
         launch(launches, 0, guard ? guarded : all);
         copy_out();
-        if (guard) when_finite(stream, memory(guard->offset), guard->type.dtype, [&](Stream& body) {
+        if (guard) when_finite(stream, memory(guard->offset), guard->type.dtype, nullptr, [&](Stream& body) {
           for (int i = guarded; i < all; ++i) launches[std::size_t(i)](body);
         });
       });
@@ -68,6 +69,24 @@ class CudaExecutor final : public Executor {
     graph_->launch(stream_);
     stream_.synchronize();
     return !guard || all_finite(staged_output(*guard));
+  }
+
+  std::unique_ptr<StepsInFlight> in_flight(std::vector<Bound> const& launches, FedSlots const& slots, Feed& feed) override {
+    auto const at = [this](Slot const& s) { return View{memory(s.offset), s.type}; };
+    CudaFedStep step{};
+    step.stream = &stream_;
+    step.parameters_to_device = [this] { parameters_->to_device(writes_); };
+    step.launch = [&launches](int begin, int end, Stream& stream) {
+      for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
+    };
+    step.guarded = slots.guarded, step.all = int(launches.size());
+    step.loss = at(slots.loss);
+    if (slots.correct) step.correct = at(*slots.correct);
+    step.target = {at(slots.state).as<StepState>(), at(slots.images), at(slots.targets)};
+    step.host_state = staged_input(slots.state).as<StepState>();
+    step.host_images = staged_input(slots.images), step.host_targets = staged_input(slots.targets);
+    step.ran = &ran_;
+    return cuda_steps_in_flight(std::move(step), feed);
   }
 
   void time(std::vector<Bound> const& launches, std::vector<double>& seconds) override {
@@ -89,11 +108,13 @@ class CudaExecutor final : public Executor {
     std::memset(list.back().host.data(), 0, s.type.bytes());
     return {list.back().host.data(), s.type};
   }
-  View staged_output(Slot const& s) const {
-    for (auto const& o : outputs_)
+  View staged(std::vector<Staged> const& list, Slot const& s) const {
+    for (auto const& o : list)
       if (o.device == memory(s.offset)) return {o.host.data(), o.type};
     return {};
   }
+  View staged_input(Slot const& s) const { return staged(inputs_, s); }
+  View staged_output(Slot const& s) const { return staged(outputs_, s); }
   void launch(std::vector<Bound> const& launches, int begin, int end) {
     Stream stream = stream_.stream();
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);

@@ -5,13 +5,13 @@ namespace falconet {
 namespace {
 
 template <class T>
-__global__ void set_if_finite(cudaGraphConditionalHandle condition, T const* value) {
-  cudaGraphSetConditional(condition, isfinite(*value) ? 1u : 0u);
+__global__ void set_if_finite(cudaGraphConditionalHandle condition, T const* value, std::int32_t const* failed) {
+  cudaGraphSetConditional(condition, isfinite(*value) && !(failed && *failed) ? 1u : 0u);
 }
 
 }  // namespace
 
-void when_finite(Stream& stream, void const* value, DType type, std::function<void(Stream&)> const& body) {
+void when_finite(Stream& stream, void const* value, DType type, std::int32_t const* failed, std::function<void(Stream&)> const& body) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   unsigned long long id = 0;
@@ -22,8 +22,8 @@ void when_finite(Stream& stream, void const* value, DType type, std::function<vo
   FALCONET_CUDA(cudaStreamGetCaptureInfo(s, &status, &id, &graph, &before, &edges, &count));
   cudaGraphConditionalHandle condition{};
   FALCONET_CUDA(cudaGraphConditionalHandleCreate(&condition, graph, 0, cudaGraphCondAssignDefault));
-  if (type == DType::f64) set_if_finite<<<1, 1, 0, s>>>(condition, static_cast<double const*>(value));
-  else set_if_finite<<<1, 1, 0, s>>>(condition, static_cast<float const*>(value));
+  if (type == DType::f64) set_if_finite<<<1, 1, 0, s>>>(condition, static_cast<double const*>(value), failed);
+  else set_if_finite<<<1, 1, 0, s>>>(condition, static_cast<float const*>(value), failed);
   FALCONET_CUDA(cudaGetLastError());
   FALCONET_CUDA(cudaStreamGetCaptureInfo(s, &status, &id, &graph, &before, &edges, &count));
 

@@ -8,7 +8,7 @@
 namespace falconet {
 
 // While `stream` is being captured: what `body` launches becomes part of the graph and runs if the f32 or f64 at `value` (device memory)
-// is finite by then. Whatever `stream` captures afterwards waits for it.
-void when_finite(Stream& stream, void const* value, DType type, std::function<void(Stream&)> const& body);
+// is finite by then and `*failed`, where given, is 0. Whatever `stream` captures afterwards waits for it.
+void when_finite(Stream& stream, void const* value, DType type, std::int32_t const* failed, std::function<void(Stream&)> const& body);
 
 }  // namespace falconet

@@ -57,7 +57,11 @@ void pass_choose(Graph& graph, CompileContext& context) {
       if (!c) continue;                                     // another launch of this layer, of another operation
       pins_used.insert(key);
       if (!c->refusal.empty()) fail(ErrorKind::usage, "pin." + key + "=" + pin->second + ": " + wanted.algorithm + " refuses: " + c->refusal);
-      if (wanted.config.empty()) wanted.config = c->configs.front();
+      try {
+        wanted.config = config_by_hand(*c, wanted.config);
+      } catch (Error const& e) {
+        fail(e.kind, "pin." + key + "=" + pin->second + ": " + e.message);
+      }
       choice = wanted;
     }
     if (!choice)

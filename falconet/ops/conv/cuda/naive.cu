@@ -10,7 +10,7 @@
 namespace falconet {
 namespace {
 
-constexpr int threads = 256;
+constexpr int most_threads = 1024;       // a power of two by pin, 256 otherwise
 
 // The problem as kernels see it: plain integers and pointers. Channels-last or channels-first is a matter of strides.
 struct Strides {
@@ -114,9 +114,9 @@ __device__ A finished(Slots const& slots, Pointers<E, A> const& a, A v, int chan
 }
 
 template <class E, class A>
-__global__ void __launch_bounds__(threads) naive_forward(Geometry g, Slots slots, Pointers<E, A> a) {
+__global__ void __launch_bounds__(most_threads) naive_forward(Geometry g, Slots slots, Pointers<E, A> a) {
   std::int64_t const elements = std::int64_t(g.n) * g.k * g.stored_p * g.stored_q;
-  for (std::int64_t e = blockIdx.x * std::int64_t(threads) + threadIdx.x; e < elements; e += std::int64_t(gridDim.x) * threads) {
+  for (std::int64_t e = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; e < elements; e += std::int64_t(gridDim.x) * blockDim.x) {
     int const k = int(e % g.k), q = int(e / g.k % g.stored_q), p = int(e / g.k / g.stored_q % g.stored_p), n = int(e / g.k / g.stored_q / g.stored_p);
     std::int64_t const i = g.y.at(n, k, p, q);
     if (!slots.pool) {
@@ -138,9 +138,9 @@ __global__ void __launch_bounds__(threads) naive_forward(Geometry g, Slots slots
 }
 
 template <class E, class A>
-__global__ void __launch_bounds__(threads) naive_data(Geometry g, Slots slots, Pointers<E, A> a) {
+__global__ void __launch_bounds__(most_threads) naive_data(Geometry g, Slots slots, Pointers<E, A> a) {
   std::int64_t const elements = std::int64_t(g.n) * g.c * g.h * g.w;
-  for (std::int64_t e = blockIdx.x * std::int64_t(threads) + threadIdx.x; e < elements; e += std::int64_t(gridDim.x) * threads) {
+  for (std::int64_t e = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; e < elements; e += std::int64_t(gridDim.x) * blockDim.x) {
     int const c = int(e % g.c), w = int(e / g.c % g.w), h = int(e / g.c / g.w % g.h), n = int(e / g.c / g.w / g.h);
     std::int64_t const i = g.x.at(n, c, h, w);
     store(a.x, i, finished(slots, a, product_data(g, slots, a, n, c, h, w), c, g.c, i));
@@ -150,10 +150,10 @@ __global__ void __launch_bounds__(threads) naive_data(Geometry g, Slots slots, P
 // Adds up one value per thread; the result is valid in thread 0. Fixed tree, so the same bytes every time.
 template <class A>
 __device__ A block_sum(A v) {
-  __shared__ A partial[threads];
+  __shared__ A partial[most_threads];
   __syncthreads();
   partial[threadIdx.x] = v;
-  for (int half = threads / 2; half > 0; half /= 2) {
+  for (int half = int(blockDim.x) / 2; half > 0; half /= 2) {
     __syncthreads();
     if (int(threadIdx.x) < half) partial[threadIdx.x] += partial[threadIdx.x + half];
   }
@@ -161,12 +161,12 @@ __device__ A block_sum(A v) {
 }
 
 template <class F, class E, class A>
-__global__ void __launch_bounds__(threads) naive_filter(Geometry g, Slots slots, Pointers<E, A> a, F* filter) {
+__global__ void __launch_bounds__(most_threads) naive_filter(Geometry g, Slots slots, Pointers<E, A> a, F* filter) {
   std::int64_t const elements = std::int64_t(g.k) * g.r * g.s * g.c_group, pixels = std::int64_t(g.n) * g.p * g.q;
   for (std::int64_t e = blockIdx.x; e < elements; e += gridDim.x) {
     int const c = int(e % g.c_group), s = int(e / g.c_group % g.s), r = int(e / g.c_group / g.s % g.r), k = int(e / g.c_group / g.s / g.r);
     A sum = 0;
-    for (std::int64_t i = threadIdx.x; i < pixels; i += threads) {
+    for (std::int64_t i = threadIdx.x; i < pixels; i += blockDim.x) {
       int const q = int(i % g.q), p = int(i / g.q % g.p), n = int(i / g.q / g.p);
       int const h = p * g.st_h - g.pad_h + r * g.d_h, w = q * g.st_w - g.pad_w + s * g.d_w;
       if (h < 0 || h >= g.h || w < 0 || w >= g.w) continue;
@@ -178,11 +178,11 @@ __global__ void __launch_bounds__(threads) naive_filter(Geometry g, Slots slots,
 }
 
 template <class E, class A>
-__global__ void __launch_bounds__(threads) naive_bias(Geometry g, Slots slots, Pointers<E, A> a) {
+__global__ void __launch_bounds__(most_threads) naive_bias(Geometry g, Slots slots, Pointers<E, A> a) {
   std::int64_t const pixels = std::int64_t(g.n) * g.p * g.q;
   int const k = blockIdx.x;
   A sum = 0;
-  for (std::int64_t i = threadIdx.x; i < pixels; i += threads)
+  for (std::int64_t i = threadIdx.x; i < pixels; i += blockDim.x)
     sum += loaded_dy(g, slots, a, int(i / g.q / g.p), k, int(i / g.q % g.p), int(i % g.q));
   sum = block_sum(sum);
   if (threadIdx.x == 0) a.bias[k] = sum;
@@ -190,12 +190,12 @@ __global__ void __launch_bounds__(threads) naive_bias(Geometry g, Slots slots, P
 
 // Channel sums of the stored result: squares (sum v, sum v*v) or dot (sum v*m, sum v), over the rows that are valid.
 template <class E, class A>
-__global__ void __launch_bounds__(threads) naive_stats(E const* v, E const* m, Strides at, int channels, int height, int width, bool dot, StepState const* step,
+__global__ void __launch_bounds__(most_threads) naive_stats(E const* v, E const* m, Strides at, int channels, int height, int width, bool dot, StepState const* step,
                                                        A* stats) {
   std::int64_t const pixels = std::int64_t(step->valid_count) * height * width;
   int const c = blockIdx.x;
   double first = 0, second = 0;
-  for (std::int64_t i = threadIdx.x; i < pixels; i += threads) {
+  for (std::int64_t i = threadIdx.x; i < pixels; i += blockDim.x) {
     std::int64_t const j = at.at(i / width / height, c, i / width % height, i % width);
     double const value = load<A>(v, j);
     first += dot ? value * load<A>(m, j) : value;
@@ -223,14 +223,16 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd_filter && (s.affine != Affine::none || s.residual || s.act != Activation::none || s.mask != Mask::none ||
                                                s.pool.kind != PoolSlot::none || s.stats != Stats::none))
     return "the filter gradient stores dw and db alone";
-  if (s.pool.kind != PoolSlot::none && (s.residual || s.mask != Mask::none || s.stats == Stats::dot)) return "pooling beside a residual or a mask";
+  if (s.pool.kind != PoolSlot::none && (s.residual || s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other)) return "pooling beside a residual or a mask";
   return {};
 }
 
-unsigned blocks_for(std::int64_t elements) { return unsigned(std::min<std::int64_t>((elements + threads - 1) / threads, 1 << 16)); }
-
 template <class E, class A>
-void launch(ConvProblem const& p, ConvArgs const& args, cudaStream_t stream) {
+void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, cudaStream_t stream) {
+  int const threads = config.get("threads", 256), wanted = config.get("blocks", 0);
+  auto const blocks_for = [&](std::int64_t elements, int each) {
+    return unsigned(wanted > 0 ? wanted : std::min<std::int64_t>((elements + each - 1) / each, 1 << 16));
+  };
   bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
   Geometry const g{p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.p(), p.q(), p.pad_top, p.pad_left, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w,
                    p.c / p.groups, p.k / p.groups, p.stored_p(), p.stored_q(), p.pool_size(),
@@ -242,32 +244,33 @@ void launch(ConvProblem const& p, ConvArgs const& args, cudaStream_t stream) {
                          args.winner.as<std::uint8_t>(), args.step};
   if (filter) {
     std::int64_t const elements = std::int64_t(p.k) * p.r * p.s * (p.c / p.groups);
-    unsigned const blocks = unsigned(std::min<std::int64_t>(elements, 1 << 16));
-    if (p.w_type == DType::f32) naive_filter<<<blocks, threads, 0, stream>>>(g, slots, a, args.w.as<float>());
-    else naive_filter<<<blocks, threads, 0, stream>>>(g, slots, a, a.filter);
+    if (p.w_type == DType::f32) naive_filter<<<blocks_for(elements, 1), threads, 0, stream>>>(g, slots, a, args.w.as<float>());
+    else naive_filter<<<blocks_for(elements, 1), threads, 0, stream>>>(g, slots, a, a.filter);
     if (p.store.bias) naive_bias<E, A><<<unsigned(p.k), threads, 0, stream>>>(g, slots, a);
   } else if (data) {
-    naive_data<E, A><<<blocks_for(std::int64_t(p.n) * p.c * p.h * p.w), threads, 0, stream>>>(g, slots, a);
+    naive_data<E, A><<<blocks_for(std::int64_t(p.n) * p.c * p.h * p.w, threads), threads, 0, stream>>>(g, slots, a);
   } else {
-    naive_forward<E, A><<<blocks_for(std::int64_t(p.n) * p.k * p.stored_p() * p.stored_q()), threads, 0, stream>>>(g, slots, a);
+    naive_forward<E, A><<<blocks_for(std::int64_t(p.n) * p.k * p.stored_p() * p.stored_q(), threads), threads, 0, stream>>>(g, slots, a);
   }
   if (p.store.stats != Stats::none)
-    naive_stats<E, A><<<unsigned(data ? p.c : p.k), threads, 0, stream>>>(data ? a.x : a.y, a.mask, data ? g.x : g.y, data ? p.c : p.k, data ? p.h : p.stored_p(),
-                                                                      data ? p.w : p.stored_q(), p.store.stats == Stats::dot, args.step, a.stats);
+    naive_stats<E, A><<<unsigned(data ? p.c : p.k), threads, 0, stream>>>(data ? a.x : a.y, p.store.stats == Stats::dot ? a.mask : args.other.as<E>(), data ? g.x : g.y, data ? p.c : p.k, data ? p.h : p.stored_p(),
+                                                                      data ? p.w : p.stored_q(), p.store.stats != Stats::squares, args.step, a.stats);
   check_launch("conv naive", p, stream);
 }
 
-void run(ConvProblem const& p, Config const&, ConvArgs const& args, View, Stream& stream) {
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View, Stream& stream) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
-  if (p.x_type == DType::f64) launch<double, double>(p, args, s);
-  else if (p.x_type == DType::f32) launch<float, float>(p, args, s);
-  else launch<bf16, float>(p, args, s);
+  if (p.x_type == DType::f64) launch<double, double>(p, config, args, s);
+  else if (p.x_type == DType::f32) launch<float, float>(p, config, args, s);
+  else launch<bf16, float>(p, config, args, s);
 }
+
+std::vector<LaunchRange> ranges(ConvProblem const&, DeviceFacts const&) { return {{"threads", 32, most_threads, true}, {"blocks", 1, 1 << 20, false}}; }
 
 double seconds(ConvProblem const& p, DeviceFacts const&) { return 5e-6 + p.operations() / 5e11; }
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_naive{.name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true};
+Algorithm<ConvProblem> const conv_cuda_naive{.name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true, .ranges = ranges};
 
 }  // namespace falconet

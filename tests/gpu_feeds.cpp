@@ -1,0 +1,246 @@
+// Batches that a GPU makes for itself, and steps that nobody waits for: the bytes are the CPU loader's, a steady step is one graph launch and
+// nothing else, training gives the same bytes whichever way the data come, stopped and resumed or not, and faults name their kernel.
+// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync]
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <random>
+
+#include "falconet/base/error.h"
+#include "falconet/base/random.h"
+#include "falconet/data/loader.h"
+#include "falconet/device/cuda/handles.h"
+#include "falconet/nn/models.h"
+#include "falconet/ops/algorithms.h"
+#include "falconet/train/feeds.h"
+#include "falconet/train/trainer.h"
+
+namespace falconet {
+namespace {
+
+int failures = 0;
+void expect(bool good, std::string const& what) {
+  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
+  failures += !good;
+}
+
+data::Pipeline noise(std::int64_t n, Shape image, DType type, int classes = 10) {
+  Tensor images({type, {n, image[0], image[1], image[2]}, Layout::nhwc}), labels({DType::i32, {n}});
+  RandomKey const key = random_key(9, hash("noise"));
+  for (std::int64_t i = 0; i < n * image.elements(); ++i) {
+    auto const word = draw(key, 0, std::uint64_t(i)).word[0];
+    if (type == DType::u8) images.as<std::uint8_t>()[i] = std::uint8_t(word >> 24);
+    else images.as<float>()[i] = uniform(word);
+  }
+  for (std::int64_t i = 0; i < n; ++i) labels.as<std::int32_t>()[i] = std::int32_t(draw(key, 1, std::uint64_t(i)).word[0] % std::uint32_t(classes));
+  for (int c = 0; c < classes && c < n; ++c) labels.as<std::int32_t>()[c] = c;
+  return data::in_memory(std::move(images), std::move(labels));
+}
+
+// Two epochs, batch by batch, beside data::Loader.
+void same_bytes(std::string const& what, data::Pipeline const& pipeline, int batch, bool resident, DType type) {
+  auto const image = pipeline.spec().image;
+  ThreadPool pool(3);
+  Device const device{DeviceKind::cuda, 0};
+  FeedOptions const options{batch, 5, 0, 0, 2};
+  auto const feed = resident ? resident_feed(pipeline, options, device, pool) : staged_feed(pipeline, options, device);
+  data::Loader loader(pipeline, {.batch = batch, .seed = 5, .epochs = 2});
+  TensorType const images_type{type, {batch, image[0], image[1], image[2]}, Layout::nhwc}, targets_type{DType::i32, {batch}, Layout::nchw};
+  CudaStream stream(0);
+  CudaMemory state_memory(0, sizeof(StepState)), images(0, images_type.bytes()), targets(0, targets_type.bytes());
+  FeedTarget const target{static_cast<StepState*>(state_memory.data()), {images.data(), images_type}, {targets.data(), targets_type}};
+  bool good = true;
+  std::int64_t const batches = loader.batches_per_epoch();
+  for (std::int64_t epoch = 0; epoch < 2; ++epoch) {
+    std::vector<float> rates;
+    for (std::int64_t b = 0; b < batches; ++b) rates.push_back(float(epoch * batches + b) * 0.5f);
+    feed->start_epoch(epoch, 0, rates);
+    for (std::int64_t b = 0; b < batches; ++b) {
+      auto const& expected = loader.next();
+      StepState state;
+      state.sample = expected.sample;
+      copy_to_device(target.state, &state, sizeof state, stream);
+      fill_bytes(images.data(), 0xff, images.bytes(), stream);
+      fill_bytes(targets.data(), 0xff, targets.bytes(), stream);
+      Stream s = stream.stream();
+      feed->before(stream);
+      feed->launch(target, s);
+      Tensor got_images(images_type), got_targets(targets_type), wanted(images_type);
+      copy_to_host(got_images.as<void>(), images.data(), images.bytes(), stream);
+      copy_to_host(got_targets.as<void>(), targets.data(), targets.bytes(), stream);
+      copy_to_host(&state, target.state, sizeof state, stream);
+      stream.synchronize();
+      convert(expected.images, wanted.view());
+      good &= std::memcmp(got_images.as<void>(), wanted.as<void>(), images_type.bytes()) == 0;
+      good &= std::memcmp(got_targets.as<void>(), expected.labels.data, targets_type.bytes()) == 0;
+      good &= state.valid_count == expected.valid_count && state.learning_rate == rates[std::size_t(b)] && state.sample == expected.sample;
+    }
+  }
+  expect(good, what + (resident ? ", resident" : ", staged") + ": the loader's bytes");
+}
+
+Model lenet(std::uint64_t seed = 3) {
+  auto const& d = models::find("lenet5");
+  std::vector<std::string> labels;
+  for (int i = 0; i < 10; ++i) labels.push_back(std::to_string(i));
+  return Model({d.image, std::vector<float>(std::size_t(d.image[0]), 0.f), std::vector<float>(std::size_t(d.image[0]), 1.f), labels}, d.make(10), {.device = "cuda", .seed = seed});
+}
+
+void counts(bool resident) {
+  Model model = lenet();
+  TrainStep step(model, {.batch = 32}, cross_entropy(), sgd({.momentum = 0.9}).options);
+  auto const pipeline = noise(32 * 400, model.spec().image, DType::u8) | data::shuffle() | data::random_crop(2);
+  FeedOptions const options{32, 3, 0, 0, 1};
+  auto const feed = resident ? resident_feed(pipeline, options, model.device(), *model.threads()) : staged_feed(pipeline, options, model.device());
+  auto const steps = step.in_flight(*feed);
+  feed->start_epoch(0, 0, std::vector<float>(400, 0.01f));
+  steps->start();
+  auto const run = [&](int from, int to) {
+    for (int i = from; i < to; ++i) {
+      while (i - steps->done() >= feed->most_in_flight()) {
+      }
+      steps->launch();
+    }
+    while (steps->done() < to) {
+    }
+  };
+  run(0, 20);
+  CudaCounts const before = cuda_counts();
+  run(20, 320);
+  CudaCounts const after = cuda_counts();
+  steps->finish();
+  std::int64_t const copies = after.copies - before.copies;
+  std::printf("300 steps, %s: %lld graph launches, %lld kernel launches, %lld copies, %lld allocations, %lld synchronizations\n", resident ? "resident" : "staged",
+              static_cast<long long>(after.graph_launches - before.graph_launches), static_cast<long long>(after.kernel_launches - before.kernel_launches),
+              static_cast<long long>(copies), static_cast<long long>(after.allocations - before.allocations),
+              static_cast<long long>(after.synchronizations - before.synchronizations));
+  expect(after.graph_launches - before.graph_launches == 300 && after.kernel_launches == before.kernel_launches, "a steady step is one graph launch");
+  expect(after.allocations == before.allocations, "and allocates nothing");
+  expect(after.synchronizations == before.synchronizations, "and waits for nothing");
+  expect(copies == (resident ? 0 : 300), resident ? "and copies nothing" : "and one copy beside it");
+  expect(step.state().step == 320 && step.state().sample == 320 * 32, "its position advances inside");
+}
+
+struct Trained {
+  std::vector<EpochResult> epochs;
+  std::vector<std::string> values;
+};
+Trained train(Feeding feed, std::string const& run = {}, int stop_at = 0, bool resume = false, int epochs = 3) {
+  Model model = lenet();
+  Trainer trainer(model, {.batch = 48, .optimizer = sgd({.lr = 0.05, .momentum = 0.9}), .schedule = one_cycle()});
+  FitOptions o;
+  o.epochs = epochs;
+  o.feed = feed;
+  o.run = run;
+  o.resume = resume;
+  o.validate = noise(100, model.spec().image, DType::u8);
+  int seen = 0;
+  o.on_step = [&](Progress const&) { return ++seen != stop_at; };
+  auto const result = trainer.fit(noise(1000, model.spec().image, DType::u8) | data::shuffle() | data::random_crop(3) | data::random_flip(), o);
+  Trained out{result.epochs, {}};
+  for (auto const& e : std::as_const(*model.parameters()).entries()) out.values.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
+  return out;
+}
+bool same(Trained const& a, Trained const& b) {
+  bool good = a.values == b.values && a.epochs.size() == b.epochs.size();
+  for (std::size_t i = 0; good && i < a.epochs.size(); ++i)
+    good = a.epochs[i].train_loss == b.epochs[i].train_loss && a.epochs[i].val_loss == b.epochs[i].val_loss && a.epochs[i].train_accuracy == b.epochs[i].train_accuracy &&
+           a.epochs[i].learning_rate == b.epochs[i].learning_rate && a.epochs[i].step == b.epochs[i].step;
+  return good;
+}
+
+void training() {
+  auto const whole = train(Feeding::resident);
+  expect(same(whole, train(Feeding::resident)), "two runs give the same bytes");
+  expect(same(whole, train(Feeding::staged)), "staged data give the same bytes as resident data");
+  set_cuda_check(CudaCheck::sync);
+  expect(same(whole, train(Feeding::resident)), "kernel by kernel (cuda.check=sync) gives the same bytes as graphs");
+  set_cuda_check(CudaCheck::off);
+  namespace fs = std::filesystem;
+  fs::path const folder = fs::temp_directory_path() / ("falconet_gpu_feeds_" + std::to_string(std::random_device{}()));
+  for (Feeding feed : {Feeding::resident, Feeding::staged})
+    for (int stop : {1, 17, 21, 40}) {
+      auto const run = (folder / (std::to_string(int(feed)) + "_" + std::to_string(stop))).string();
+      (void)train(feed, run, stop);
+      expect(same(whole, train(feed, run, 0, true)), "stopped after step " + std::to_string(stop) + " and resumed: the same bytes");
+    }
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+}
+
+void not_finite() {
+  Model model = lenet();
+  Trainer trainer(model, {.batch = 48, .optimizer = sgd({.lr = 0.01})});
+  model.parameters()->find("fc2.weight")->tensor.as<float>()[0] = std::numeric_limits<float>::infinity();
+  auto const before = model.parameters()->find("conv1.weight")->tensor.copy();
+  std::string message;
+  try {
+    FitOptions o;
+    o.feed = Feeding::resident;
+    (void)trainer.fit(noise(1000, model.spec().image, DType::u8) | data::shuffle(), o);
+  } catch (Error const& e) {
+    message = e.what();
+  }
+  expect(message.find("step 1:") != std::string::npos && message.find("fc2 (fwd)") != std::string::npos, "a loss that is not finite names step and layer: " + message);
+  auto const& after = std::as_const(*model.parameters()).find("conv1.weight")->tensor;
+  expect(std::memcmp(before.as<void>(), after.as<void>(), after.type().bytes()) == 0, "and leaves the weights as they were, whatever was on its way");
+}
+
+// A kernel that reads where nothing is.
+int fault(bool sync) {
+  set_cuda_check(sync ? CudaCheck::sync : CudaCheck::off);
+  std::string const problem = "result=loss kind=mse x=f32[64x10] target=f32";
+  std::string message;
+  try {
+    CudaStream stream(0);
+    CudaMemory memory(0, 1 << 20);
+    StepState state;
+    state.valid_count = 64;                      // rows that count
+    copy_to_device(memory.data(), &state, sizeof state, stream);
+    auto const& table = algorithms_of("loss");
+    std::vector<View> views;
+    for (auto const& o : table.operands(problem)) views.push_back({o.type.dtype == DType::f32 && !o.written ? reinterpret_cast<void*>(256) : static_cast<char*>(memory.data()) + (o.written ? 1024 : 0), o.type});
+    Stream s = stream.stream();
+    table.bind(problem, {"rows", {}}, DeviceKind::cuda, views, {static_cast<char*>(memory.data()) + (1 << 19), {}})(s);
+    stream.synchronize();
+  } catch (Error const& e) {
+    message = e.what();
+  }
+  std::printf("%s\n", message.c_str());
+  bool const good = sync ? message.find("kernel loss rows") != std::string::npos && message.find("mse") != std::string::npos : message.find("cuda.check=sync") != std::string::npos;
+  return good ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace falconet
+
+int main(int argc, char** argv) {
+  using namespace falconet;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (std::string const why = cuda_refusal(0); !why.empty()) {
+    std::printf("skipped: %s\n", why.c_str());
+    return 77;
+  }
+  if (argc > 1) return fault(std::string(argv[1]) == "fault_sync");
+  try {
+    for (bool resident : {true, false}) {
+      same_bytes("digits", noise(1000, {1, 28, 28}, DType::u8) | data::shuffle(), 64, resident, DType::f32);
+      same_bytes("digits in f64", noise(200, {1, 28, 28}, DType::u8) | data::shuffle(), 64, resident, DType::f64);
+      same_bytes("cropped and flipped", noise(500, {3, 32, 32}, DType::u8) | data::shuffle() | data::random_crop(4) | data::random_flip(), 128, resident, DType::f32);
+      same_bytes("floats, odd sizes, twice cropped", noise(77, {5, 9, 7}, DType::f32) | data::random_flip() | data::random_crop(3) | data::take(50) | data::shuffle() | data::random_crop(20), 16, resident,
+                 DType::f32);
+      same_bytes("a part of the data set", noise(300, {2, 40, 31}, DType::u8) | data::shuffle() | data::subset(20, 290) | data::shuffle(), 33, resident, DType::f32);
+      same_bytes("a batch larger than the data set", noise(20, {1, 5, 5}, DType::u8), 32, resident, DType::f32);
+      counts(resident);
+    }
+    training();
+    not_finite();
+    for (char const* how : {"fault", "fault_sync"})
+      expect(std::system((std::string(argv[0]) + " " + how).c_str()) == 0, std::string("a fault of a kernel is ") + (how[5] ? "named" : "reported, with the way to find it"));
+  } catch (Error const& e) {
+    expect(false, e.what());
+  }
+  return failures ? 1 : 0;
+}
