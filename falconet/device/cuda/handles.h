@@ -31,13 +31,14 @@ class CudaStream {
   CudaStream(CudaStream&& other) noexcept;
   CudaStream& operator=(CudaStream&& other) noexcept;
   ~CudaStream();
-  Stream stream() const { return Stream(handle_); }
+  Stream stream() const { return Stream(handle_, arrivals_); }
   int device() const { return device_; }
   void synchronize() const;      // throws the device error of anything that ran before
   void wait(class CudaEvent const&) const;
 
  private:
   void* handle_ = nullptr;
+  unsigned* arrivals_ = nullptr;
   int device_ = 0;
 };
 

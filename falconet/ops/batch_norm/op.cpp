@@ -15,7 +15,7 @@ std::string BatchNormOp::attributes() const {
 }
 
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
-  constexpr std::size_t inputs[] = {6, 4, 4, 3, 2};
+  constexpr std::size_t inputs[] = {6, 4, 4, 3, 2, 4};
   std::string const what = "batch norm " + std::string(falconet::name(function));
   if (in.size() != inputs[int(function)]) fail_shape(what + " takes " + std::to_string(inputs[int(function)]) + " inputs");
   bool const pair_first = function != F::inference;
@@ -23,7 +23,7 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
   Shape const one{c}, two{2, c}, three{3, c};
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (in[i] == step_state_type()) continue;
-    bool const pair = (i == 0 && pair_first) || (i == 1 && (function == F::gradient || function == F::two_operand));
+    bool const pair = (i == 0 && pair_first) || (i == 1 && (function == F::gradient || function == F::two_operand || function == F::gradient_two_operand));
     Shape const& wanted = pair ? two : one;
     if (in[i].shape != wanted) fail_shape(what + " needs vectors " + wanted.text() + ", not " + in[i].shape.text());
   }
@@ -40,6 +40,8 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
       return {type(one), type(one)};
     case F::two_operand:
       return {type(three)};
+    case F::gradient_two_operand:
+      return {type(three), type(one), type(one)};
   }
   return {};
 }

@@ -7,7 +7,7 @@
 namespace falconet {
 namespace {
 
-constexpr std::string_view function_names[] = {"coefficients", "gradient", "inference", "inference_gradient", "two_operand"};
+constexpr std::string_view function_names[] = {"coefficients", "gradient", "inference", "inference_gradient", "two_operand", "gradient_two_operand"};
 
 BatchNormFunction parse_function(std::string_view text) {
   for (int i = 0; i < int(std::size(function_names)); ++i)
@@ -62,6 +62,15 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
       visit(&A::scale_shift, Operand{"scale_shift", two});
       visit(&A::dsums, Operand{"dsums", two});
       visit(&A::two_operand, Operand{"two_operand", three, true});
+      break;
+    case F::gradient_two_operand:
+      visit(&A::dscale_shift, Operand{"dscale_shift", two});
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(nullptr, step);
+      visit(&A::two_operand, Operand{"two_operand", three, true});
+      visit(&A::dgamma, Operand{"dgamma", one, true});
+      visit(&A::dbeta, Operand{"dbeta", one, true});
       break;
   }
 }

@@ -15,7 +15,8 @@ enum class BatchNormFunction : std::uint8_t {
   gradient,            // dscale_shift, sums, gamma, step -> dsums, dgamma, dbeta
   inference,           // gamma, beta, running_mean, running_var -> scale_shift
   inference_gradient,  // dscale_shift, running_mean, running_var -> dgamma, dbeta
-  two_operand          // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
+  two_operand,         // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
+  gradient_two_operand // dscale_shift, sums, gamma, step -> [3,c] as of two_operand, dgamma, dbeta: both in one
 };
 std::string_view name(BatchNormFunction);
 

@@ -43,15 +43,22 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
         var = T((1 - p.momentum) * double(var) + p.momentum * unbiased);
         break;
       }
-      case F::gradient: {
+      case F::gradient:
+      case F::gradient_two_operand: {
         auto const m = moments<T>(p, a, c);
         double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
         double const dshift = double(a.dscale_shift.as<T>()[C + c]), gamma = double(a.gamma.as<T>()[c]);
         double const g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
         double const dvar = -0.5 * g * gamma * m.inverse * m.inverse * m.inverse;
         double const dmean = -gamma * m.inverse * dshift - 2 * m.mean * dvar;
-        a.dsums.as<T>()[c] = T(dmean / count);
-        a.dsums.as<T>()[C + c] = T(dvar / count);
+        if (p.function == F::gradient) {
+          a.dsums.as<T>()[c] = T(dmean / count);
+          a.dsums.as<T>()[C + c] = T(dvar / count);
+        } else {
+          a.two_operand.as<T>()[c] = T(gamma * m.inverse);
+          a.two_operand.as<T>()[C + c] = T(2 * dvar / count);
+          a.two_operand.as<T>()[2 * C + c] = T(dmean / count);
+        }
         a.dgamma.as<T>()[c] = T(g * m.inverse);
         a.dbeta.as<T>()[c] = T(dshift);
         break;

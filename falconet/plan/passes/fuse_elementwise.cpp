@@ -56,6 +56,21 @@ bool fuse_two_operand(Fusion& f, NodeId n) {
   return false;
 }
 
+// gradient of the coefficients -> dsums, read only by two_operand coefficients -> both at once.
+bool fuse_batch_norm_gradient(Fusion& f, NodeId n) {
+  auto const* two = f.op<BatchNormOp>(n);
+  if (!two || two->function != BatchNormFunction::two_operand) return false;
+  ValueId const dsums = f.node(n).in[1];
+  NodeId const g = f.maker(dsums);
+  auto const* gradient = f.op<BatchNormOp>(g);
+  if (!gradient || gradient->function != BatchNormFunction::gradient || f.only_user(dsums) != n || f.node(g).out[0] != dsums) return false;
+  auto both = std::make_shared<BatchNormOp>(BatchNormFunction::gradient_two_operand, gradient->per_sample, gradient->eps, gradient->momentum);
+  Fusion::Offer const offer = f.offer_as(g, std::move(both), f.node(g).in);
+  if (!f.pays({offer}, {g, n})) return false;
+  f.replace(n, offer, {f.node(g).out[1], f.node(g).out[2]});
+  return true;
+}
+
 // add(affine(x), skip) -> affine with a residual.
 bool fuse_affine_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);

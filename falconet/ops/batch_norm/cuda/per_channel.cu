@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
   int const c = blockIdx.x * 128 + threadIdx.x;
   if (c >= C) return;
   double count = 1, mean = 0, var = 0, inverse = 0;
-  if (f == F::coefficients || f == F::gradient) {
+  if (f == F::coefficients || f == F::gradient || f == F::gradient_two_operand) {
     count = double(max(step->valid_count, 1)) * per_sample;
     mean = double(v.sums[c]) / count;
     var = fmax(double(v.sums[C + c]) / count - mean * mean, 0.0);
@@ -33,11 +33,18 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
       v.running_var[c] = T((1 - momentum) * double(v.running_var[c]) + momentum * unbiased);
       break;
     }
-    case F::gradient: {
+    case F::gradient:
+    case F::gradient_two_operand: {
       double const dshift = double(v.dscale_shift[C + c]), gamma = double(v.gamma[c]), g = double(v.dscale_shift[c]) - mean * dshift;
       double const dvar = -0.5 * g * gamma * inverse * inverse * inverse, dmean = -gamma * inverse * dshift - 2 * mean * dvar;
-      v.dsums[c] = T(dmean / count);
-      v.dsums[C + c] = T(dvar / count);
+      if (f == F::gradient) {
+        v.dsums[c] = T(dmean / count);
+        v.dsums[C + c] = T(dvar / count);
+      } else {
+        v.two_operand[c] = T(gamma * inverse);
+        v.two_operand[C + c] = T(2 * dvar / count);
+        v.two_operand[2 * C + c] = T(dmean / count);
+      }
       v.dgamma[c] = T(g * inverse);
       v.dbeta[c] = T(dshift);
       break;

@@ -222,7 +222,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd_filter && (s.affine != Affine::none || s.residual || s.act != Activation::none || s.mask != Mask::none ||
                                                s.pool.kind != PoolSlot::none || s.stats != Stats::none))
     return "the filter gradient stores dw and db alone";
-  if (s.pool.kind != PoolSlot::none && (s.residual || s.mask != Mask::none || s.stats == Stats::dot)) return "pooling beside a residual or a mask";
+  if (s.pool.kind != PoolSlot::none && (s.residual || s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other)) return "pooling beside a residual or a mask";
   return {};
 }
 
@@ -249,8 +249,8 @@ void launch(ConvProblem const& p, ConvArgs const& args, cudaStream_t stream) {
     naive_forward<E, A><<<blocks_for(std::int64_t(p.n) * p.k * p.stored_p() * p.stored_q()), threads, 0, stream>>>(g, slots, a);
   }
   if (p.store.stats != Stats::none)
-    naive_stats<E, A><<<unsigned(data ? p.c : p.k), threads, 0, stream>>>(data ? a.x : a.y, a.mask, data ? g.x : g.y, data ? p.c : p.k, data ? p.h : p.stored_p(),
-                                                                      data ? p.w : p.stored_q(), p.store.stats == Stats::dot, args.step, a.stats);
+    naive_stats<E, A><<<unsigned(data ? p.c : p.k), threads, 0, stream>>>(data ? a.x : a.y, p.store.stats == Stats::dot ? a.mask : args.other.as<E>(), data ? g.x : g.y, data ? p.c : p.k, data ? p.h : p.stored_p(),
+                                                                      data ? p.w : p.stored_q(), p.store.stats != Stats::squares, args.step, a.stats);
   check_launch("conv naive", p, stream);
 }
 
