@@ -239,29 +239,32 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
     for (int k = 0; k < int(blockDim.x / 32); ++k) sum += sums[k][i];
     w.partial[blockIdx.x * 2 * N + i] = sum;
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicInc(w.arrivals, gridDim.x - 1) == gridDim.x - 1;
+  __syncthreads();                                  // the block's sums are written; thread 0 publishes them
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(w.arrivals, gridDim.x - 1) == gridDim.x - 1;
+  }
   __syncthreads();
   if (!last) return;
-  // The last block: every thread adds the blocks of one residue for four elements, then the residues are added in order.
+  // The last block: a thread adds the blocks of one residue for four elements, in f32; the residues are added in f64, a warp per element.
   __threadfence();
   constexpr int columns = 2 * N / 4;
   int const column = threadIdx.x % columns, residue = threadIdx.x / columns, residues = blockDim.x / columns;
-  double total[4] = {};
-#pragma unroll 8
+  float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll 16
   for (int b = residue; b < int(gridDim.x); b += residues) {
     float4 const v = __ldcg(reinterpret_cast<float4 const*>(w.partial) + b * columns + column);
-    total[0] += v.x, total[1] += v.y, total[2] += v.z, total[3] += v.w;
+    total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
   }
-  double* const table = reinterpret_cast<double*>(dynamic);   // [residues][2 N]
-#pragma unroll
-  for (int i = 0; i < 4; ++i) table[residue * 2 * N + column * 4 + i] = total[i];
+  reinterpret_cast<float4*>(dynamic)[residue * columns + column] = total;
   __syncthreads();
-  for (int i = threadIdx.x; i < 2 * N; i += blockDim.x) {
-    double sum = 0;
-    for (int k = 0; k < residues; ++k) sum += table[k * 2 * N + i];
-    w.stats[i] = float(sum);
+  float const* const table = reinterpret_cast<float const*>(dynamic);   // [residues][2 N]
+#pragma unroll 4
+  for (int i = warp; i < 2 * N; i += blockDim.x / 32) {
+    double sum = lane < residues ? double(table[lane * 2 * N + i]) : 0;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (lane == 0) w.stats[i] = float(sum);
   }
 }
 

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
   using namespace ptx;
   constexpr int K = F::K, C = F::C, side = F::side, rows16 = F::filters / 16;
   extern __shared__ __align__(128) char dynamic[];
-  __shared__ int offset[256];                       // of a tile's pixel in x's part
+  __shared__ int offset[512];                       // of a tile's pixel in x's part
   Tiles const& t = w.tiles;
   int const pixels = t.group * t.rows * t.columns, steps = (pixels + 15) / 16, of_image = t.rows * t.columns;
   int const dy_bytes = steps * 16 * pixel_bytes<K>, slot_bytes = dy_bytes + t.group * t.in_rows * t.in_columns * pixel_bytes<C>;
@@ -185,14 +185,14 @@ struct Layout4 {
 };
 Layout4 layout_of(ConvProblem const& p) {
   Layout4 l{};
-  for (int pixels : {256, 128, 64, 32}) {
+  for (int pixels : {512, 256, 128, 64, 32}) {
     l.tiles = tiles_of(p.n, p.p(), p.q(), p.r, p.stride_h, pixels);
     l.blocks = std::min(l.tiles.count, most_blocks);
     int const inside = l.tiles.group * l.tiles.rows * l.tiles.columns, steps = (inside + 15) / 16;
     int const slot = steps * 16 * (p.k * 2 + 16) + l.tiles.group * l.tiles.in_rows * l.tiles.in_columns * (padded(p.c) * 2 + 16);
     l.stages = l.blocks == l.tiles.count ? 1 : std::clamp(most_shared / slot, 2, std::min(4, 1 + (l.tiles.count + l.blocks - 1) / l.blocks));
     l.shared = std::max(l.stages * slot, groups_of(p) * elements_of(p) * 4);
-    if (l.shared <= most_shared && (l.tiles.count >= 60 || pixels == 32)) break;
+    if (l.shared <= most_shared && (l.tiles.count >= (pixels == 512 ? 200 : 60) || pixels == 32)) break;
   }
   return l;
 }

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     int const c = c0 + column * v;
     A first[v] = {}, second[v] = {};
     if (c < w.channels && row < down) {
-#pragma unroll 4
+#pragma unroll 8
       for (std::int64_t pixel = begin + row; pixel < end; pixel += down) {
         std::int64_t const i = pixel * w.channels + c;
         Pack<E, v> const x = *reinterpret_cast<Pack<E, v> const*>(w.x + i);
@@ -81,10 +81,11 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     __syncthreads();
   }
   if (!y) return;
-  __threadfence();
-  __syncthreads();
   unsigned const blocks = gridDim.x * gridDim.y;
-  if (threadIdx.x == 0) last = atomicInc(arrivals, blocks - 1) == blocks - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(arrivals, blocks - 1) == blocks - 1;
+  }
   __syncthreads();
   if (!last) return;
   __threadfence();
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     int const group = threadIdx.x / wide, i = groups > 1 ? int(threadIdx.x) % wide : from + int(threadIdx.x);
     double sum = 0;
     if (group < groups && i < elements) {
-#pragma unroll 8
+#pragma unroll 16
       for (int b = group; b < int(gridDim.x); b += groups) sum += double(__ldcg(partial + std::int64_t(b) * wide + i));
     }
     if (groups == 1) {
@@ -194,7 +195,7 @@ int blocks_of(ReduceProblem const& p) {
   std::int64_t const pixels = p.n * p.hw;
   if (p.function == F::mean) return int(std::clamp<std::int64_t>(pixels * p.c / 4096, 1, 264));
   if (p.layout == Layout::nchw) return int(std::clamp<std::int64_t>(std::min<std::int64_t>(p.n, 1056 / p.c), 1, 264));
-  return int(std::clamp<std::int64_t>(pixels / 64, 1, 528));
+  return int(std::clamp<std::int64_t>(pixels * p.c / 16384, 1, 264));   // 8 vectors of a bf16 tensor per thread
 }
 
 std::string reject(ReduceProblem const& p, DeviceFacts const&) {
