@@ -135,6 +135,32 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_on_a_gpu_is_the_golden_text) {
   expect_golden("bottleneck_b32_bf16_cuda.plan", plan_of(model, 32, DType::bf16, hopper_facts()).text());
 }
 
+// A fusion that moves an update in place must not leave it behind as well.
+TEST(Plan, no_parameter_or_state_is_written_twice_in_a_step) {
+  auto const& d = models::find("resnet20");
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  std::vector<Plan> plans = {training_plan("resnet20", 4)};
+  if (built_with_cuda()) plans.push_back(plan_of(model, 128, DType::bf16, hopper_facts()));
+  StepOptions o;
+  o.batch = 4;
+  o.fuse_baselines = true;                 // every rule
+  Graph graph;
+  CompileContext context;
+  trace_training(graph, context, model, o, cross_entropy(), OptimizerOptions{});
+  context.options.facts = fixed_facts();
+  plans.push_back(compile(graph, context));
+  for (auto const& plan : plans) {
+    std::map<std::string, int> writes;
+    for (auto const& l : plan.step) {
+      auto const operands = algorithms_of(l.op).operands(l.problem);
+      for (std::size_t i = 0; i < operands.size(); ++i)
+        if (operands[i].written && l.operands[i].kind == Slot::parameter) ++writes[l.operands[i].name];
+    }
+    EXPECT_GT(writes.size(), 60u);
+    for (auto const& [name, count] : writes) EXPECT_EQ(count, 1) << name;
+  }
+}
+
 TEST(Plan, parse_of_text_is_the_plan) {
   for (auto name : {"mnist_cnn", "resnet20"})
     for (auto precision : {DType::f32, DType::f64, DType::bf16}) {

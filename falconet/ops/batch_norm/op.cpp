@@ -11,10 +11,20 @@ using F = BatchNormFunction;
 std::string BatchNormOp::attributes() const {
   std::string out(falconet::name(function));
   if (function != F::two_operand) out += " eps " + exact(eps);
+  if (slots.residual) out += " residual";
+  if (slots.act == Activation::relu) out += " relu";
+  if (slots.mask) out += " mask";
   return out;
 }
 
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
+  if (function == F::normalise || function == F::normalise_gradient) {
+    bool const forward = function == F::normalise;
+    if (in.size() != (forward ? 7u + slots.residual : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
+    if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements()) fail_shape("batch norm does not fit " + in[0].shape.text());
+    TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
+    return {in[0], one, one};
+  }
   constexpr std::size_t inputs[] = {6, 4, 4, 3, 2, 4};
   std::string const what = "batch norm " + std::string(falconet::name(function));
   if (in.size() != inputs[int(function)]) fail_shape(what + " takes " + std::to_string(inputs[int(function)]) + " inputs");
@@ -42,6 +52,9 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
       return {type(three)};
     case F::gradient_two_operand:
       return {type(three), type(one), type(one)};
+    case F::normalise:
+    case F::normalise_gradient:
+      break;
   }
   return {};
 }
@@ -63,7 +76,10 @@ std::vector<Var> BatchNormOp::gradient(Graph& g, Node const& node, std::span<Var
   return Op::gradient(g, node, dy);
 }
 
-int BatchNormOp::alias(int output) const { return function == F::coefficients && output > 0 ? output + 2 : -1; }
+int BatchNormOp::alias(int output) const {
+  if (output == 0) return -1;
+  return function == F::coefficients ? output + 2 : function == F::normalise ? output + 3 : -1;
+}
 
 std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
   BatchNormProblem p;
@@ -73,6 +89,13 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
   p.eps = eps;
   p.momentum = momentum;
   p.type = in[0].dtype;
+  if (p.applies()) {
+    p.n = in[0].shape[0], p.c = in[0].shape[1];
+    p.type = in[function == F::normalise ? 1 : 2].dtype;
+    p.image = in[0].dtype;
+    p.layout = in[0].layout;
+    p.act = slots.act, p.residual = slots.residual, p.mask = slots.mask;
+  }
   return p.text();
 }
 

@@ -70,6 +70,7 @@ bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sum
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
+bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 
 }  // namespace falconet

@@ -69,6 +69,8 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
       v.dbeta[c] = T(dshift);
       break;
     }
+    case F::normalise:
+    case F::normalise_gradient: break;
     case F::two_operand:
       v.two_operand[c] = v.scale_shift[c];
       v.two_operand[C + c] = 2 * v.dsums[C + c];
@@ -77,7 +79,7 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
   }
 }
 
-std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
+std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.applies() ? "vectors only" : p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
 double seconds(BatchNormProblem const&, DeviceFacts const&) { return 2e-6; }
 
 template <class T>
@@ -96,7 +98,7 @@ void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View,
 }  // namespace
 
 std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms() {
-  return {{.name = "per_channel", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
+  return {{.name = "per_channel", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}, batch_norm_cuda_one_pass};
 }
 
 }  // namespace falconet

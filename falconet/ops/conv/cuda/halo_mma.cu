@@ -251,10 +251,15 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   constexpr int columns = 2 * N / 4;
   int const column = threadIdx.x % columns, residue = threadIdx.x / columns, residues = blockDim.x / columns;
   float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll 16
-  for (int b = residue; b < int(gridDim.x); b += residues) {
-    float4 const v = __ldcg(reinterpret_cast<float4 const*>(w.partial) + b * columns + column);
-    total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
+  for (int first_block = residue; first_block < int(gridDim.x); first_block += 8 * residues) {
+    float4 v[8];                                    // all under way before the first is added
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      int const b = first_block + i * residues;
+      v[i] = b < int(gridDim.x) ? __ldcg(reinterpret_cast<float4 const*>(w.partial) + b * columns + column) : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) total.x += v[i].x, total.y += v[i].y, total.z += v[i].z, total.w += v[i].w;
   }
   reinterpret_cast<float4*>(dynamic)[residue * columns + column] = total;
   __syncthreads();

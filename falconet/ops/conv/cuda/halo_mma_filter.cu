@@ -143,31 +143,29 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
 __device__ void put(float& to, float v) { to = v; }
 __device__ void put(bf16& to, float v) { to = to_bf16(v); }
 
-// dw = the blocks' sums in a fixed order: thread (x, y) adds every eighth block for four elements, then the eight are added. Channels from
-// `real` on are padding.
+// dw = the blocks' sums in a fixed order: thread (x, y) adds every 32nd block for four elements, then the 32 are added. Channels from `real` on
+// are padding.
 template <class E>
-__global__ void __launch_bounds__(256) add_blocks(float4 const* partial, int blocks, int elements, int channels, int real, E* dw) {
-  __shared__ float4 sums[8][32];
+__global__ void __launch_bounds__(1024) add_blocks(float4 const* partial, int blocks, int elements, int channels, int real, E* dw) {
+  __shared__ float4 sums[32][32];
   int const i = blockIdx.x * 32 + threadIdx.x;
-  float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-  for (int b = threadIdx.y; b < blocks; b += 8) {
-    float4 const v = __ldg(partial + b * (elements / 4) + i);
-    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+  float4 sum = make_float4(0, 0, 0, 0), v[5];       // at most 132 blocks: all loads under way at once
+#pragma unroll
+  for (int k = 0; k < 5; ++k) {
+    int const b = threadIdx.y + 32 * k;
+    v[k] = b < blocks ? __ldg(partial + b * (elements / 4) + i) : make_float4(0, 0, 0, 0);
   }
+#pragma unroll
+  for (int k = 0; k < 5; ++k) sum.x += v[k].x, sum.y += v[k].y, sum.z += v[k].z, sum.w += v[k].w;
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
-  if (threadIdx.y > 0) return;
+  int const t = threadIdx.y * 32 + threadIdx.x;
+  if (t >= 128) return;
+  float all = 0;
 #pragma unroll
-  for (int k = 1; k < 8; ++k) {
-    float4 const v = sums[k][threadIdx.x];
-    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-  }
-  int const c = i * 4 % channels, line = i * 4 / channels;
-  float const v[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-  for (int e = 0; e < 4; ++e)
-    if (c + e < real) put(dw[line * real + c + e], v[e]);
+  for (int row = 0; row < 32; ++row) all += reinterpret_cast<float const*>(sums[row])[t];
+  int const at = blockIdx.x * 128 + t, c = at % channels;
+  if (c < real) put(dw[at / channels * real + c], all);
 }
 
 // ---------------------------------------------------------------- host
@@ -247,8 +245,8 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   else c == 16 ? launch_form<Form<32, 16, 1>>(w, l, stream) : launch_form<Form<64, 32, 1>>(w, l, stream);
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   unsigned const grid = unsigned(elements_of(p) / 128);   // every form has a multiple of 128 elements
-  if (p.w_type == DType::f32) add_blocks<<<grid, dim3(32, 8), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
-  else add_blocks<<<grid, dim3(32, 8), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
+  if (p.w_type == DType::f32) add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
+  else add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
   check_launch("conv halo_mma_filter", p, stream);
 }
 

@@ -96,8 +96,13 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     int const group = threadIdx.x / wide, i = groups > 1 ? int(threadIdx.x) % wide : from + int(threadIdx.x);
     double sum = 0;
     if (group < groups && i < elements) {
-#pragma unroll 16
-      for (int b = group; b < int(gridDim.x); b += groups) sum += double(__ldcg(partial + std::int64_t(b) * wide + i));
+      for (int b0 = group; b0 < int(gridDim.x); b0 += 16 * groups) {
+        A v[16];                                    // all under way before the first is added
+#pragma unroll
+        for (int k = 0; k < 16; ++k) v[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
+#pragma unroll
+        for (int k = 0; k < 16; ++k) sum += double(v[k]);
+      }
     }
     if (groups == 1) {
       if (i < elements) y[i] = A(sum);
