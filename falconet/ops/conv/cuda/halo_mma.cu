@@ -44,37 +44,41 @@ struct Form {
   static constexpr int blocks_per_multiprocessor = N == 16 ? 4 : 2;
 };
 
-// Two neighbours of the filter in bf16; `apart`: elements between them.
-__device__ std::uint32_t filter_pair(Work const& w, int first, int apart) {
-  if (w.filter_f32) {
-    auto const* const f = static_cast<float const*>(w.filter) + first;
-    return ptx::pack_bf16(__ldg(f), __ldg(f + apart));
-  }
-  auto const* const f = static_cast<std::uint16_t const*>(w.filter) + first;
-  return __ldg(f) | std::uint32_t(__ldg(f + apart)) << 16;
-}
+FALCONET_DEVICE std::uint32_t pack(float low, float high) { return ptx::pack_bf16(low, high); }
+FALCONET_DEVICE std::uint32_t pack(std::uint16_t low, std::uint16_t high) { return low | std::uint32_t(high) << 16; }   // bits of bf16
 
-// The filter [k][tap][c] into the operand's order: [tap][c / 16][n / 16][lane][4 registers], a lane's four at a time.
+// The filter [k][tap][c] into the operand's order: [tap][c / 16][n / 16][lane][4 registers], a lane's four at a time. All loads of a batch are
+// under way before the first is used. E: float, or the bits of bf16.
+template <int C, int N, int side, bool gradient, class E>
+FALCONET_DEVICE void place_filter_of(char* memory, E const* filter, int real) {
+  constexpr int taps = side * side, all = taps * C * N / 8, batch = all <= 256 ? 1 : all <= 512 ? 2 : 5;
+  for (int first = threadIdx.x; first < all; first += batch * blockDim.x) {
+    E e[batch][4][2];
+#pragma unroll
+    for (int u = 0; u < batch; ++u) {
+      int const i = min(first + u * int(blockDim.x), all - 1), lane = i % 32, v = i / 32 % (N / 16), kk = i / 32 / (N / 16) % (C / 16), tap = i / 32 / (N / 16) / (C / 16);
+      int const n = lane / 8 * (N / 4) + 4 * v + (lane / 4 & 1), c = kk * 16 + 2 * (lane & 3);
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          int const to = n + 2 * (j >> 1), from = c + 8 * (j & 1) + k;
+          if constexpr (gradient) e[u][j][k] = __ldg(filter + (from * taps + taps - 1 - tap) * N + to);
+          else e[u][j][k] = from < real ? __ldg(filter + (to * taps + tap) * real + from) : E(0);
+        }
+    }
+#pragma unroll
+    for (int u = 0; u < batch; ++u)
+      if (int const i = first + u * int(blockDim.x); i < all)
+        reinterpret_cast<uint4*>(memory)[i] = make_uint4(pack(e[u][0][0], e[u][0][1]), pack(e[u][1][0], e[u][1][1]), pack(e[u][2][0], e[u][2][1]), pack(e[u][3][0], e[u][3][1]));
+  }
+}
 template <int C, int N, int side>
 FALCONET_DEVICE void place_filter(char* memory, Work const& w) {
-  constexpr int taps = side * side;
-#pragma unroll 2
-  for (int i = threadIdx.x; i < taps * C * N / 8; i += blockDim.x) {
-    int const lane = i % 32, v = i / 32 % (N / 16), kk = i / 32 / (N / 16) % (C / 16), tap = i / 32 / (N / 16) / (C / 16);
-    int const n = lane / 8 * (N / 4) + 4 * v + (lane / 4 & 1), c = kk * 16 + 2 * (lane & 3);
-    std::uint32_t e[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      int const to = n + 2 * (j >> 1), from = c + 8 * (j & 1);
-      if (w.gradient) e[j] = filter_pair(w, (from * taps + taps - 1 - tap) * N + to, taps * N);
-      else if (w.real == C) e[j] = filter_pair(w, (to * taps + tap) * C + from, 1);
-      else {
-        int const first = (to * taps + tap) * w.real + from;
-        e[j] = from + 1 < w.real ? filter_pair(w, first, 1) : from < w.real ? filter_pair(w, first, 0) & 0xffff : 0;
-      }
-    }
-    reinterpret_cast<uint4*>(memory)[i] = make_uint4(e[0], e[1], e[2], e[3]);
-  }
+  auto const* const f32 = static_cast<float const*>(w.filter);
+  auto const* const bits = static_cast<std::uint16_t const*>(w.filter);
+  if (w.gradient) w.filter_f32 ? place_filter_of<C, N, side, true>(memory, f32, C) : place_filter_of<C, N, side, true>(memory, bits, C);
+  else w.filter_f32 ? place_filter_of<C, N, side, false>(memory, f32, w.real) : place_filter_of<C, N, side, false>(memory, bits, w.real);
 }
 
 template <int words>
@@ -157,7 +161,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
 #pragma unroll
       for (int j = 0; j < N / 8; ++j) d[m][j][0] = d[m][j][1] = d[m][j][2] = d[m][j][3] = 0;
     if (warp * 32 < tile_pixels) {
-#pragma unroll 1
+#pragma unroll
       for (int r = 0; r < side; ++r) {
         std::uint32_t const line = image + r * t.in_columns * pixel;
 #pragma unroll

@@ -97,11 +97,11 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     double sum = 0;
     if (group < groups && i < elements) {
       for (int b0 = group; b0 < int(gridDim.x); b0 += 16 * groups) {
-        A v[16];                                    // all under way before the first is added
+        A loaded[16];                               // all under way before the first is added
 #pragma unroll
-        for (int k = 0; k < 16; ++k) v[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
+        for (int k = 0; k < 16; ++k) loaded[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
 #pragma unroll
-        for (int k = 0; k < 16; ++k) sum += double(v[k]);
+        for (int k = 0; k < 16; ++k) sum += double(loaded[k]);
       }
     }
     if (groups == 1) {
