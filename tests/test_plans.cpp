@@ -68,7 +68,8 @@ DeviceFacts hopper_facts() {
   return f;
 }
 
-Plan plan_of(Model const& model, int batch, DType precision, DeviceFacts const& facts, Plan const* recorded = nullptr, std::map<std::string, std::string> pins = {}) {
+Plan plan_of(Model const& model, int batch, DType precision, DeviceFacts const& facts, Plan const* recorded = nullptr,
+             std::map<std::string, std::string> pins = {}) {
   StepOptions o;
   o.batch = batch;
   o.precision = precision;
@@ -83,7 +84,8 @@ Plan plan_of(Model const& model, int batch, DType precision, DeviceFacts const& 
   return compile(graph, context);
 }
 
-Plan training_plan(std::string_view name, int batch, DType precision = DType::f32, Plan const* recorded = nullptr, std::map<std::string, std::string> pins = {}) {
+Plan training_plan(std::string_view name, int batch, DType precision = DType::f32, Plan const* recorded = nullptr,
+                   std::map<std::string, std::string> pins = {}) {
   auto const& d = models::find(name);
   Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
   return plan_of(model, batch, precision, fixed_facts(), recorded, std::move(pins));
@@ -103,7 +105,8 @@ Layer bottlenecks() {
       return relu(y + skip);
     };
   };
-  return conv("conv1", 256, 3, {.stride = 2, .padding = 1, .bias = false}) | batch_norm("bn1") | relu | stage("layer2", {block(128, 2), block(128, 1)}) | global_avg_pool | linear("fc", 10);
+  return conv("conv1", 256, 3, {.stride = 2, .padding = 1, .bias = false}) | batch_norm("bn1") | relu |
+         stage("layer2", {block(128, 2), block(128, 1)}) | global_avg_pool | linear("fc", 10);
 }
 
 void expect_golden(std::string const& name, std::string const& text) {

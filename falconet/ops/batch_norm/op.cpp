@@ -21,7 +21,8 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
   if (function == F::normalise || function == F::normalise_gradient) {
     bool const forward = function == F::normalise;
     if (in.size() != (forward ? 7u + slots.residual : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
-    if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements()) fail_shape("batch norm does not fit " + in[0].shape.text());
+    if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements())
+      fail_shape("batch norm does not fit " + in[0].shape.text());
     TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
     return {in[0], one, one};
   }
@@ -33,7 +34,8 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
   Shape const one{c}, two{2, c}, three{3, c};
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (in[i] == step_state_type()) continue;
-    bool const pair = (i == 0 && pair_first) || (i == 1 && (function == F::gradient || function == F::two_operand || function == F::gradient_two_operand));
+    bool const pair = (i == 0 && pair_first) ||
+                      (i == 1 && (function == F::gradient || function == F::two_operand || function == F::gradient_two_operand));
     Shape const& wanted = pair ? two : one;
     if (in[i].shape != wanted) fail_shape(what + " needs vectors " + wanted.text() + ", not " + in[i].shape.text());
   }

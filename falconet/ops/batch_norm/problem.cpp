@@ -7,7 +7,9 @@
 namespace falconet {
 namespace {
 
-constexpr std::string_view function_names[] = {"coefficients", "gradient", "inference", "inference_gradient", "two_operand", "gradient_two_operand", "normalise", "normalise_gradient"};
+constexpr std::string_view function_names[] = {"coefficients",       "gradient",          "inference",
+                                               "inference_gradient", "two_operand",       "gradient_two_operand",
+                                               "normalise",          "normalise_gradient"};
 
 BatchNormFunction parse_function(std::string_view text) {
   for (int i = 0; i < int(std::size(function_names)); ++i)

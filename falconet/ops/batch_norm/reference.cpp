@@ -103,7 +103,8 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
   auto put = [&](std::int64_t i, double v) { a.y.as<E>()[i] = E(v); };
   for (std::int64_t c = 0; c < p.c; ++c) {
     auto const m = moments<T>(p, a, c);
-    double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample), gamma = double(a.gamma.as<T>()[c]), scale = gamma * m.inverse;
+    double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample), gamma = double(a.gamma.as<T>()[c]),
+                 scale = gamma * m.inverse;
     bool const forward = p.function == BatchNormFunction::normalise;
     double dvar = 0, dmean = 0, shift = 0;
     if (forward) {

@@ -80,7 +80,9 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   ValueId const vectors = in[affine ? 1 : 2];
   NodeId const b = f.maker(vectors);
   auto const* norm = f.op<BatchNormOp>(b);
-  if (!norm || norm->function != (affine ? BatchNormFunction::coefficients : BatchNormFunction::gradient_two_operand) || f.only_user(vectors) != n) return false;
+  if (!norm || norm->function != (affine ? BatchNormFunction::coefficients : BatchNormFunction::gradient_two_operand) ||
+      f.only_user(vectors) != n)
+    return false;
   BatchNormOp::Slots slots;
   if (affine) {
     if (affine->form.act != Activation::none && affine->form.act != Activation::relu) return false;
@@ -93,7 +95,8 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   offer.in.insert(offer.in.end(), f.node(b).in.begin(), f.node(b).in.end());
   if (slots.residual) offer.in.push_back(in[2]);
   if (slots.mask) offer.in.push_back(in[4]);
-  offer.op = std::make_shared<BatchNormOp>(affine ? BatchNormFunction::normalise : BatchNormFunction::normalise_gradient, norm->per_sample, norm->eps, norm->momentum, slots);
+  offer.op = std::make_shared<BatchNormOp>(affine ? BatchNormFunction::normalise : BatchNormFunction::normalise_gradient, norm->per_sample,
+                                           norm->eps, norm->momentum, slots);
   if (!f.pays({offer}, {b, n})) return false;
   f.replace(n, offer, {f.node(b).out[1], f.node(b).out[2]});
   return true;

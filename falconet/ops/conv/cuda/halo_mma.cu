@@ -2,12 +2,12 @@
 // channels-last: forward with stride 1 or 2, data gradient with stride 1.
 //   result[pixel][n] = sum over taps, c of in[pixel * stride + tap][c] * filter[tap][c][n]
 // These layers are bound by memory and by latency; im2col into 64-channel tiles (implicit_gemm_wgmma) wastes three quarters of both. Here a
-// tile of the image lies in shared memory with its halo, once; the pixels are the rows of m16n8k16, sixteen channels of one tap its depth. The
-// filter lies in shared memory in the order of the instruction's operand, its columns permuted so that a lane holds n/4 neighbouring
+// tile of the image lies in shared memory with its halo, once; the pixels are the rows of m16n8k16, sixteen channels of one tap its depth.
+// The filter lies in shared memory in the order of the instruction's operand, its columns permuted so that a lane holds n/4 neighbouring
 // channels of a pixel: results, residuals and masks are moved 8 or 16 bytes at a time without passing shared memory. A data gradient is the
-// same product with the filter turned round. Channel sums are kept in registers, added in a block in a fixed order, and the blocks' sums are
-// added in order by the block that comes last.
-// Cost: 2 c k r s operations per pixel of the tiles; bytes: in (with the halo from L2) and out once.
+// same product with the filter turned round. Channel sums are kept in registers, added in a block in a fixed order, and the blocks' sums
+// are added in order by the block that comes last. Cost: 2 c k r s operations per pixel of the tiles; bytes: in (with the halo from L2) and
+// out once.
 #include <algorithm>
 
 #include "falconet/device/cuda/check.h"
@@ -18,22 +18,22 @@ namespace falconet {
 namespace {
 
 using namespace small_channels;
-constexpr int multiprocessors = 132;   // of the H100 and H200; fixed, so that results do not depend on the card
+constexpr int multiprocessors = 132;  // of the H100 and H200; fixed, so that results do not depend on the card
 
 struct Work {
-  bf16 const *in = nullptr, *residual = nullptr, *mask = nullptr, *other = nullptr;   // other: what the sums are taken with
+  bf16 const *in = nullptr, *residual = nullptr, *mask = nullptr, *other = nullptr;  // other: what the sums are taken with
   bf16* out = nullptr;
   void const* filter = nullptr;
   bool filter_f32 = false, gradient = false;
   Tiles tiles;
-  int n = 0, height = 0, width = 0, real = 0;      // of `in`; real: its channels in memory
-  int rows = 0, columns = 0;                       // of `out`
+  int n = 0, height = 0, width = 0, real = 0;  // of `in`; real: its channels in memory
+  int rows = 0, columns = 0;                   // of `out`
   int stride = 1, pad_top = 0, pad_left = 0;
   float const *affine = nullptr, *bias = nullptr;
   Activation act = Activation::none;
-  StepState const* step = nullptr;                 // with sums
+  StepState const* step = nullptr;  // with sums
   bool squares = false;
-  float* partial = nullptr;                        // [blocks][2][N]
+  float* partial = nullptr;  // [blocks][2][N]
   float* stats = nullptr;
   unsigned* arrivals = nullptr;
 };
@@ -45,10 +45,10 @@ struct Form {
 };
 
 FALCONET_DEVICE std::uint32_t pack(float low, float high) { return ptx::pack_bf16(low, high); }
-FALCONET_DEVICE std::uint32_t pack(std::uint16_t low, std::uint16_t high) { return low | std::uint32_t(high) << 16; }   // bits of bf16
+FALCONET_DEVICE std::uint32_t pack(std::uint16_t low, std::uint16_t high) { return low | std::uint32_t(high) << 16; }  // bits of bf16
 
-// The filter [k][tap][c] into the operand's order: [tap][c / 16][n / 16][lane][4 registers], a lane's four at a time. All loads of a batch are
-// under way before the first is used. E: float, or the bits of bf16.
+// The filter [k][tap][c] into the operand's order: [tap][c / 16][n / 16][lane][4 registers], a lane's four at a time. All loads of a batch
+// are under way before the first is used. E: float, or the bits of bf16.
 template <int C, int N, int side, bool gradient, class E>
 FALCONET_DEVICE void place_filter_of(char* memory, E const* filter, int real) {
   constexpr int taps = side * side, all = taps * C * N / 8, batch = all <= 256 ? 1 : all <= 512 ? 2 : 5;
@@ -56,29 +56,35 @@ FALCONET_DEVICE void place_filter_of(char* memory, E const* filter, int real) {
     E e[batch][4][2];
 #pragma unroll
     for (int u = 0; u < batch; ++u) {
-      int const i = min(first + u * int(blockDim.x), all - 1), lane = i % 32, v = i / 32 % (N / 16), kk = i / 32 / (N / 16) % (C / 16), tap = i / 32 / (N / 16) / (C / 16);
+      int const i = min(first + u * int(blockDim.x), all - 1), lane = i % 32, v = i / 32 % (N / 16), kk = i / 32 / (N / 16) % (C / 16),
+                tap = i / 32 / (N / 16) / (C / 16);
       int const n = lane / 8 * (N / 4) + 4 * v + (lane / 4 & 1), c = kk * 16 + 2 * (lane & 3);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           int const to = n + 2 * (j >> 1), from = c + 8 * (j & 1) + k;
-          if constexpr (gradient) e[u][j][k] = __ldg(filter + (from * taps + taps - 1 - tap) * N + to);
-          else e[u][j][k] = from < real ? __ldg(filter + (to * taps + tap) * real + from) : E(0);
+          if constexpr (gradient)
+            e[u][j][k] = __ldg(filter + (from * taps + taps - 1 - tap) * N + to);
+          else
+            e[u][j][k] = from < real ? __ldg(filter + (to * taps + tap) * real + from) : E(0);
         }
     }
 #pragma unroll
     for (int u = 0; u < batch; ++u)
       if (int const i = first + u * int(blockDim.x); i < all)
-        reinterpret_cast<uint4*>(memory)[i] = make_uint4(pack(e[u][0][0], e[u][0][1]), pack(e[u][1][0], e[u][1][1]), pack(e[u][2][0], e[u][2][1]), pack(e[u][3][0], e[u][3][1]));
+        reinterpret_cast<uint4*>(memory)[i] = make_uint4(pack(e[u][0][0], e[u][0][1]), pack(e[u][1][0], e[u][1][1]),
+                                                         pack(e[u][2][0], e[u][2][1]), pack(e[u][3][0], e[u][3][1]));
   }
 }
 template <int C, int N, int side>
 FALCONET_DEVICE void place_filter(char* memory, Work const& w) {
   auto const* const f32 = static_cast<float const*>(w.filter);
   auto const* const bits = static_cast<std::uint16_t const*>(w.filter);
-  if (w.gradient) w.filter_f32 ? place_filter_of<C, N, side, true>(memory, f32, C) : place_filter_of<C, N, side, true>(memory, bits, C);
-  else w.filter_f32 ? place_filter_of<C, N, side, false>(memory, f32, w.real) : place_filter_of<C, N, side, false>(memory, bits, w.real);
+  if (w.gradient)
+    w.filter_f32 ? place_filter_of<C, N, side, true>(memory, f32, C) : place_filter_of<C, N, side, true>(memory, bits, C);
+  else
+    w.filter_f32 ? place_filter_of<C, N, side, false>(memory, f32, w.real) : place_filter_of<C, N, side, false>(memory, bits, w.real);
 }
 
 template <int words>
@@ -121,8 +127,8 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
 
   auto const start = [&](int tile, int slot) {
     Place const at = place_of(t, tile);
-    fetch<C>(images + slot * image_bytes, w.in, t.group, t.in_rows, t.in_columns, at.n, at.row * w.stride - w.pad_top, at.column * w.stride - w.pad_left, w.n, w.height,
-             w.width, w.real);
+    fetch<C>(images + slot * image_bytes, w.in, t.group, t.in_rows, t.in_columns, at.n, at.row * w.stride - w.pad_top,
+             at.column * w.stride - w.pad_left, w.n, w.height, w.width, w.real);
     copies_done();
   };
   start(blockIdx.x, 0);
@@ -130,10 +136,11 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
 
   // This lane's rows of the two blocks of 16 pixels: where the matrix loads begin, and which pixels its results are.
   std::uint32_t from[2];
-  int where[4], displacement[4];                    // group << 20 | row << 10 | column, -1 for none; in `out` from the tile's first pixel
+  int where[4], displacement[4];  // group << 20 | row << 10 | column, -1 for none; in `out` from the tile's first pixel
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
-    int const p = min((warp * 2 + m) * 16 + (lane & 15), tile_pixels - 1), g = p / of_image, row = (p - g * of_image) / t.columns, column = p - g * of_image - row * t.columns;
+    int const p = min((warp * 2 + m) * 16 + (lane & 15), tile_pixels - 1), g = p / of_image, row = (p - g * of_image) / t.columns,
+              column = p - g * of_image - row * t.columns;
     from[m] = ((g * t.in_rows + row * w.stride) * t.in_columns + column * w.stride) * pixel + (lane >> 4) * 16;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -143,7 +150,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
       displacement[2 * m + half] = ((qg * w.rows + qr) * w.columns + qc) * N;
     }
   }
-  int const channel = (lane & 3) * across;          // the first of this lane's
+  int const channel = (lane & 3) * across;  // the first of this lane's
   float first[across], second[across];
 #pragma unroll
   for (int i = 0; i < across; ++i) first[i] = second[i] = 0;
@@ -152,7 +159,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   int slot = 0;
   for (int tile = blockIdx.x; tile < t.count; tile += gridDim.x) {
     copies_wait<0>();
-    __syncthreads();                                // the tile is there, and nobody reads the last one
+    __syncthreads();  // the tile is there, and nobody reads the last one
     if (tile + int(gridDim.x) < t.count) start(tile + gridDim.x, slot ^ 1);
     std::uint32_t const image = images + slot * image_bytes;
     float d[2][N / 8][4];
@@ -182,13 +189,16 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
           }
       }
       Place const at = place_of(t, tile);
-      bool const inside = tile_pixels == int(blockDim.x) && at.n + t.group <= w.n && at.row + t.rows <= w.rows && at.column + t.columns <= w.columns;
+      bool const inside =
+          tile_pixels == int(blockDim.x) && at.n + t.group <= w.n && at.row + t.rows <= w.rows && at.column + t.columns <= w.columns;
       bool const all_count = at.n + t.group <= valid;
       std::int64_t const base = ((std::int64_t(at.n) * w.rows + at.row) * w.columns + at.column) * N + channel;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         int const n = at.n + (where[i] >> 20);
-        if (!inside && (where[i] < 0 || n >= w.n || at.row + (where[i] >> 10 & 1023) >= w.rows || at.column + (where[i] & 1023) >= w.columns)) continue;
+        if (!inside &&
+            (where[i] < 0 || n >= w.n || at.row + (where[i] >> 10 & 1023) >= w.rows || at.column + (where[i] & 1023) >= w.columns))
+          continue;
         std::int64_t const to = base + displacement[i];
         std::uint32_t result[words], residual[words], mask[words], other[words];
         if constexpr (slots) {
@@ -202,7 +212,9 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
           float low = d[i / 2][j][i % 2 * 2], high = d[i / 2][j][i % 2 * 2 + 1];
           if constexpr (slots) {
             int const c = channel + 2 * j;
-            if (w.affine) low = fmaf(__ldg(w.affine + c), low, __ldg(w.affine + N + c)), high = fmaf(__ldg(w.affine + c + 1), high, __ldg(w.affine + N + c + 1));
+            if (w.affine)
+              low = fmaf(__ldg(w.affine + c), low, __ldg(w.affine + N + c)),
+              high = fmaf(__ldg(w.affine + c + 1), high, __ldg(w.affine + N + c + 1));
             if (w.bias) low += __ldg(w.bias + c), high += __ldg(w.bias + c + 1);
             if (w.residual) low += low_bf16(residual[j]), high += high_bf16(residual[j]);
             if (w.act != Activation::none) {
@@ -218,7 +230,8 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
               first[2 * j] += low, first[2 * j + 1] += high;
               second[2 * j] = fmaf(low, low, second[2 * j]), second[2 * j + 1] = fmaf(high, high, second[2 * j + 1]);
             } else {
-              first[2 * j] = fmaf(low, low_bf16(other[j]), first[2 * j]), first[2 * j + 1] = fmaf(high, high_bf16(other[j]), first[2 * j + 1]);
+              first[2 * j] = fmaf(low, low_bf16(other[j]), first[2 * j]),
+                        first[2 * j + 1] = fmaf(high, high_bf16(other[j]), first[2 * j + 1]);
               second[2 * j] += low, second[2 * j + 1] += high;
             }
           }
@@ -230,11 +243,12 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   }
   if (!w.stats) return;
 
-  // Lanes of one channel, then the warps, in order.
+    // Lanes of one channel, then the warps, in order.
 #pragma unroll
   for (int i = 0; i < across; ++i) {
 #pragma unroll
-    for (int step = 4; step < 32; step *= 2) first[i] += __shfl_xor_sync(~0u, first[i], step), second[i] += __shfl_xor_sync(~0u, second[i], step);
+    for (int step = 4; step < 32; step *= 2)
+      first[i] += __shfl_xor_sync(~0u, first[i], step), second[i] += __shfl_xor_sync(~0u, second[i], step);
     if (lane < 4) sums[warp][channel + i] = first[i], sums[warp][N + channel + i] = second[i];
   }
   __syncthreads();
@@ -243,7 +257,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
     for (int k = 0; k < int(blockDim.x / 32); ++k) sum += sums[k][i];
     w.partial[blockIdx.x * 2 * N + i] = sum;
   }
-  __syncthreads();                                  // the block's sums are written; thread 0 publishes them
+  __syncthreads();  // the block's sums are written; thread 0 publishes them
   if (threadIdx.x == 0) {
     __threadfence();
     last = atomicInc(w.arrivals, gridDim.x - 1) == gridDim.x - 1;
@@ -256,7 +270,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   int const column = threadIdx.x % columns, residue = threadIdx.x / columns, residues = blockDim.x / columns;
   float4 total = make_float4(0, 0, 0, 0);
   for (int first_block = residue; first_block < int(gridDim.x); first_block += 8 * residues) {
-    float4 v[8];                                    // all under way before the first is added
+    float4 v[8];  // all under way before the first is added
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       int const b = first_block + i * residues;
@@ -267,7 +281,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   }
   reinterpret_cast<float4*>(dynamic)[residue * columns + column] = total;
   __syncthreads();
-  float const* const table = reinterpret_cast<float const*>(dynamic);   // [residues][2 N]
+  float const* const table = reinterpret_cast<float const*>(dynamic);  // [residues][2 N]
 #pragma unroll 4
   for (int i = warp; i < 2 * N; i += blockDim.x / 32) {
     double sum = lane < residues ? double(table[lane * 2 * N + i]) : 0;
@@ -280,7 +294,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
 // ---------------------------------------------------------------- host
 
 struct Shape4 {
-  int in_channels, out_channels, rows, columns;    // channels of the tensor read and of the result; pixels of the result
+  int in_channels, out_channels, rows, columns;  // channels of the tensor read and of the result; pixels of the result
 };
 Shape4 shape_of(ConvProblem const& p) {
   if (p.direction == Direction::fwd) return {p.c, p.k, p.p(), p.q()};
@@ -388,9 +402,12 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   alone.stats = o.stats == Stats::squares ? Stats::squares : Stats::none;
   bool const slots = o != alone;
   int const C = padded(s.in_channels);
-  if (p.r == 1) launch_slots<16, 32, 1>(w, l, slots, stream);
-  else if (C == 32) launch_slots<32, 32, 3>(w, l, slots, stream);
-  else s.out_channels == 16 ? launch_slots<16, 16, 3>(w, l, slots, stream) : launch_slots<16, 32, 3>(w, l, slots, stream);
+  if (p.r == 1)
+    launch_slots<16, 32, 1>(w, l, slots, stream);
+  else if (C == 32)
+    launch_slots<32, 32, 3>(w, l, slots, stream);
+  else
+    s.out_channels == 16 ? launch_slots<16, 16, 3>(w, l, slots, stream) : launch_slots<16, 32, 3>(w, l, slots, stream);
   check_launch("conv halo_mma", p, stream);
 }
 

@@ -1,10 +1,10 @@
 // The filter gradient of convolutions of few channels (16 or fewer, 32, 64) with 3x3 or 1x1 filters in bf16 by mma.sync, channels-last:
 //   dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel * stride + tap][c]
-// A tile of dy and the part of x that it meets, halo included, lie in shared memory once; both are read transposed by the matrix loads, so the
-// pixels are the depth of m16n8k16, dy's channels its rows and x's channels of one tap its columns. A warp has a role (a row of the filter and 32
-// of dy's channels, or all of a small filter) and a share of the tile's pixels; sums stay in registers for the whole launch, are added over the
-// warps of a block and written once per block; a second kernel adds the blocks' sums. All in a fixed order: the same bytes every time.
-// Cost: 2 k c r s operations per pixel of the tiles; bytes: x and dy once, 4 k c r s per block.
+// A tile of dy and the part of x that it meets, halo included, lie in shared memory once; both are read transposed by the matrix loads, so
+// the pixels are the depth of m16n8k16, dy's channels its rows and x's channels of one tap its columns. A warp has a role (a row of the
+// filter and 32 of dy's channels, or all of a small filter) and a share of the tile's pixels; sums stay in registers for the whole launch,
+// are added over the warps of a block and written once per block; a second kernel adds the blocks' sums. All in a fixed order: the same
+// bytes every time. Cost: 2 k c r s operations per pixel of the tiles; bytes: x and dy once, 4 k c r s per block.
 #include <algorithm>
 
 #include "falconet/device/cuda/check.h"
@@ -15,25 +15,26 @@ namespace falconet {
 namespace {
 
 using namespace small_channels;
-constexpr int most_blocks = 132, most_shared = 220 * 1024;   // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
+constexpr int most_blocks = 132,
+              most_shared = 220 * 1024;  // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
 
 struct Work {
   bf16 const *x = nullptr, *dy = nullptr;
   Tiles tiles;
-  int n = 0, height = 0, width = 0, real = 0;      // of x; real: its channels in memory
-  int rows = 0, columns = 0;                       // of dy
+  int n = 0, height = 0, width = 0, real = 0;  // of x; real: its channels in memory
+  int rows = 0, columns = 0;                   // of dy
   int stride = 1, pad_top = 0, pad_left = 0;
-  int stages = 1;                                  // tiles in shared memory at once
-  float* partial = nullptr;                        // [blocks][K][taps][C]
+  int stages = 1;            // tiles in shared memory at once
+  float* partial = nullptr;  // [blocks][K][taps][C]
 };
 
 template <int K_, int C_, int side_>
 struct Form {
   static constexpr int K = K_, C = C_, side = side_, taps = side * side, elements = K * taps * C;
-  static constexpr bool whole = K == 16 && C == 16;                            // one role has all rows of the filter
-  static constexpr int filters = K < 32 ? 16 : 32, lines = whole ? side : 1;   // of a role
+  static constexpr bool whole = K == 16 && C == 16;                           // one role has all rows of the filter
+  static constexpr int filters = K < 32 ? 16 : 32, lines = whole ? side : 1;  // of a role
   static constexpr int roles = (whole ? 1 : side) * (K / filters);
-  static constexpr int groups = roles == 1 ? (side == 3 ? 16 : 8) : roles == 2 ? 8 : roles == 3 ? 4 : 2;   // shares of a tile's pixels
+  static constexpr int groups = roles == 1 ? (side == 3 ? 16 : 8) : roles == 2 ? 8 : roles == 3 ? 4 : 2;  // shares of a tile's pixels
   static constexpr int threads = roles * groups * 32;
 };
 
@@ -42,7 +43,7 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
   using namespace ptx;
   constexpr int K = F::K, C = F::C, side = F::side, rows16 = F::filters / 16;
   extern __shared__ __align__(128) char dynamic[];
-  __shared__ int offset[512];                       // of a tile's pixel in x's part
+  __shared__ int offset[512];  // of a tile's pixel in x's part
   Tiles const& t = w.tiles;
   int const pixels = t.group * t.rows * t.columns, steps = (pixels + 15) / 16, of_image = t.rows * t.columns;
   int const dy_bytes = steps * 16 * pixel_bytes<K>, slot_bytes = dy_bytes + t.group * t.in_rows * t.in_columns * pixel_bytes<C>;
@@ -54,12 +55,12 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
     Place const at = place_of(t, tile);
     std::uint32_t const to = memory + slot * slot_bytes;
     fetch<K>(to, w.dy, t.group, t.rows, t.columns, at.n, at.row, at.column, w.n, w.rows, w.columns, K);
-    fetch<C>(to + dy_bytes, w.x, t.group, t.in_rows, t.in_columns, at.n, at.row * w.stride - w.pad_top, at.column * w.stride - w.pad_left, w.n, w.height, w.width, w.real);
+    fetch<C>(to + dy_bytes, w.x, t.group, t.in_rows, t.in_columns, at.n, at.row * w.stride - w.pad_top, at.column * w.stride - w.pad_left,
+             w.n, w.height, w.width, w.real);
     copies_done();
   };
-  int ahead = blockIdx.x;                           // the next tile to fetch
-  for (int i = 0; i < max(1, w.stages - 1); ++i, ahead += gridDim.x)
-    ahead < t.count ? start(ahead, i) : copies_done();
+  int ahead = blockIdx.x;  // the next tile to fetch
+  for (int i = 0; i < max(1, w.stages - 1); ++i, ahead += gridDim.x) ahead < t.count ? start(ahead, i) : copies_done();
   for (int i = threadIdx.x; i < steps * 16; i += F::threads) {
     int const p = min(i, pixels - 1), g = p / of_image, row = (p - g * of_image) / t.columns, column = p - g * of_image - row * t.columns;
     offset[i] = ((g * t.in_rows + row * w.stride) * t.in_columns + column * w.stride) * pixel_bytes<C>;
@@ -80,10 +81,13 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
 
   int slot = 0;
   for (int tile = blockIdx.x; tile < t.count; tile += gridDim.x) {
-    if (w.stages == 4) copies_wait<2>();
-    else if (w.stages == 3) copies_wait<1>();
-    else copies_wait<0>();
-    __syncthreads();                                // the tile is there, and nobody reads the last one
+    if (w.stages == 4)
+      copies_wait<2>();
+    else if (w.stages == 3)
+      copies_wait<1>();
+    else
+      copies_wait<0>();
+    __syncthreads();  // the tile is there, and nobody reads the last one
     if (w.stages > 1) {
       int const free = slot == 0 ? w.stages - 1 : slot - 1;
       ahead < t.count ? start(ahead, free) : copies_done();
@@ -95,7 +99,8 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
       std::uint32_t a[rows16][4];
 #pragma unroll
       for (int m = 0; m < rows16; ++m)
-        load_matrices_transposed(a[m], dy + (step * 16 + (lane & 7) + (lane >> 4) * 8) * pixel_bytes<K> + (filter / 8 + 2 * m + (lane >> 3 & 1)) * 16);
+        load_matrices_transposed(
+            a[m], dy + (step * 16 + (lane & 7) + (lane >> 4) * 8) * pixel_bytes<K> + (filter / 8 + 2 * m + (lane >> 3 & 1)) * 16);
       std::uint32_t const from = x + offset[step * 16 + (lane & 15)] + (lane >> 4) * 16 + line * t.in_columns * pixel_bytes<C>;
 #pragma unroll
       for (int r = 0; r < F::lines; ++r)
@@ -106,7 +111,8 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
             std::uint32_t b[4];
             load_matrices_transposed(b, from + (r * t.in_columns + s) * pixel_bytes<C> + j * 32);
 #pragma unroll
-            for (int m = 0; m < rows16; ++m) mma_bf16(d[r * side + s][m][2 * j], a[m], b[0], b[1]), mma_bf16(d[r * side + s][m][2 * j + 1], a[m], b[2], b[3]);
+            for (int m = 0; m < rows16; ++m)
+              mma_bf16(d[r * side + s][m][2 * j], a[m], b[0], b[1]), mma_bf16(d[r * side + s][m][2 * j + 1], a[m], b[2], b[3]);
           }
     }
     if (++slot == w.stages) slot = 0;
@@ -143,13 +149,13 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
 __device__ void put(float& to, float v) { to = v; }
 __device__ void put(bf16& to, float v) { to = to_bf16(v); }
 
-// dw = the blocks' sums in a fixed order: thread (x, y) adds every 32nd block for four elements, then the 32 are added. Channels from `real` on
-// are padding.
+// dw = the blocks' sums in a fixed order: thread (x, y) adds every 32nd block for four elements, then the 32 are added. Channels from
+// `real` on are padding.
 template <class E>
 __global__ void __launch_bounds__(1024) add_blocks(float4 const* partial, int blocks, int elements, int channels, int real, E* dw) {
   __shared__ float4 sums[32][32];
   int const i = blockIdx.x * 32 + threadIdx.x;
-  float4 sum = make_float4(0, 0, 0, 0), v[5];       // at most 132 blocks: all loads under way at once
+  float4 sum = make_float4(0, 0, 0, 0), v[5];  // at most 132 blocks: all loads under way at once
 #pragma unroll
   for (int k = 0; k < 5; ++k) {
     int const b = threadIdx.y + 32 * k;
@@ -188,7 +194,8 @@ Layout4 layout_of(ConvProblem const& p) {
     l.blocks = std::min(l.tiles.count, most_blocks);
     int const inside = l.tiles.group * l.tiles.rows * l.tiles.columns, steps = (inside + 15) / 16;
     int const slot = steps * 16 * (p.k * 2 + 16) + l.tiles.group * l.tiles.in_rows * l.tiles.in_columns * (padded(p.c) * 2 + 16);
-    l.stages = l.blocks == l.tiles.count ? 1 : std::clamp(most_shared / slot, 2, std::min(4, 1 + (l.tiles.count + l.blocks - 1) / l.blocks));
+    l.stages =
+        l.blocks == l.tiles.count ? 1 : std::clamp(most_shared / slot, 2, std::min(4, 1 + (l.tiles.count + l.blocks - 1) / l.blocks));
     l.shared = std::max(l.stages * slot, groups_of(p) * elements_of(p) * 4);
     if (l.shared <= most_shared && (l.tiles.count >= (pixels == 512 ? 200 : 60) || pixels == 32)) break;
   }
@@ -204,7 +211,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.r != p.s || (p.r != 3 && p.r != 1)) return "3x3 and 1x1 filters only";
   if (p.stride_h != p.stride_w || p.stride_h > 2) return "strides 1 and 2 only";
   int const c = padded(p.c);
-  if (p.r == 3 ? !(c == 16 && p.k == 16) && !(c == 16 && p.k == 32) && !(c == 32 && p.k == 32) : !(c == 16 && p.k == 32) && !(c == 32 && p.k == 64))
+  if (p.r == 3 ? !(c == 16 && p.k == 16) && !(c == 16 && p.k == 32) && !(c == 32 && p.k == 32)
+               : !(c == 16 && p.k == 32) && !(c == 32 && p.k == 64))
     return "3x3 of 16 to 16 or 32, 32 to 32 channels, 1x1 of 16 to 32 or 32 to 64 only";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.store != OnStore{}) return "slots of the filter gradient";
@@ -213,7 +221,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return {};
 }
 
-std::size_t scratch(ConvProblem const& p, Config const&) { return std::size_t(layout_of(p).blocks) * std::size_t(elements_of(p)) * sizeof(float); }
+std::size_t scratch(ConvProblem const& p, Config const&) {
+  return std::size_t(layout_of(p).blocks) * std::size_t(elements_of(p)) * sizeof(float);
+}
 
 // Constants measured on an H200.
 double seconds(ConvProblem const& p, DeviceFacts const&) {
@@ -240,13 +250,18 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   w.stride = p.stride_h, w.pad_top = p.pad_top, w.pad_left = p.pad_left;
   w.partial = memory.as<float>();
   int const c = padded(p.c);
-  if (p.r == 3 && c == 16) p.k == 16 ? launch_form<Form<16, 16, 3>>(w, l, stream) : launch_form<Form<32, 16, 3>>(w, l, stream);
-  else if (p.r == 3) launch_form<Form<32, 32, 3>>(w, l, stream);
-  else c == 16 ? launch_form<Form<32, 16, 1>>(w, l, stream) : launch_form<Form<64, 32, 1>>(w, l, stream);
+  if (p.r == 3 && c == 16)
+    p.k == 16 ? launch_form<Form<16, 16, 3>>(w, l, stream) : launch_form<Form<32, 16, 3>>(w, l, stream);
+  else if (p.r == 3)
+    launch_form<Form<32, 32, 3>>(w, l, stream);
+  else
+    c == 16 ? launch_form<Form<32, 16, 1>>(w, l, stream) : launch_form<Form<64, 32, 1>>(w, l, stream);
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
-  unsigned const grid = unsigned(elements_of(p) / 128);   // every form has a multiple of 128 elements
-  if (p.w_type == DType::f32) add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
-  else add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
+  unsigned const grid = unsigned(elements_of(p) / 128);  // every form has a multiple of 128 elements
+  if (p.w_type == DType::f32)
+    add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
+  else
+    add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
   check_launch("conv halo_mma_filter", p, stream);
 }
 

@@ -160,7 +160,8 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     int const vectors = p.c / v;
     int across = 1;
     while (across < vectors && across < 32) across *= 2;
-    average_whole<E, A, v><<<dim3(unsigned(p.n), unsigned((vectors + across - 1) / across)), threads, 0, stream>>>(x, p.h * p.w, vectors, across, A(p.h * p.w), y);
+    average_whole<E, A, v><<<dim3(unsigned(p.n), unsigned((vectors + across - 1) / across)), threads, 0, stream>>>(x, p.h * p.w, vectors,
+                                                                                                                   across, A(p.h * p.w), y);
   } else {
     if (maximum) pool_forward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
     else pool_forward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);

@@ -1,5 +1,6 @@
 // Reductions on an NVIDIA GPU in two stages: blocks sum shares of the pixels (f32, f64 for f64), then the blocks' sums are added in a fixed
-// order in f64, by the block that comes last where they are few, else by a second kernel. The shares depend on the problem alone, so the same bytes come every time. Bound by memory: every operand once.
+// order in f64, by the block that comes last where they are few, else by a second kernel. The shares depend on the problem alone, so the
+// same bytes come every time. Bound by memory: every operand once.
 #include <algorithm>
 #include <type_traits>
 
@@ -36,7 +37,8 @@ __device__ void take(A x, A b, bool counts, A& first, A& second) {
 // Channels last: a block takes `share` pixels; a thread v neighbouring channels of every few pixels. Channels first: see below.
 // partial[block][2][c]. With y, the block that comes last adds the partials: y[first `elements` of 2 c].
 template <F f, class E, class A, int v>
-__global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, std::int64_t share, int across, A* partial, A* y, int elements, unsigned* arrivals) {
+__global__ void __launch_bounds__(threads)
+    sum_channels_last(Work<E> const w, std::int64_t share, int across, A* partial, A* y, int elements, unsigned* arrivals) {
   extern __shared__ __align__(16) char memory[];
   A* const shared = reinterpret_cast<A*>(memory);            // [threads][2 v]
   __shared__ bool last;
@@ -99,7 +101,8 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
       for (int b0 = group; b0 < int(gridDim.x); b0 += 16 * groups) {
         A loaded[16];                               // all under way before the first is added
 #pragma unroll
-        for (int k = 0; k < 16; ++k) loaded[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
+        for (int k = 0; k < 16; ++k)
+          loaded[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
 #pragma unroll
         for (int k = 0; k < 16; ++k) sum += double(loaded[k]);
       }
