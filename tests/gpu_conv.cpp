@@ -141,6 +141,16 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift"}) out.push_back(g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   }
+  // Few channels.
+  for (std::string g : {"n3 c16 hw32 k16 rs3 p1", "n5 c16 h13 w37 k16 rs3 p1", "n2 c3 hw32 k16 rs3 p1", "n3 c1 h7 w9 k16 rs3 p0.1.1.0", "n3 c16 h17 w33 k32 rs3 p1 st2", "n70 c16 hw4 k16 rs3 p1",
+                        "n3 c32 h16 w15 k32 rs3 p1", "n9 c32 h9 w8 k64 rs3 p1 st2", "n4 c16 hw11 k32 rs1 st2", "n5 c32 h7 w6 k64 rs1", "n6 c64 hw8 k64 rs3 p1", "n300 c16 h20 w8 k16 rs3 p1",
+                        "n2 c16 h5 w70 k16 rs3 p2"})
+    for (std::string t : {" bf16", " bf16,f32,bf16"}) {
+      for (std::string s : {"", " store=squares", " store=bias+residual+relu", " store=scale_shift+bias+relu6+squares"}) out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {"", " store=mask+dot_other", " store=residual+mask+dot_other", " store=dot", " store=residual+mask", " store=dot_other"})
+        out.push_back("bwd_data " + g + t + " nhwc" + s);
+      out.push_back("bwd_filter " + g + t + " nhwc");
+    }
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",

@@ -14,6 +14,7 @@
 #include "falconet/nn/layers.h"
 #include "falconet/nn/models.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/plan/step.h"
 
 // Every allocation of this program, on all threads, is counted.
@@ -55,9 +56,20 @@ DeviceFacts fixed_facts() {
   return f;
 }
 
-Plan training_plan(std::string_view name, int batch, DType precision = DType::f32, Plan const* recorded = nullptr, std::map<std::string, std::string> pins = {}) {
-  auto const& d = models::find(name);
-  Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+// Those of an H200. A plan is a pure function of graph and facts: it compiles where no GPU is.
+DeviceFacts hopper_facts() {
+  DeviceFacts f;
+  f.device = {DeviceKind::cuda, 0};
+  f.name = "golden";
+  f.compute_capability = 90;
+  f.multiprocessors = 132;
+  f.shared_memory_bytes = 232448;
+  f.memory_bytes = std::int64_t(140) << 30;
+  return f;
+}
+
+Plan plan_of(Model const& model, int batch, DType precision, DeviceFacts const& facts, Plan const* recorded = nullptr,
+             std::map<std::string, std::string> pins = {}) {
   StepOptions o;
   o.batch = batch;
   o.precision = precision;
@@ -66,10 +78,35 @@ Plan training_plan(std::string_view name, int batch, DType precision = DType::f3
   OptimizerOptions sgd;
   sgd.momentum = 0.9;
   trace_training(graph, context, model, o, cross_entropy(), sgd);
-  context.options.facts = fixed_facts();
+  context.options.facts = facts;
   context.options.recorded = recorded;
   context.options.pins = std::move(pins);
   return compile(graph, context);
+}
+
+Plan training_plan(std::string_view name, int batch, DType precision = DType::f32, Plan const* recorded = nullptr,
+                   std::map<std::string, std::string> pins = {}) {
+  auto const& d = models::find(name);
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  return plan_of(model, batch, precision, fixed_facts(), recorded, std::move(pins));
+}
+
+bool built_with_cuda() { return !conv_cuda_algorithms().empty(); }
+
+// Two bottleneck blocks of ResNet-50's third stage (He et al. 2016, figure 5) behind a stem: 1x1, 3x3, 1x1, each with batch norm.
+Layer bottlenecks() {
+  auto const part = [](char const* name, char const* norm, int out, int side, int stride) {
+    return conv(name, out, side, {.stride = stride, .padding = side / 2, .bias = false}) | batch_norm(norm);
+  };
+  auto const block = [part](int width, int stride) -> Layer {
+    return [=](Var x) {
+      Var y = x | part("conv1", "bn1", width, 1, 1) | relu | part("conv2", "bn2", width, 3, stride) | relu | part("conv3", "bn3", 4 * width, 1, 1);
+      Var skip = y.shape() == x.shape() ? x : x | scope("downsample", part("0", "1", 4 * width, 1, stride));
+      return relu(y + skip);
+    };
+  };
+  return conv("conv1", 256, 3, {.stride = 2, .padding = 1, .bias = false}) | batch_norm("bn1") | relu |
+         stage("layer2", {block(128, 2), block(128, 1)}) | global_avg_pool | linear("fc", 10);
 }
 
 void expect_golden(std::string const& name, std::string const& text) {
@@ -87,6 +124,45 @@ void expect_golden(std::string const& name, std::string const& text) {
 
 TEST(Plan, of_mnist_cnn_is_the_golden_text) { expect_golden("mnist_cnn_b64.plan", training_plan("mnist_cnn", 64).text()); }
 TEST(Plan, of_a_residual_network_is_the_golden_text) { expect_golden("resnet_mini_b8.plan", training_plan("resnet_mini", 8).text()); }
+
+// The fusions on tensor cores: statistics, mask and sums as store slots of convolutions, batch norm's application in one pass.
+TEST(Plan, of_resnet20_in_bf16_on_a_gpu_is_the_golden_text) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  auto const& d = models::find("resnet20");
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  expect_golden("resnet20_b128_bf16_cuda.plan", plan_of(model, 128, DType::bf16, hopper_facts()).text());
+}
+TEST(Plan, of_bottleneck_blocks_in_bf16_on_a_gpu_is_the_golden_text) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  Model const model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1});
+  expect_golden("bottleneck_b32_bf16_cuda.plan", plan_of(model, 32, DType::bf16, hopper_facts()).text());
+}
+
+// A fusion that moves an update in place must not leave it behind as well.
+TEST(Plan, no_parameter_or_state_is_written_twice_in_a_step) {
+  auto const& d = models::find("resnet20");
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  std::vector<Plan> plans = {training_plan("resnet20", 4)};
+  if (built_with_cuda()) plans.push_back(plan_of(model, 128, DType::bf16, hopper_facts()));
+  StepOptions o;
+  o.batch = 4;
+  o.fuse_baselines = true;                 // every rule
+  Graph graph;
+  CompileContext context;
+  trace_training(graph, context, model, o, cross_entropy(), OptimizerOptions{});
+  context.options.facts = fixed_facts();
+  plans.push_back(compile(graph, context));
+  for (auto const& plan : plans) {
+    std::map<std::string, int> writes;
+    for (auto const& l : plan.step) {
+      auto const operands = algorithms_of(l.op).operands(l.problem);
+      for (std::size_t i = 0; i < operands.size(); ++i)
+        if (operands[i].written && l.operands[i].kind == Slot::parameter) ++writes[l.operands[i].name];
+    }
+    EXPECT_GT(writes.size(), 60u);
+    for (auto const& [name, count] : writes) EXPECT_EQ(count, 1) << name;
+  }
+}
 
 TEST(Plan, parse_of_text_is_the_plan) {
   for (auto name : {"mnist_cnn", "resnet20"})

@@ -39,15 +39,19 @@ DeviceFacts facts_of(Device, Isa cap = Isa::avx512);   // cap: the largest instr
 class Stream {
  public:
   explicit Stream(ThreadPool& threads, Isa isa) : threads_(&threads), isa_(isa) {}
-  explicit Stream(void* cuda_stream) : cuda_(cuda_stream) {}
+  explicit Stream(void* cuda_stream, unsigned* arrivals = nullptr) : cuda_(cuda_stream), arrivals_(arrivals) {}
   ThreadPool& threads() const { return *threads_; }
   Isa isa() const { return isa_; }
   void* cuda() const { return cuda_; }            // a cudaStream_t
+  // CUDA: a counter in device memory that is zero between launches. A kernel may count its blocks there, so that the last one finishes
+  // what all have begun, and leaves it zero. Launches of one stream follow one another, so one counter serves them all.
+  unsigned* arrivals() const { return arrivals_; }
 
  private:
   ThreadPool* threads_ = nullptr;
   Isa isa_ = Isa::plain;
   void* cuda_ = nullptr;
+  unsigned* arrivals_ = nullptr;
 };
 
 // What changes from step to step lives in memory that kernels read, never in their arguments.

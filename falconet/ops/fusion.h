@@ -22,9 +22,10 @@ enum class Affine : std::uint8_t { none, scale_shift, two_operand };
 enum class Mask : std::uint8_t { none, relu };
 
 // squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v*m, sum v) with m the mask tensor: the
-// gradient of a scale_shift pair.
+// gradient of a scale_shift pair. dot_other: the same with a tensor of its own in place of the mask: the sums of batch norm's gradient
+// behind a ReLU, where m is the ReLU's result and o the input of the normalisation.
 // f32 [2, channels]; rows at or past StepState.valid_count do not count.
-enum class Stats : std::uint8_t { none, squares, dot };
+enum class Stats : std::uint8_t { none, squares, dot, dot_other };
 
 // A pooling window without padding whose stride is its size. As a store slot: the map before pooling is never written, but the
 // pooled map and, for max, the winner: u8 per pooled element, r*size + s of the maximum, or 255 if the activation's derivative

@@ -104,15 +104,22 @@ CudaStream::CudaStream(int device) : device_(device) {
   count(allocations);
   FALCONET_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
   handle_ = s;
+  void* counter = nullptr;
+  FALCONET_CUDA(cudaMalloc(&counter, sizeof(unsigned)));
+  arrivals_ = static_cast<unsigned*>(counter);
+  FALCONET_CUDA(cudaMemsetAsync(counter, 0, sizeof(unsigned), s));
 }
-CudaStream::CudaStream(CudaStream&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)), device_(other.device_) {}
+CudaStream::CudaStream(CudaStream&& other) noexcept
+    : handle_(std::exchange(other.handle_, nullptr)), arrivals_(std::exchange(other.arrivals_, nullptr)), device_(other.device_) {}
 CudaStream& CudaStream::operator=(CudaStream&& other) noexcept {
   std::swap(handle_, other.handle_);
+  std::swap(arrivals_, other.arrivals_);
   std::swap(device_, other.device_);
   return *this;
 }
 CudaStream::~CudaStream() {
   if (handle_) cudaStreamDestroy(raw(handle_));
+  if (arrivals_) cudaFree(arrivals_);
 }
 void CudaStream::synchronize() const {
   count(synchronizations);

@@ -38,7 +38,7 @@ class CudaStream {
   CudaStream(CudaStream&& other) noexcept;
   CudaStream& operator=(CudaStream&& other) noexcept;
   ~CudaStream();
-  Stream stream() const { return Stream(handle_); }
+  Stream stream() const { return Stream(handle_, arrivals_); }
   int device() const { return device_; }
   void synchronize() const;      // throws the device error of anything that ran before
   bool idle() const;             // everything has ended; throws likewise, and waits for nothing
@@ -46,6 +46,7 @@ class CudaStream {
 
  private:
   void* handle_ = nullptr;
+  unsigned* arrivals_ = nullptr;
   int device_ = 0;
 };
 

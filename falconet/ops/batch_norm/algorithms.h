@@ -5,6 +5,7 @@
 namespace falconet {
 
 extern Algorithm<BatchNormProblem> const batch_norm_reference;
+extern Algorithm<BatchNormProblem> const batch_norm_cuda_one_pass;   // images and vectors in one launch
 
 std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms();   // cuda/; empty without CUDA in the build
 TableOf<BatchNormProblem> const& batch_norm_algorithms();

@@ -11,11 +11,22 @@ using F = BatchNormFunction;
 std::string BatchNormOp::attributes() const {
   std::string out(falconet::name(function));
   if (function != F::two_operand) out += " eps " + exact(eps);
+  if (slots.residual) out += " residual";
+  if (slots.act == Activation::relu) out += " relu";
+  if (slots.mask) out += " mask";
   return out;
 }
 
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
-  constexpr std::size_t inputs[] = {6, 4, 4, 3, 2};
+  if (function == F::normalise || function == F::normalise_gradient) {
+    bool const forward = function == F::normalise;
+    if (in.size() != (forward ? 7u + slots.residual : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
+    if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements())
+      fail_shape("batch norm does not fit " + in[0].shape.text());
+    TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
+    return {in[0], one, one};
+  }
+  constexpr std::size_t inputs[] = {6, 4, 4, 3, 2, 4};
   std::string const what = "batch norm " + std::string(falconet::name(function));
   if (in.size() != inputs[int(function)]) fail_shape(what + " takes " + std::to_string(inputs[int(function)]) + " inputs");
   bool const pair_first = function != F::inference;
@@ -23,7 +34,8 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
   Shape const one{c}, two{2, c}, three{3, c};
   for (std::size_t i = 0; i < in.size(); ++i) {
     if (in[i] == step_state_type()) continue;
-    bool const pair = (i == 0 && pair_first) || (i == 1 && (function == F::gradient || function == F::two_operand));
+    bool const pair = (i == 0 && pair_first) ||
+                      (i == 1 && (function == F::gradient || function == F::two_operand || function == F::gradient_two_operand));
     Shape const& wanted = pair ? two : one;
     if (in[i].shape != wanted) fail_shape(what + " needs vectors " + wanted.text() + ", not " + in[i].shape.text());
   }
@@ -40,6 +52,11 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
       return {type(one), type(one)};
     case F::two_operand:
       return {type(three)};
+    case F::gradient_two_operand:
+      return {type(three), type(one), type(one)};
+    case F::normalise:
+    case F::normalise_gradient:
+      break;
   }
   return {};
 }
@@ -61,7 +78,10 @@ std::vector<Var> BatchNormOp::gradient(Graph& g, Node const& node, std::span<Var
   return Op::gradient(g, node, dy);
 }
 
-int BatchNormOp::alias(int output) const { return function == F::coefficients && output > 0 ? output + 2 : -1; }
+int BatchNormOp::alias(int output) const {
+  if (output == 0) return -1;
+  return function == F::coefficients ? output + 2 : function == F::normalise ? output + 3 : -1;
+}
 
 std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
   BatchNormProblem p;
@@ -71,6 +91,13 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
   p.eps = eps;
   p.momentum = momentum;
   p.type = in[0].dtype;
+  if (p.applies()) {
+    p.n = in[0].shape[0], p.c = in[0].shape[1];
+    p.type = in[function == F::normalise ? 1 : 2].dtype;
+    p.image = in[0].dtype;
+    p.layout = in[0].layout;
+    p.act = slots.act, p.residual = slots.residual, p.mask = slots.mask;
+  }
   return p.text();
 }
 

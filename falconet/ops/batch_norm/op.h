@@ -13,11 +13,16 @@ namespace falconet {
 class BatchNormOp final : public Op {
  public:
   // Inputs and outputs in the order that BatchNormFunction lists them.
-  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum)
-      : function(function), per_sample(per_sample), eps(eps), momentum(momentum) {}
+  struct Slots {                    // of normalise and normalise_gradient
+    Activation act = Activation::none;
+    bool residual = false, mask = false;
+  };
+  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false})
+      : function(function), per_sample(per_sample), eps(eps), momentum(momentum), slots(slots) {}
   BatchNormFunction const function;
   std::int64_t const per_sample;  // elements per sample and channel
   double const eps, momentum;
+  Slots const slots;
 
   std::string_view name() const override { return "batch_norm"; }
   std::string attributes() const override;

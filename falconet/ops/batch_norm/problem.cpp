@@ -7,7 +7,9 @@
 namespace falconet {
 namespace {
 
-constexpr std::string_view function_names[] = {"coefficients", "gradient", "inference", "inference_gradient", "two_operand"};
+constexpr std::string_view function_names[] = {"coefficients",       "gradient",          "inference",
+                                               "inference_gradient", "two_operand",       "gradient_two_operand",
+                                               "normalise",          "normalise_gradient"};
 
 BatchNormFunction parse_function(std::string_view text) {
   for (int i = 0; i < int(std::size(function_names)); ++i)
@@ -22,7 +24,8 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
   using A = BatchNormArgs;
   TensorType const one{p.type, Shape{p.c}, Layout::nchw}, two{p.type, Shape{2, p.c}, Layout::nchw},
       three{p.type, Shape{3, p.c}, Layout::nchw};
-  Operand const step{"step", step_state_type(), false, Fill::step_state, 4};
+  Operand const step{"step", step_state_type(), false, Fill::step_state, p.applies() ? p.n : 4};
+  TensorType const image{p.image, Shape{p.n, p.c, p.per_sample, 1}, p.layout};
   switch (p.function) {
     case F::coefficients:
       visit(&A::sums, Operand{"sums", two, false, Fill::positive});
@@ -63,6 +66,40 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
       visit(&A::dsums, Operand{"dsums", two});
       visit(&A::two_operand, Operand{"two_operand", three, true});
       break;
+    case F::gradient_two_operand:
+      visit(&A::dscale_shift, Operand{"dscale_shift", two});
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(nullptr, step);
+      visit(&A::two_operand, Operand{"two_operand", three, true});
+      visit(&A::dgamma, Operand{"dgamma", one, true});
+      visit(&A::dbeta, Operand{"dbeta", one, true});
+      break;
+    case F::normalise:
+      visit(&A::x, Operand{"x", image});
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(&A::beta, Operand{"beta", one});
+      visit(&A::running_mean, Operand{"running_mean", one});
+      visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
+      visit(nullptr, step);
+      if (p.residual) visit(&A::residual, Operand{"residual", image});
+      visit(&A::y, Operand{"y", image, true});
+      visit(&A::running_mean, Operand{"running_mean", one, true, Fill::normal, 0, 4});
+      visit(&A::running_var, Operand{"running_var", one, true, Fill::positive, 0, 5});
+      break;
+    case F::normalise_gradient:
+      visit(&A::dy, Operand{"dy", image});
+      visit(&A::x, Operand{"x", image});
+      visit(&A::dscale_shift, Operand{"dscale_shift", two});
+      visit(&A::sums, Operand{"sums", two, false, Fill::positive});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(nullptr, step);
+      if (p.mask) visit(&A::mask, Operand{"mask", image});
+      visit(&A::y, Operand{"dx", image, true});
+      visit(&A::dgamma, Operand{"dgamma", one, true});
+      visit(&A::dbeta, Operand{"dbeta", one, true});
+      break;
   }
 }
 
@@ -74,6 +111,10 @@ std::string BatchNormProblem::text() const {
   ProblemText t;
   t.add("function", name(function)).add("c", c).add("per_sample", per_sample);
   t.add("eps", exact(eps)).add("momentum", exact(momentum)).add("type", falconet::name(type));
+  if (applies()) t.add("n", n).add("image", falconet::name(image)).add("layout", falconet::name(layout));
+  if (act != Activation::none) t.add("act", "relu");
+  if (residual) t.add("residual", 1);
+  if (mask) t.add("mask", 1);
   return t.text();
 }
 BatchNormProblem BatchNormProblem::parse(std::string_view text) {
@@ -83,10 +124,24 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   p.c = t.take_int("c", 1), p.per_sample = t.take_int("per_sample", 1);
   p.eps = t.take_double("eps", 1e-5), p.momentum = t.take_double("momentum", 0.1);
   p.type = parse_dtype(t.take("type", "f32"));
+  if (p.applies()) {
+    p.n = t.take_int("n", 1);
+    p.image = parse_dtype(t.take("image", "f32"));
+    p.layout = parse_layout(t.take("layout", "nchw"));
+  }
+  auto const act = t.take("act", "none");
+  p.act = act == "relu" ? Activation::relu : Activation::none;
+  p.residual = t.take_int("residual", 0) != 0;
+  p.mask = t.take_int("mask", 0) != 0;
   t.finish();
   auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "batch norm problem '" + std::string(text) + "': " + why); };
   if (p.c < 1 || p.per_sample < 1) bad("every size is at least 1");
   if (p.type != DType::f32 && p.type != DType::f64) bad("the type is f64 or f32");
+  if (act != "none" && act != "relu") bad("act is none or relu");
+  if (p.applies() && p.n < 1) bad("every size is at least 1");
+  if (p.applies() && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
+  if ((p.act != Activation::none || p.residual) && p.function != BatchNormFunction::normalise) bad("act and residual belong to normalise");
+  if (p.mask && p.function != BatchNormFunction::normalise_gradient) bad("mask belongs to normalise_gradient");
   return p;
 }
 

@@ -1,5 +1,5 @@
 // The vector arithmetic of batch norm; the functions and their formulas are in README.md. The sums over x are ops/reduce's, the
-// application to x is ops/elementwise's.
+// application to x is ops/elementwise's, or done here together with the vectors (normalise, normalise_gradient).
 #pragma once
 #include <span>
 #include <string>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "falconet/ops/algorithm.h"
+#include "falconet/ops/fusion.h"
 
 namespace falconet {
 
@@ -15,7 +16,11 @@ enum class BatchNormFunction : std::uint8_t {
   gradient,            // dscale_shift, sums, gamma, step -> dsums, dgamma, dbeta
   inference,           // gamma, beta, running_mean, running_var -> scale_shift
   inference_gradient,  // dscale_shift, running_mean, running_var -> dgamma, dbeta
-  two_operand          // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
+  two_operand,         // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
+  gradient_two_operand,  // dscale_shift, sums, gamma, step -> [3,c] as of two_operand, dgamma, dbeta: both in one
+  normalise,             // x, sums, gamma, beta, running_mean, running_var, step, [residual] -> y = act(scale x + shift + residual),
+                         // running_mean', running_var'
+  normalise_gradient     // dy, x, dscale_shift, sums, gamma, step, [mask] -> dx as of elementwise two_operand, dgamma, dbeta
 };
 std::string_view name(BatchNormFunction);
 
@@ -25,6 +30,7 @@ struct BatchNormArgs {
   View scale_shift, dscale_shift;               // [2,c]
   View dsums, dgamma, dbeta;                    // [2,c], [c], [c]
   View two_operand;                             // [3,c]
+  View x, dy, residual, mask, y;                // images [n,c,h,w]; y is dx of normalise_gradient
   StepState const* step = nullptr;
 };
 
@@ -33,7 +39,13 @@ struct BatchNormProblem {
   std::int64_t c = 1;
   std::int64_t per_sample = 1;  // elements per sample and channel: h*w
   double eps = 1e-5, momentum = 0.1;
-  DType type = DType::f32;  // f32 or f64
+  DType type = DType::f32;  // of the vectors: f32 or f64
+  // Of normalise and normalise_gradient: images, their type (f64 if the vectors are) and layout, and slots.
+  std::int64_t n = 0;
+  DType image = DType::f32;
+  Layout layout = Layout::nchw;
+  Activation act = Activation::none;  // normalise: none or relu
+  bool residual = false, mask = false;
 
   // "function=coefficients c=16 per_sample=1024 eps=1e-05 momentum=0.1 type=f32"
   std::string text() const;
@@ -43,7 +55,9 @@ struct BatchNormProblem {
   using Args = BatchNormArgs;
   std::vector<Operand> operands() const;
   static BatchNormArgs args(BatchNormProblem const&, std::span<View const> operands);
-  double operations() const { return 20.0 * double(c); }
+  bool applies() const { return function == BatchNormFunction::normalise || function == BatchNormFunction::normalise_gradient; }
+  std::int64_t elements() const { return n * c * per_sample; }
+  double operations() const { return 20.0 * double(c) + 4.0 * double(elements()); }
 };
 
 }  // namespace falconet

@@ -9,9 +9,17 @@
 #include <cmath>
 
 #include "falconet/ops/batch_norm/algorithms.h"
+#include "falconet/tensor/bf16.h"
 
 namespace falconet {
 namespace {
+
+struct Bf16Element {   // an element that converts like the floating types do
+  bf16 bits;
+  Bf16Element() = default;
+  explicit Bf16Element(double v) : bits(to_bf16(float(v))) {}
+  explicit operator double() const { return double(to_float(bits)); }
+};
 
 struct Moments {
   double mean, var, inverse;
@@ -43,15 +51,22 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
         var = T((1 - p.momentum) * double(var) + p.momentum * unbiased);
         break;
       }
-      case F::gradient: {
+      case F::gradient:
+      case F::gradient_two_operand: {
         auto const m = moments<T>(p, a, c);
         double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
         double const dshift = double(a.dscale_shift.as<T>()[C + c]), gamma = double(a.gamma.as<T>()[c]);
         double const g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
         double const dvar = -0.5 * g * gamma * m.inverse * m.inverse * m.inverse;
         double const dmean = -gamma * m.inverse * dshift - 2 * m.mean * dvar;
-        a.dsums.as<T>()[c] = T(dmean / count);
-        a.dsums.as<T>()[C + c] = T(dvar / count);
+        if (p.function == F::gradient) {
+          a.dsums.as<T>()[c] = T(dmean / count);
+          a.dsums.as<T>()[C + c] = T(dvar / count);
+        } else {
+          a.two_operand.as<T>()[c] = T(gamma * m.inverse);
+          a.two_operand.as<T>()[C + c] = T(2 * dvar / count);
+          a.two_operand.as<T>()[2 * C + c] = T(dmean / count);
+        }
         a.dgamma.as<T>()[c] = T(g * m.inverse);
         a.dbeta.as<T>()[c] = T(dshift);
         break;
@@ -69,6 +84,9 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
         a.dbeta.as<T>()[c] = T(dshift);
         break;
       }
+      case F::normalise:
+      case F::normalise_gradient:
+        break;
       case F::two_operand:
         a.two_operand.as<T>()[c] = a.scale_shift.as<T>()[c];
         a.two_operand.as<T>()[C + c] = 2 * a.dsums.as<T>()[C + c];
@@ -78,8 +96,45 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
   }
 }
 
+// The vectors, and what elementwise's affine and two_operand do with them.
+template <class T, class E>
+void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
+  auto get = [](View const& v, std::int64_t i) { return double(E(v.as<E>()[i])); };
+  auto put = [&](std::int64_t i, double v) { a.y.as<E>()[i] = E(v); };
+  for (std::int64_t c = 0; c < p.c; ++c) {
+    auto const m = moments<T>(p, a, c);
+    double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample), gamma = double(a.gamma.as<T>()[c]),
+                 scale = gamma * m.inverse;
+    bool const forward = p.function == BatchNormFunction::normalise;
+    double dvar = 0, dmean = 0, shift = 0;
+    if (forward) {
+      shift = double(a.beta.as<T>()[c]) - m.mean * scale;
+      T &mean = a.running_mean.as<T>()[c], &var = a.running_var.as<T>()[c];
+      mean = T((1 - p.momentum) * double(mean) + p.momentum * m.mean);
+      var = T((1 - p.momentum) * double(var) + p.momentum * m.var * count / std::max(count - 1, 1.0));
+    } else {
+      double const dshift = double(a.dscale_shift.as<T>()[p.c + c]), g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
+      dvar = -0.5 * g * gamma * m.inverse * m.inverse * m.inverse;
+      dmean = -scale * dshift - 2 * m.mean * dvar;
+      a.dgamma.as<T>()[c] = T(g * m.inverse);
+      a.dbeta.as<T>()[c] = T(dshift);
+    }
+    for (std::int64_t n = 0; n < p.n; ++n)
+      for (std::int64_t j = 0; j < p.per_sample; ++j) {
+        std::int64_t const i = p.layout == Layout::nhwc ? (n * p.per_sample + j) * p.c + c : (n * p.c + c) * p.per_sample + j;
+        if (forward) put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? get(a.residual, i) : 0.0)));
+        else if (n >= a.step->valid_count) put(i, 0);
+        else put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
+      }
+  }
+}
+
 std::string reject(BatchNormProblem const&, DeviceFacts const&) { return {}; }
 void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream&) {
+  if (p.applies()) {
+    if (p.image == DType::f64) return run_image<double, double>(p, a);
+    return p.image == DType::f32 ? run_image<float, float>(p, a) : run_image<float, Bf16Element>(p, a);
+  }
   p.type == DType::f64 ? run_typed<double>(p, a) : run_typed<float>(p, a);
 }
 

@@ -32,6 +32,7 @@ std::string text_of(OnStore const& s) {
   if (s.pool.kind == PoolSlot::max) append(out, "max_pool" + std::to_string(s.pool.size));
   if (s.stats == Stats::squares) append(out, "squares");
   if (s.stats == Stats::dot) append(out, "dot");
+  if (s.stats == Stats::dot_other) append(out, "dot_other");
   return out;
 }
 bool read_activation(std::string_view item, Activation& act) {
@@ -65,6 +66,7 @@ OnStore read_store(std::string_view text) {
     else if (item == "mask") s.mask = Mask::relu;
     else if (item == "squares") s.stats = Stats::squares;
     else if (item == "dot") s.stats = Stats::dot;
+    else if (item == "dot_other") s.stats = Stats::dot_other;
     else if (!read_activation(item, s.act) && !read_pool(item, "max_pool", s.pool))
       fail(ErrorKind::usage, "unknown store slot '" + std::string(item) + "'");
   }
@@ -104,6 +106,7 @@ void visit_operands(ConvProblem const& p, Visit visit) {
   if (p.store.bias && !filter) visit(&ConvArgs::bias, Operand{"bias", TensorType{vector, Shape{channels}, Layout::nchw}});
   if (p.store.residual) visit(&ConvArgs::residual, Operand{"residual", result});
   if (p.store.mask != Mask::none || p.store.stats == Stats::dot) visit(&ConvArgs::mask, Operand{"mask", result});
+  if (p.store.stats == Stats::dot_other) visit(&ConvArgs::other, Operand{"other", result});
   if (p.store.stats != Stats::none) visit(nullptr, Operand{"step", step_state_type(), false, Fill::step_state, p.n});
 
   if (fwd) visit(&ConvArgs::y, Operand{"y", yt, true});

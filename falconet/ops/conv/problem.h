@@ -23,6 +23,7 @@ struct ConvArgs {
   View store_affine;               // [2, channels of the result]
   View residual;                   // like the result, added before the activation
   View mask;                       // like the result
+  View other;                      // like the result: of store.stats = dot_other
   View stats;                      // f32 [2, channels of the result], written
   StepState const* step = nullptr; // given with stats
 };
@@ -32,6 +33,7 @@ struct ConvProblem {
   int n = 1, c = 1, h = 1, w = 1, k = 1, r = 1, s = 1;
   int pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
   int stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1, groups = 1;
+  // w_type f32 beside bf16 is the master copy: forward and data gradient count it as rounded to bf16, the filter gradient stores f32.
   DType x_type = DType::f32, w_type = DType::f32, y_type = DType::f32;
   Layout layout = Layout::nhwc;
   OnLoad load_x, load_dy;

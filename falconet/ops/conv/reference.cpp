@@ -65,10 +65,12 @@ void read_x(Work const& m, ConvArgs const& args, int n) {
         m.x(n, h, w, c) = activate(p.load_x.act, v);
       }
 }
+// An f32 filter beside a bf16 image is a master copy: it counts as rounded to bf16.
 void read_w(Work const& m, ConvArgs const& args, int k) {
+  bool const rounds = m.p.x_type == DType::bf16 && m.p.w_type == DType::f32;
   for (int r = 0; r < m.p.r; ++r)
     for (int s = 0; s < m.p.s; ++s)
-      for (int c = 0; c < m.CG; ++c) m.w(k, r, s, c) = get(args.w, at(args.w, k, c, r, s));
+      for (int c = 0; c < m.CG; ++c) m.w(k, r, s, c) = rounds ? double(to_float(to_bf16(float(get(args.w, at(args.w, k, c, r, s)))))) : get(args.w, at(args.w, k, c, r, s));
 }
 void read_dy(Work const& m, ConvArgs const& args, int n) {
   auto const& p = m.p;
@@ -168,7 +170,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
         double const stored = put(result, here, best);
         if (slot.pool.kind == PoolSlot::max) put(args.winner, here, winner);
         if (slot.stats == Stats::none || n >= args.step->valid_count) continue;
-        sum += slot.stats == Stats::squares ? stored : stored * get(args.mask, here);
+        sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : args.other, here);
         second += slot.stats == Stats::squares ? stored * stored : stored;
       }
   if (slot.stats == Stats::none) return;

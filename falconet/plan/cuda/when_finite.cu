@@ -42,7 +42,7 @@ void when_finite(Stream& stream, void const* value, DType type, std::int32_t con
   cudaError_t code = cudaStreamBeginCaptureToGraph(inner, node.conditional.phGraph_out[0], nullptr, nullptr, 0, cudaStreamCaptureModeThreadLocal);
   if (code == cudaSuccess) {
     try {
-      Stream branch(static_cast<void*>(inner));
+      Stream branch(static_cast<void*>(inner), stream.arrivals());
       body(branch);
     } catch (...) {
       cudaStreamEndCapture(inner, &captured);

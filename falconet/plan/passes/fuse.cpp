@@ -63,6 +63,8 @@ void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
     Value& moved = graph.values[std::size_t(v)];
     Value left = moved;
     left.name.clear();
+    left.alias = -1;                                        // an update in place moves too: it must not happen twice
+    if (moved.alias >= 0) left.role = Role::scalar;
     graph.nodes[std::size_t(moved.from)].out[std::size_t(moved.output)] = ValueId(graph.values.size());
     moved.from = n;
     moved.output = int(graph.nodes[std::size_t(n)].out.size());
@@ -117,8 +119,10 @@ void pass_fuse(Graph& graph, CompileContext& context) {
   if (!context.options.fuse) return;
   static constexpr FusionRule rules[] = {
       fuse_loss_with_gradient,  fuse_two_operand,     fuse_affine_residual,        fuse_elementwise_activation,
+      fuse_batch_norm_gradient, fuse_data_gradient_statistics,
       fuse_relu_gradient_masks, fuse_conv_activation_pool, fuse_product_activation, fuse_conv_statistics,
-      fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias,
+      fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
+      fuse_normalise,
   };
   for (FusionRule rule : rules)
     for (NodeId n = 0; n < fusion.count(); ++n)

@@ -56,6 +56,52 @@ bool fuse_two_operand(Fusion& f, NodeId n) {
   return false;
 }
 
+// gradient of the coefficients -> dsums, read only by two_operand coefficients -> both at once.
+bool fuse_batch_norm_gradient(Fusion& f, NodeId n) {
+  auto const* two = f.op<BatchNormOp>(n);
+  if (!two || two->function != BatchNormFunction::two_operand) return false;
+  ValueId const dsums = f.node(n).in[1];
+  NodeId const g = f.maker(dsums);
+  auto const* gradient = f.op<BatchNormOp>(g);
+  if (!gradient || gradient->function != BatchNormFunction::gradient || f.only_user(dsums) != n || f.node(g).out[0] != dsums) return false;
+  auto both = std::make_shared<BatchNormOp>(BatchNormFunction::gradient_two_operand, gradient->per_sample, gradient->eps, gradient->momentum);
+  Fusion::Offer const offer = f.offer_as(g, std::move(both), f.node(g).in);
+  if (!f.pays({offer}, {g, n})) return false;
+  f.replace(n, offer, {f.node(g).out[1], f.node(g).out[2]});
+  return true;
+}
+
+// affine(x, coefficients(..)) and two_operand(dy, x, gradient_two_operand(..)): the launch over the image computes its vectors itself, if nobody
+// else reads them.
+bool fuse_normalise(Fusion& f, NodeId n) {
+  auto const *affine = is(f, n, F::affine), *two = is(f, n, F::two_operand);
+  if (!affine && !two) return false;
+  auto const in = f.node(n).in;
+  ValueId const vectors = in[affine ? 1 : 2];
+  NodeId const b = f.maker(vectors);
+  auto const* norm = f.op<BatchNormOp>(b);
+  if (!norm || norm->function != (affine ? BatchNormFunction::coefficients : BatchNormFunction::gradient_two_operand) ||
+      f.only_user(vectors) != n)
+    return false;
+  BatchNormOp::Slots slots;
+  if (affine) {
+    if (affine->form.act != Activation::none && affine->form.act != Activation::relu) return false;
+    slots.act = affine->form.act, slots.residual = affine->form.residual;
+  } else {
+    slots.mask = two->form.mask;
+  }
+  Fusion::Offer offer = f.offer_as(n, nullptr, {in[0]});
+  if (two) offer.in.push_back(in[1]);
+  offer.in.insert(offer.in.end(), f.node(b).in.begin(), f.node(b).in.end());
+  if (slots.residual) offer.in.push_back(in[2]);
+  if (slots.mask) offer.in.push_back(in[4]);
+  offer.op = std::make_shared<BatchNormOp>(affine ? BatchNormFunction::normalise : BatchNormFunction::normalise_gradient, norm->per_sample,
+                                           norm->eps, norm->momentum, slots);
+  if (!f.pays({offer}, {b, n})) return false;
+  f.replace(n, offer, {f.node(b).out[1], f.node(b).out[2]});
+  return true;
+}
+
 // add(affine(x), skip) -> affine with a residual.
 bool fuse_affine_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "falconet/ops/conv/op.h"
+#include "falconet/ops/copy/op.h"
 #include "falconet/ops/elementwise/op.h"
 #include "falconet/ops/gemm/op.h"
 #include "falconet/ops/pool/op.h"
@@ -157,6 +158,37 @@ bool fuse_conv_statistics(Fusion& f, NodeId n) {
   return true;
 }
 
+// d = ReLU's gradient(data gradient [+ gradient of a skip], y), channel_dot(d, x) -> the data gradient masks its result and sums it.
+bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
+  auto const* gradient = is(f, n, F::activation_gradient);
+  auto const* add = is(f, n, F::add);
+  if (!(gradient && gradient->form.act == Activation::relu) && !(add && add->form.mask)) return false;
+  ValueId const d = f.node(n).out[0];
+  for (int swap = 0; swap < (add ? 2 : 1); ++swap) {
+    ValueId const dx = f.node(n).in[std::size_t(swap)];
+    NodeId const product = f.maker(dx);
+    auto const* conv = f.op<ConvOp>(product);
+    if (!conv || conv->direction() != Direction::bwd_data || conv->store() != OnStore{} || f.only_user(dx) != n) continue;
+    OnStore store;
+    store.residual = add != nullptr;
+    store.mask = Mask::relu;
+    store.stats = Stats::dot_other;
+    for (NodeId u : f.users(d)) {
+      auto const* dot = f.op<ReduceOp>(u);
+      if (!dot || dot->function != ReduceFunction::channel_dot || dot->mask || f.node(u).in[0] != d || f.node(u).in[1] == d) continue;
+      Fusion::Offer offer = f.offer_as(product, conv->with_store(store), f.node(product).in);
+      if (add) offer.in.push_back(f.node(n).in[std::size_t(1 - swap)]);
+      offer.in.push_back(f.node(n).in[add ? 2 : 1]);
+      offer.in.push_back(f.node(u).in[1]);
+      offer.in.push_back(f.graph.step().id());
+      if (!f.pays({offer}, {product, n, u})) break;
+      f.replace(n, offer, {f.node(u).out[0]});
+      return true;
+    }
+  }
+  return false;
+}
+
 // dx = data gradient; dx + gradient of a skip -> a residual slot.
 bool fuse_data_gradient_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);
@@ -213,6 +245,23 @@ bool fuse_filter_gradient_bias(Fusion& f, NodeId n) {
     return true;
   }
   return false;
+}
+
+// conv(x, convert(w)): an algorithm that reads the f32 filter and rounds it as it does so saves the launch.
+bool fuse_filter_conversion(Fusion& f, NodeId n) {
+  auto const* conv = f.op<ConvOp>(n);
+  if (!conv || conv->direction() == Direction::bwd_filter) return false;
+  std::size_t const filter = conv->direction() == Direction::fwd ? 1 : 0;
+  NodeId const copy = f.maker(f.node(n).in[filter]);
+  if (!f.op<Convert>(copy)) return false;
+  ValueId const master = f.node(copy).in[0];
+  auto const &from = f.value(master).type, &to = f.value(f.node(n).in[filter]).type;
+  if (from.dtype != DType::f32 || to.dtype != DType::bf16 || from.layout != to.layout) return false;
+  Fusion::Offer offer = f.offer_as(n, f.node(n).op, f.node(n).in);
+  offer.in[filter] = master;
+  if (!f.pays({offer}, {n, copy})) return false;
+  f.replace(n, offer);
+  return true;
 }
 
 }  // namespace falconet

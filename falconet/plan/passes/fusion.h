@@ -61,6 +61,8 @@ bool fuse_loss_with_gradient(Fusion&, NodeId);      // loss and its gradient in 
 bool fuse_two_operand(Fusion&, NodeId);             // batch norm: scale * dy + gradient of the sums, one pass
 bool fuse_affine_residual(Fusion&, NodeId);         // affine + skip, then the activation
 bool fuse_elementwise_activation(Fusion&, NodeId);  // affine or add, then the activation
+bool fuse_batch_norm_gradient(Fusion&, NodeId);     // the vectors of batch norm's gradient in one launch
+bool fuse_data_gradient_statistics(Fusion&, NodeId);   // data gradient + skip, ReLU's gradient, and the channel sums of batch norm's gradient
 bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all readers that take a mask
 bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
 bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
@@ -68,5 +70,7 @@ bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sum
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
+bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
+bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 
 }  // namespace falconet

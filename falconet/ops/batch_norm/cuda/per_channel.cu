@@ -17,27 +17,42 @@ template <class T>
 __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample, double eps, double momentum, StepState const* step, Vectors<T> v) {
   int const c = blockIdx.x * 128 + threadIdx.x;
   if (c >= C) return;
-  double count = 1, mean = 0, var = 0, inverse = 0;
-  if (f == F::coefficients || f == F::gradient) {
-    count = double(max(step->valid_count, 1)) * per_sample;
-    mean = double(v.sums[c]) / count;
-    var = fmax(double(v.sums[C + c]) / count - mean * mean, 0.0);
-    inverse = 1 / sqrt(var + eps);
+  // Everything that is read, at once: these launches are bound by latency.
+  bool const batch = f == F::coefficients || f == F::gradient || f == F::gradient_two_operand, forward = f == F::coefficients;
+  double count = 1, per = 1, mean = 0, var = 0, inverse = 0, gamma = 0, beta = 0, old_mean = 0, old_var = 0, dscale = 0, dshift = 0;
+  if (batch) {
+    int const valid = step->valid_count;
+    double const sum = double(v.sums[c]), squares = double(v.sums[C + c]);
+    gamma = double(v.gamma[c]);
+    if (forward) beta = double(v.beta[c]), old_mean = double(v.running_mean[c]), old_var = double(v.running_var[c]);
+    else dscale = double(v.dscale_shift[c]), dshift = double(v.dscale_shift[C + c]);
+    count = double(max(valid, 1)) * per_sample;
+    per = 1 / count;
+    mean = sum * per;
+    var = fmax(squares * per - mean * mean, 0.0);
+    inverse = rsqrt(var + eps);
   }
   switch (f) {
     case F::coefficients: {
-      double const unbiased = var * count / fmax(count - 1, 1.0), scale = double(v.gamma[c]) * inverse;
+      double const unbiased = var * count / fmax(count - 1, 1.0), scale = gamma * inverse;
       v.scale_shift[c] = T(scale);
-      v.scale_shift[C + c] = T(double(v.beta[c]) - mean * scale);
-      v.running_mean[c] = T((1 - momentum) * double(v.running_mean[c]) + momentum * mean);
-      v.running_var[c] = T((1 - momentum) * double(v.running_var[c]) + momentum * unbiased);
+      v.scale_shift[C + c] = T(beta - mean * scale);
+      v.running_mean[c] = T((1 - momentum) * old_mean + momentum * mean);
+      v.running_var[c] = T((1 - momentum) * old_var + momentum * unbiased);
       break;
     }
-    case F::gradient: {
-      double const dshift = double(v.dscale_shift[C + c]), gamma = double(v.gamma[c]), g = double(v.dscale_shift[c]) - mean * dshift;
+    case F::gradient:
+    case F::gradient_two_operand: {
+      double const g = dscale - mean * dshift;
       double const dvar = -0.5 * g * gamma * inverse * inverse * inverse, dmean = -gamma * inverse * dshift - 2 * mean * dvar;
-      v.dsums[c] = T(dmean / count);
-      v.dsums[C + c] = T(dvar / count);
+      if (f == F::gradient) {
+        v.dsums[c] = T(dmean * per);
+        v.dsums[C + c] = T(dvar * per);
+      } else {
+        v.two_operand[c] = T(gamma * inverse);
+        v.two_operand[C + c] = T(2 * dvar * per);
+        v.two_operand[2 * C + c] = T(dmean * per);
+      }
       v.dgamma[c] = T(g * inverse);
       v.dbeta[c] = T(dshift);
       break;
@@ -54,6 +69,8 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
       v.dbeta[c] = T(dshift);
       break;
     }
+    case F::normalise:
+    case F::normalise_gradient: break;
     case F::two_operand:
       v.two_operand[c] = v.scale_shift[c];
       v.two_operand[C + c] = 2 * v.dsums[C + c];
@@ -62,7 +79,7 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
   }
 }
 
-std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
+std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.applies() ? "vectors only" : p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
 double seconds(BatchNormProblem const&, DeviceFacts const&) { return 2e-6; }
 
 template <class T>
@@ -81,7 +98,7 @@ void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View,
 }  // namespace
 
 std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms() {
-  return {{.name = "per_channel", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
+  return {{.name = "per_channel", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}, batch_norm_cuda_one_pass};
 }
 
 }  // namespace falconet

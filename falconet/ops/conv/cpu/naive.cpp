@@ -115,7 +115,7 @@ void run_as(ConvProblem const& p, ConvArgs const& args, Stream& stream) {
   }
 }
 
-bool mixed(ConvProblem const& p) { return p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16; }
+bool mixed(ConvProblem const& p) { return p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   ConvProblem plain = p;
@@ -123,7 +123,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   plain.store.act = Activation::none;
   if (!plain.plain()) return "of the slots it has only bias and activation";
   if (!p.one_type(DType::f32) && !p.one_type(DType::f64) && !p.one_type(DType::bf16) && !mixed(p))
-    return "element types are f32, f64, bf16, or bf16 with f32 weights";
+    return "element types are f32, f64, bf16, or bf16 with an f32 gradient of the weights";
   return {};
 }
 double seconds(ConvProblem const& p, DeviceFacts const&) { return 0.6e-9 * p.operations(); }

@@ -380,6 +380,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     if (p.w > width && p.w % width) return "images wider than 56 that are no multiple of 56";
   } else {
     if (s.pool.kind != PoolSlot::none) return "pooling";
+    if (s.stats == Stats::dot_other) return "sums with a tensor of their own";
     if (p.direction == Direction::fwd) {
       if (s.mask != Mask::none || s.stats == Stats::dot) return "forward with a mask";
       if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";

@@ -50,6 +50,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   bool const forward = p.direction == Direction::fwd;
   auto const& s = p.store;
   if (s.pool.kind != PoolSlot::none) return "pooling";
+  if (s.stats == Stats::dot_other) return "sums with a tensor of their own";
   if (forward) {
     if (s.mask != Mask::none || s.stats == Stats::dot) return "forward with a mask";
     if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";

@@ -330,7 +330,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   auto const& s = p.store;
   if (filter) return s == OnStore{} ? "" : "slots of the filter gradient";
-  if (s.pool.kind != PoolSlot::none || s.residual || s.mask != Mask::none || s.stats == Stats::dot) return "pooling, residual or mask";
+  if (s.pool.kind != PoolSlot::none || s.residual || s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other) return "pooling, residual or mask";
   if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.act != Activation::none)) return "statistics beside other store slots";
   if (s.affine == Affine::two_operand) return "a result has no second operand";
   if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "only relu and relu6";

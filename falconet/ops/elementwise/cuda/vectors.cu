@@ -71,12 +71,23 @@ __global__ void __launch_bounds__(threads) elementwise(Work<E, A> const w) {
     if (i >= w.elements) continue;
     P y;
     int channel = 0;
-    if constexpr (per_channel(f)) channel = int(w.nhwc ? i % w.channels : i / w.place % w.channels);
+    Pack<A, v> rows[3];                          // the vectors' elements for these channels
+    if constexpr (per_channel(f)) {
+      if (w.nhwc) channel = w.elements < std::int64_t(1) << 32 ? int(unsigned(i) % unsigned(w.channels)) : int(i % w.channels);
+      else channel = int(i / w.place % w.channels);
+#pragma unroll
+      for (int row = 0; row < (f == F::two_operand ? 3 : f == F::affine_scale ? 1 : 2); ++row) {
+        if (w.nhwc) rows[row] = *reinterpret_cast<Pack<A, v> const*>(w.vectors + row * w.channels + channel);
+        else {
+#pragma unroll
+          for (int e = 0; e < v; ++e) rows[row].e[e] = w.vectors[row * w.channels + channel];
+        }
+      }
+    }
 #pragma unroll
     for (int e = 0; e < v; ++e) {
-      int const c = w.nhwc ? channel + e : channel;
       bool const masked_out = may_mask(f) && w.has_mask && !(load(mask[t].e[e]) > A(0)), padding = pads(f) && i + e >= valid;
-      auto const vector = [&](int row) { return __ldg(w.vectors + row * w.channels + c); };
+      auto const vector = [&](int row) { return rows[row].e[e]; };
       A r = 0;
       A const in = reads_x(f) ? A(load(x[t].e[e])) : A(0);
       if constexpr (f == F::activation) r = activate(w.act, in, w.alpha);

@@ -79,6 +79,32 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
   }
 }
 
+// The mean of whole images, channels last: a block per image and set of channels, its threads share the pixels; their sums are added in order.
+template <class E, class A, int v>
+__global__ void __launch_bounds__(threads) average_whole(E const* x, int pixels, int vectors, int across, A divisor, E* y) {
+  __shared__ A sums[threads][v];
+  int const column = threadIdx.x % across, first = threadIdx.x / across, lines = threads / across, vector = blockIdx.y * across + column;
+  A sum[v] = {};
+  if (vector < vectors) {
+#pragma unroll 4
+    for (int pixel = first; pixel < pixels; pixel += lines) {
+      Pack<E, v> const in = reinterpret_cast<Pack<E, v> const*>(x)[(std::int64_t(blockIdx.x) * pixels + pixel) * vectors + vector];
+#pragma unroll
+      for (int e = 0; e < v; ++e) sum[e] += load(in.e[e]);
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < v; ++e) sums[threadIdx.x][e] = sum[e];
+  __syncthreads();
+  for (int i = threadIdx.x; i < across * v; i += threads) {
+    int const set = i / v, e = i % v;
+    if (blockIdx.y * across + set >= vectors) continue;
+    A all = 0;
+    for (int line = 0; line < lines; ++line) all += sums[line * across + set][e];
+    put(y[(std::int64_t(blockIdx.x) * vectors + blockIdx.y * across + set) * v + e], all / divisor);
+  }
+}
+
 template <class E, class A, class W, bool maximum, int v>
 __global__ void __launch_bounds__(threads) pool_backward(Geometry const g, int elements, E const* dy, W const* winner, E* dx) {
   int const index = blockIdx.x * threads + threadIdx.x;
@@ -130,6 +156,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
   if (p.gradient) {
     if (maximum) pool_backward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
     else pool_backward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
+  } else if (!maximum && nhwc && p.p == 1 && p.q == 1 && p.r == p.h && p.s == p.w && !p.pad_top && !p.pad_left && !p.pad_bottom && !p.pad_right) {
+    int const vectors = p.c / v;
+    int across = 1;
+    while (across < vectors && across < 32) across *= 2;
+    average_whole<E, A, v><<<dim3(unsigned(p.n), unsigned((vectors + across - 1) / across)), threads, 0, stream>>>(x, p.h * p.w, vectors,
+                                                                                                                   across, A(p.h * p.w), y);
   } else {
     if (maximum) pool_forward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
     else pool_forward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);

@@ -1,5 +1,6 @@
 // Reductions on an NVIDIA GPU in two stages: blocks sum shares of the pixels (f32, f64 for f64), then the blocks' sums are added in a fixed
-// order in f64. The shares depend on the problem alone, so the same bytes come every time. Bound by memory: every operand once.
+// order in f64, by the block that comes last where they are few, else by a second kernel. The shares depend on the problem alone, so the
+// same bytes come every time. Bound by memory: every operand once.
 #include <algorithm>
 #include <type_traits>
 
@@ -34,11 +35,13 @@ __device__ void take(A x, A b, bool counts, A& first, A& second) {
 }
 
 // Channels last: a block takes `share` pixels; a thread v neighbouring channels of every few pixels. Channels first: see below.
-// partial[block][2][c].
+// partial[block][2][c]. With y, the block that comes last adds the partials: y[first `elements` of 2 c].
 template <F f, class E, class A, int v>
-__global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, std::int64_t share, int across, A* partial) {
+__global__ void __launch_bounds__(threads)
+    sum_channels_last(Work<E> const w, std::int64_t share, int across, A* partial, A* y, int elements, unsigned* arrivals) {
   extern __shared__ __align__(16) char memory[];
   A* const shared = reinterpret_cast<A*>(memory);            // [threads][2 v]
+  __shared__ bool last;
   std::int64_t const pixels = (w.reads_step ? std::int64_t(w.step->valid_count) : w.n) * w.hw;
   int const down = threads / across, column = threadIdx.x % across, row = threadIdx.x / across;
   std::int64_t const begin = blockIdx.x * share, end = min(pixels, begin + share);
@@ -46,7 +49,7 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
     int const c = c0 + column * v;
     A first[v] = {}, second[v] = {};
     if (c < w.channels && row < down) {
-#pragma unroll 4
+#pragma unroll 8
       for (std::int64_t pixel = begin + row; pixel < end; pixel += down) {
         std::int64_t const i = pixel * w.channels + c;
         Pack<E, v> const x = *reinterpret_cast<Pack<E, v> const*>(w.x + i);
@@ -59,17 +62,63 @@ __global__ void __launch_bounds__(threads) sum_channels_last(Work<E> const w, st
         for (int e = 0; e < v; ++e) take<f, A>(load(x.e[e]), load(b.e[e]), !w.mask || load(mask.e[e]) > 0, first[e], second[e]);
       }
     }
+    // Rows of one warp by shuffles (across is a power of two), then the warps' sums: a thread per sum.
+    for (int step = across; step < 32; step *= 2)
 #pragma unroll
-    for (int e = 0; e < v; ++e) shared[threadIdx.x * 2 * v + e] = first[e], shared[threadIdx.x * 2 * v + v + e] = second[e];
+      for (int e = 0; e < v; ++e) first[e] += __shfl_xor_sync(~0u, first[e], step), second[e] += __shfl_xor_sync(~0u, second[e], step);
+    int const lines = down * across / max(across, 32), width = min(across, 32);   // what is left: lines x across sets of 2 v sums
+    bool const keeps = across >= 32 || int(threadIdx.x) % 32 < across;
+    int const kept = across >= 32 ? threadIdx.x : threadIdx.x / 32 * width + threadIdx.x % 32;
+    if (keeps)
+#pragma unroll
+      for (int e = 0; e < v; ++e) shared[kept * 2 * v + e] = first[e], shared[kept * 2 * v + v + e] = second[e];
     __syncthreads();
-    if (row == 0 && c < w.channels)
-      for (int e = 0; e < v; ++e) {
-        A a = first[e], s = second[e];
-        for (int r = 1; r < down; ++r) a += shared[(r * across + column) * 2 * v + e], s += shared[(r * across + column) * 2 * v + v + e];
-        partial[(std::int64_t(blockIdx.x) * 2) * w.channels + c + e] = a;
-        partial[(std::int64_t(blockIdx.x) * 2 + 1) * w.channels + c + e] = s;
+    for (int i = threadIdx.x; i < across * 2 * v; i += threads) {
+      int const set = i / (2 * v), e = i % (2 * v), channel = c0 + set * v + e % v;
+      if (channel >= w.channels) continue;
+      A sum = 0;
+      for (int r = 0; r < lines; ++r) sum += shared[(r * across + set) * 2 * v + e];
+      partial[(std::int64_t(blockIdx.x) * 2 + e / v) * w.channels + channel] = sum;
+    }
+    __syncthreads();
+  }
+  if (!y) return;
+  unsigned const blocks = gridDim.x * gridDim.y;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicInc(arrivals, blocks - 1) == blocks - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  // Groups of threads add every groups-th partial of an element, then the groups are added in order.
+  double* const table = reinterpret_cast<double*>(memory);
+  int const wide = 2 * w.channels, groups = max(1, threads / wide);
+  for (int from = 0; from < elements; from += threads) {
+    int const group = threadIdx.x / wide, i = groups > 1 ? int(threadIdx.x) % wide : from + int(threadIdx.x);
+    double sum = 0;
+    if (group < groups && i < elements) {
+      for (int b0 = group; b0 < int(gridDim.x); b0 += 16 * groups) {
+        A loaded[16];                               // all under way before the first is added
+#pragma unroll
+        for (int k = 0; k < 16; ++k)
+          loaded[k] = b0 + k * groups < int(gridDim.x) ? __ldcg(partial + std::int64_t(b0 + k * groups) * wide + i) : A(0);
+#pragma unroll
+        for (int k = 0; k < 16; ++k) sum += double(loaded[k]);
       }
+    }
+    if (groups == 1) {
+      if (i < elements) y[i] = A(sum);
+      continue;
+    }
+    if (group < groups) table[group * wide + i] = sum;
     __syncthreads();
+    if (int(threadIdx.x) < elements) {
+      double all = 0;
+      for (int g = 0; g < groups; ++g) all += table[g * wide + threadIdx.x];
+      y[threadIdx.x] = A(all);
+    }
+    return;
   }
 }
 
@@ -154,7 +203,7 @@ int blocks_of(ReduceProblem const& p) {
   std::int64_t const pixels = p.n * p.hw;
   if (p.function == F::mean) return int(std::clamp<std::int64_t>(pixels * p.c / 4096, 1, 264));
   if (p.layout == Layout::nchw) return int(std::clamp<std::int64_t>(std::min<std::int64_t>(p.n, 1056 / p.c), 1, 264));
-  return int(std::clamp<std::int64_t>(pixels / 64, 1, 528));
+  return int(std::clamp<std::int64_t>(pixels * p.c / 16384, 1, 264));   // 8 vectors of a bf16 tensor per thread
 }
 
 std::string reject(ReduceProblem const& p, DeviceFacts const&) {
@@ -166,13 +215,17 @@ std::size_t scratch(ReduceProblem const& p, Config const&) { return std::size_t(
 double seconds(ReduceProblem const& p, DeviceFacts const&) { return 5e-6 + bytes_of(p.operands()) / 3.8e12; }
 
 template <class E, class A>
-void launch(ReduceProblem const& p, ReduceArgs const& a, View memory, cudaStream_t stream) {
+void launch(ReduceProblem const& p, ReduceArgs const& a, View memory, Stream& on) {
+  auto const stream = static_cast<cudaStream_t>(on.cuda());
   bool const nhwc = p.layout == Layout::nhwc;
   Work<E> const w{a.x.as<E>(), a.b.as<E>(), p.mask ? a.mask.as<E>() : nullptr, a.step, p.n, p.hw, int(p.c), nhwc, p.reads_step()};
   A* const partial = memory.as<A>();
   int const blocks = blocks_of(p);
   auto const channels = [&](auto function) {
     constexpr F f = decltype(function)::value;
+    int const elements = int(f == F::channel_sum ? p.c : 2 * p.c);
+    bool const at_once = nhwc && std::int64_t(blocks) * p.c <= 1 << 16 && on.arrivals();
+    A* const y = at_once ? a.y.as<A>() : nullptr;
     if (nhwc) {
       std::int64_t const share = (p.n * p.hw + blocks - 1) / blocks;
       constexpr int most = 16 / sizeof(E);
@@ -181,14 +234,13 @@ void launch(ReduceProblem const& p, ReduceArgs const& a, View memory, cudaStream
       int across = 1;
       while (across < vectors && across < threads) across *= 2;
       dim3 const grid(unsigned(blocks), unsigned(std::max(1, (vectors + across - 1) / across)));
-      std::size_t const shared = std::size_t(threads) * 2 * std::size_t(v) * sizeof(A);
-      if (wide) sum_channels_last<f, E, A, most><<<grid, threads, shared, stream>>>(w, share, across, partial);
-      else sum_channels_last<f, E, A, 1><<<grid, threads, shared, stream>>>(w, share, across, partial);
+      std::size_t const shared = std::max(std::size_t(threads) * 2 * std::size_t(v) * sizeof(A), std::size_t(threads) * sizeof(double));
+      if (wide) sum_channels_last<f, E, A, most><<<grid, threads, shared, stream>>>(w, share, across, partial, y, elements, on.arrivals());
+      else sum_channels_last<f, E, A, 1><<<grid, threads, shared, stream>>>(w, share, across, partial, y, elements, on.arrivals());
     } else {
       sum_channels_first<f, E, A><<<dim3(unsigned(blocks), unsigned(p.c)), threads, 0, stream>>>(w, partial);
     }
-    int const elements = int(f == F::channel_sum ? p.c : 2 * p.c);
-    add_blocks<A><<<(elements + 7) / 8, threads, 0, stream>>>(partial, blocks, elements, int(2 * p.c), a.y.as<A>());
+    if (!at_once) add_blocks<A><<<(elements + 7) / 8, threads, 0, stream>>>(partial, blocks, elements, int(2 * p.c), a.y.as<A>());
   };
   switch (p.function) {
     case F::channel_sum: channels(std::integral_constant<F, F::channel_sum>{}); break;
@@ -211,10 +263,9 @@ void launch(ReduceProblem const& p, ReduceArgs const& a, View memory, cudaStream
 }
 
 void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View memory, Stream& stream) {
-  auto const s = static_cast<cudaStream_t>(stream.cuda());
-  if (p.type == DType::f64) launch<double, double>(p, a, memory, s);
-  else if (p.type == DType::f32) launch<float, float>(p, a, memory, s);
-  else launch<bf16, float>(p, a, memory, s);
+  if (p.type == DType::f64) launch<double, double>(p, a, memory, stream);
+  else if (p.type == DType::f32) launch<float, float>(p, a, memory, stream);
+  else launch<bf16, float>(p, a, memory, stream);
 }
 
 }  // namespace
