@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "falconet/device/cuda/handles.h"
+#include "falconet/plan/cuda/stage.h"
 #include "falconet/plan/cuda/when_finite.h"
 #include "falconet/plan/executor.h"
 
@@ -99,10 +100,18 @@ class CudaExecutor final : public Executor {
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
   }
   void copy_in() {
-    for (auto const& i : inputs_) copy_to_device(i.device, i.host.data(), i.type.bytes(), stream_);
+    std::vector<Piece> pieces;
+    for (auto const& i : inputs_) pieces.push_back({i.device, i.host.data(), i.type.bytes()});
+    Stream stream = stream_.stream();
+    if (can_copy_together(pieces)) return copy_together(pieces, stream);
+    for (auto const& p : pieces) copy_to_device(p.to, p.from, p.bytes, stream_);
   }
   void copy_out() {
-    for (auto const& o : outputs_) copy_to_host(o.host.data(), o.device, o.type.bytes(), stream_);
+    std::vector<Piece> pieces;
+    for (auto const& o : outputs_) pieces.push_back({o.host.data(), o.device, o.type.bytes()});
+    Stream stream = stream_.stream();
+    if (can_copy_together(pieces)) return copy_together(pieces, stream);
+    for (auto const& p : pieces) copy_to_host(p.to, p.from, p.bytes, stream_);
   }
 
   int device_;

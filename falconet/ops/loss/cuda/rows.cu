@@ -1,13 +1,15 @@
 // Losses and their gradients on an NVIDIA GPU: a warp per sample makes its share of the loss and its row of the gradient, then one block adds
-// the shares in a fixed order. Arithmetic in f64: the data are small.
+// the shares in a fixed order: a second launch, or the same one where the samples are few enough for one block. Arithmetic in f64: the data are
+// small.
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/loss/algorithms.h"
 
 namespace falconet {
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = 256, threads_alone = 1024;   // alone: one block makes it all
 
 struct Work {
   std::int64_t n, row;
@@ -27,10 +29,28 @@ __device__ double factor_of(Work const& w, L const* dloss) {
   return valid ? (dloss ? double(*dloss) : w.dloss) / double(valid) : 0;
 }
 
+// The mean of the samples' shares, by one block.
+template <class L>
+__device__ void add_samples(Work const& w, L* loss, L* correct) {
+  __shared__ double sums[2][threads_alone];
+  int const block = blockDim.x;
+  double a = 0, b = 0;
+  for (std::int64_t n = threadIdx.x; n < w.n; n += block) a += w.partial[n], b += w.partial[w.n + n];
+  sums[0][threadIdx.x] = a, sums[1][threadIdx.x] = b;
+  for (int half = block / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half)
+      for (int i = 0; i < 2; ++i) sums[i][threadIdx.x] += sums[i][threadIdx.x + half];
+  }
+  if (threadIdx.x > 0) return;
+  std::int64_t const valid = valid_rows(w);
+  if (loss) *loss = L(valid ? sums[0][0] / double(valid) : 0);
+  if (correct) *correct = L(sums[1][0]);
+}
+
+// One warp, one sample.
 template <class E, class L>
-__global__ void __launch_bounds__(threads) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx) {
-  std::int64_t const n = blockIdx.x * std::int64_t(threads / 32) + threadIdx.x / 32;
-  if (n >= w.n) return;
+__device__ void cross_entropy_of(Work const& w, std::int64_t n, E const* x, std::int32_t const* labels, L const* dloss, E* dx) {
   int const lane = threadIdx.x % 32;
   E const* const in = x + n * w.row;
   if (n >= valid_rows(w)) {
@@ -71,6 +91,17 @@ __global__ void __launch_bounds__(threads) cross_entropy(Work const w, E const* 
   }
 }
 
+template <class E, class L>
+__global__ void __launch_bounds__(threads_alone) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx, L* loss, L* correct) {
+  wait_for_work_ahead();
+  let_next_begin();
+  int const warps = blockDim.x / 32;
+  for (std::int64_t n = blockIdx.x * std::int64_t(warps) + threadIdx.x / 32; n < w.n; n += std::int64_t(gridDim.x) * warps) cross_entropy_of(w, n, x, labels, dloss, dx);
+  if (gridDim.x > 1 || !(loss || correct)) return;
+  __syncthreads();
+  add_samples(w, loss, correct);
+}
+
 template <class E, class T, class L>
 __global__ void __launch_bounds__(threads) by_elements(Work const w, bool squared, E const* x, T const* target, L const* dloss, E* dx) {
   std::int64_t const n = blockIdx.x * std::int64_t(threads / 32) + threadIdx.x / 32;
@@ -97,21 +128,7 @@ __global__ void __launch_bounds__(threads) by_elements(Work const w, bool square
 }
 
 template <class L>
-__global__ void __launch_bounds__(threads) finish(Work const w, L* loss, L* correct) {
-  __shared__ double sums[2][threads];
-  double a = 0, b = 0;
-  for (std::int64_t n = threadIdx.x; n < w.n; n += threads) a += w.partial[n], b += w.partial[w.n + n];
-  sums[0][threadIdx.x] = a, sums[1][threadIdx.x] = b;
-  for (int half = threads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half)
-      for (int i = 0; i < 2; ++i) sums[i][threadIdx.x] += sums[i][threadIdx.x + half];
-  }
-  if (threadIdx.x > 0) return;
-  std::int64_t const valid = valid_rows(w);
-  if (loss) *loss = L(valid ? sums[0][0] / double(valid) : 0);
-  if (correct) *correct = L(sums[1][0]);
-}
+__global__ void __launch_bounds__(threads) finish(Work const w, L* loss, L* correct) { add_samples(w, loss, correct); }
 
 std::string reject(LossProblem const& p, DeviceFacts const&) {
   if (p.x.dtype == DType::u8 || p.x.dtype == DType::i32) return "f64, f32 and bf16 only";
@@ -119,18 +136,22 @@ std::string reject(LossProblem const& p, DeviceFacts const&) {
   return {};
 }
 std::size_t scratch(LossProblem const& p, Config const&) { return std::size_t(p.n()) * 2 * sizeof(double); }
-double seconds(LossProblem const& p, DeviceFacts const&) { return 5e-6 + bytes_of(p.operands()) / 1e12; }
+double seconds(LossProblem const& p, DeviceFacts const&) { return (p.n() <= 128 && p.row() <= 64 ? 3e-6 : 5e-6) + bytes_of(p.operands()) / 1e12; }
 
 template <class E, class L>
 void launch(LossProblem const& p, LossArgs const& a, View memory, cudaStream_t stream) {
   Work const w{p.n(), p.row(), p.label_smoothing, p.dloss, a.step, memory.as<double>()};
-  unsigned const blocks = unsigned((w.n + threads / 32 - 1) / (threads / 32));
+  bool const alone = p.kind == LossKind::cross_entropy && w.n <= 128 && w.row <= 64;
+  unsigned const blocks = alone ? 1 : unsigned((w.n + threads / 32 - 1) / (threads / 32));
   E *const x = a.x.as<E>(), *const dx = a.dx.as<E>();
   L* const dloss = a.dloss.as<L>();
-  if (p.kind == LossKind::cross_entropy) cross_entropy<E, L><<<blocks, threads, 0, stream>>>(w, x, a.target.as<std::int32_t>(), dloss, dx);
+  bool const whole = p.kind == LossKind::cross_entropy && blocks == 1;   // the block adds the samples itself
+  if (p.kind == LossKind::cross_entropy)
+    launch_ahead(cross_entropy<E, L>, dim3(blocks), dim3(unsigned(alone ? threads_alone : threads)), 0, 1, stream, w, static_cast<E const*>(x),
+                 static_cast<std::int32_t const*>(a.target.as<std::int32_t>()), static_cast<L const*>(dloss), dx, a.loss.as<L>(), a.correct.as<L>());
   else if (p.target == p.x.dtype) by_elements<E, E, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<E>(), dloss, dx);
   else by_elements<E, float, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<float>(), dloss, dx);
-  if (a.loss || a.correct) finish<L><<<1, threads, 0, stream>>>(w, a.loss.as<L>(), a.correct.as<L>());
+  if ((a.loss || a.correct) && !whole) finish<L><<<1, threads, 0, stream>>>(w, a.loss.as<L>(), a.correct.as<L>());
   check_launch("loss rows", p, stream);
 }
 
