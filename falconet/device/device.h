@@ -43,11 +43,16 @@ class Stream {
   ThreadPool& threads() const { return *threads_; }
   Isa isa() const { return isa_; }
   void* cuda() const { return cuda_; }            // a cudaStream_t
+  // CUDA: a scalar in device memory (f64 beside f64 parameters, else f32). What is launched here must have no effect unless it is finite;
+  // only algorithms that say so (Algorithm::heeds_guard) may be. Null: no condition.
+  void const* guard() const { return guard_; }
+  Stream guarded_by(void const* scalar) const { Stream s = *this; s.guard_ = scalar; return s; }
 
  private:
   ThreadPool* threads_ = nullptr;
   Isa isa_ = Isa::plain;
   void* cuda_ = nullptr;
+  void const* guard_ = nullptr;
 };
 
 // What changes from step to step lives in memory that kernels read, never in their arguments.

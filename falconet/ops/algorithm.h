@@ -72,6 +72,7 @@ struct Algorithm {
   void (*run)(Problem const&, Config const&, Args const&, View scratch, Stream&);
   bool rival = false;                  // a vendor library: only with rivals=on, by pin, or in bench
   bool baseline = false;               // reference or naive: never reason enough to accept a fusion
+  bool heeds_guard = false;            // has no effect where Stream::guard() is not finite
 };
 
 struct Choice {
@@ -100,6 +101,7 @@ class AlgorithmTable {
   virtual std::size_t scratch(std::string const& problem, Choice const&, DeviceKind) const = 0;
   virtual std::vector<Operand> operands(std::string const& problem) const = 0;
   virtual double operations(std::string const& problem) const = 0;
+  virtual bool heeds_guard(Choice const&, DeviceKind) const = 0;
   // Binds a launch to its operands, in the order of operands(). Throws a usage error for an unknown algorithm.
   virtual Bound bind(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View scratch) const = 0;
 };
@@ -130,6 +132,7 @@ class TableOf final : public AlgorithmTable {
   }
   std::vector<Operand> operands(std::string const& text) const override { return Problem::parse(text).operands(); }
   double operations(std::string const& text) const override { return Problem::parse(text).operations(); }
+  bool heeds_guard(Choice const& choice, DeviceKind kind) const override { return find(choice.algorithm, kind).heeds_guard; }
   Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch) const override {
     Problem problem = Problem::parse(text);
     auto args = Problem::args(problem, operands);

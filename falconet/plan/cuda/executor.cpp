@@ -1,6 +1,7 @@
 // The executor of NVIDIA GPUs: arena and parameters in device memory, inputs and outputs staged in pinned memory. The first step runs
 // launch by launch (kernels are loaded then); the second is captured, with its copies, into one CUDA graph, and from then on a step is
 // one graph launch and one wait.
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -40,13 +41,14 @@ class CudaExecutor final : public Executor {
 
   void run(std::vector<Bound> const& launches, int begin, int end) override {
     parameters_->to_device(writes_);
-    copy_in();
+    Stream stream = stream_.stream();
+    copy_in(stream);
     launch(launches, begin, end);
-    copy_out();
+    copy_out(stream);
     stream_.synchronize();
   }
 
-  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) override {
+  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool heeded) override {
     int const all = int(launches.size());
     if (!ran_) {
       run(launches, 0, guard ? guarded : all);
@@ -58,9 +60,20 @@ class CudaExecutor final : public Executor {
     parameters_->to_device(writes_);
     if (!graph_) {
       graph_.emplace(stream_, [&](Stream& stream) {
-        copy_in();
-        launch(launches, 0, guard ? guarded : all);
-        copy_out();
+        copy_in(stream);
+        launch_lanes(launches, guard ? guarded : all);
+        if (guard && heeded) {                       // results go out beside the update
+          fork_.record(stream_);
+          side_.wait(fork_);
+          Stream beside = side_.stream();
+          copy_out(beside);
+          join_.record(side_);
+          Stream conditional = stream.guarded_by(memory(guard->offset));
+          for (int i = guarded; i < all; ++i) launches[std::size_t(i)](conditional);
+          stream_.wait(join_);
+          return;
+        }
+        copy_out(stream);
         if (guard) when_finite(stream, memory(guard->offset), guard->type.dtype, [&](Stream& body) {
           for (int i = guarded; i < all; ++i) launches[std::size_t(i)](body);
         });
@@ -71,10 +84,13 @@ class CudaExecutor final : public Executor {
     return !guard || all_finite(staged_output(*guard));
   }
 
+  void set_lanes(std::vector<int> lane, std::vector<std::vector<int>> waits) override { lane_ = std::move(lane), waits_ = std::move(waits); }
+
   void time(std::vector<Bound> const& launches, std::vector<double>& seconds) override {
     while (events_.size() <= launches.size()) events_.emplace_back(device_);
     parameters_->to_device(writes_);
-    copy_in();
+    Stream stream = stream_.stream();
+    copy_in(stream);
     events_[0].record(stream_);
     for (std::size_t i = 0; i < launches.size(); ++i) {
       launch(launches, int(i), int(i) + 1);
@@ -99,17 +115,35 @@ class CudaExecutor final : public Executor {
     Stream stream = stream_.stream();
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
   }
-  void copy_in() {
+  // Launches [0, end) on their lanes, which leave stream_ and come back to it: while it is captured.
+  void launch_lanes(std::vector<Bound> const& launches, int end) {
+    if (std::all_of(lane_.begin(), lane_.end(), [](int l) { return l == 0; })) return launch(launches, 0, end);
+    std::vector<int> last(std::size_t(*std::max_element(lane_.begin(), lane_.end())) + 1, -1);
+    while (lanes_.size() + 1 < last.size()) lanes_.emplace_back(device_);
+    while (ended_.size() < launches.size()) ended_.emplace_back(device_);
+    fork_.record(stream_);
+    for (int i = 0; i < end; ++i) {
+      auto const at = std::size_t(i), lane = std::size_t(lane_[at]);
+      CudaStream const& on = lane ? lanes_[lane - 1] : stream_;
+      if (lane && last[lane] < 0) on.wait(fork_);
+      for (int w : waits_[at]) on.wait(ended_[std::size_t(w)]);
+      Stream stream = on.stream();
+      launches[at](stream);
+      ended_[at].record(on);
+      last[lane] = i;
+    }
+    for (std::size_t lane = 1; lane < last.size(); ++lane)
+      if (last[lane] >= 0) stream_.wait(ended_[std::size_t(last[lane])]);
+  }
+  void copy_in(Stream& stream) {
     std::vector<Piece> pieces;
     for (auto const& i : inputs_) pieces.push_back({i.device, i.host.data(), i.type.bytes()});
-    Stream stream = stream_.stream();
     if (can_copy_together(pieces)) return copy_together(pieces, stream);
     for (auto const& p : pieces) copy_to_device(p.to, p.from, p.bytes, stream_);
   }
-  void copy_out() {
+  void copy_out(Stream& stream) {
     std::vector<Piece> pieces;
     for (auto const& o : outputs_) pieces.push_back({o.host.data(), o.device, o.type.bytes()});
-    Stream stream = stream_.stream();
     if (can_copy_together(pieces)) return copy_together(pieces, stream);
     for (auto const& p : pieces) copy_to_host(p.to, p.from, p.bytes, stream_);
   }
@@ -119,6 +153,12 @@ class CudaExecutor final : public Executor {
   std::shared_ptr<Parameters> parameters_;
   CudaStream stream_;
   CudaMemory memory_;
+  CudaStream side_{device_};
+  CudaEvent fork_{device_}, join_{device_};
+  std::vector<int> lane_;
+  std::vector<std::vector<int>> waits_;
+  std::vector<CudaStream> lanes_;
+  std::vector<CudaEvent> ended_;                 // by launch
   std::vector<Staged> inputs_, outputs_;
   std::vector<CudaEvent> events_;
   std::optional<CudaGraph> graph_;

@@ -19,7 +19,6 @@ struct Work {
 
 __global__ void __launch_bounds__(threads) move_pieces(Work const w) {
   wait_for_work_ahead();
-  let_next_begin();
   int i = 0;
   while (i + 1 < w.count && int(blockIdx.x) >= w.first_block[i + 1]) ++i;
   Piece const& p = w.piece[i];

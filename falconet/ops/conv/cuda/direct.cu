@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/copy_async.cuh"
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -18,13 +19,14 @@
 namespace falconet {
 namespace {
 
-constexpr int most_threads = 256, each = 4;      // each: channels of one thread's results
+constexpr int least_threads = 128, most_threads = 512, each = 4;      // each: channels of one thread's results
 
 struct Geometry {
   int height, width, in;             // the source: x, or dy as it is before pooling
   int out_height, out_width, out;    // the result before pooling
   int pad_top, pad_left;             // rows and columns of the source above and left of the result's first
   int band, bands, source_rows, half, tiles_w, windows, items;   // of one block; half: words of one parity of a source row
+  int shares;                        // neighbouring threads that share the source's channels of one item
   int in_vectors, in_padded, out_padded, filter_in, filter_out;  // filter_in, filter_out: channels of w along k and c
   int pool, stored_height, stored_width;                         // pool: of dy as it lies in memory
   FastDivide by_windows, by_tiles_w, by_row, by_vectors, by_filter_k, by_filter_c, by_pool;
@@ -40,33 +42,23 @@ struct Pointers {
   std::uint8_t* winner_out;
 };
 
-// One element of the source, or zero outside.
-__device__ float source_at(Geometry const& g, Slots const& slots, Pointers const& a, int n, int row, int column, int c) {
-  if (unsigned(row) >= unsigned(g.height) || unsigned(column) >= unsigned(g.width) || c >= g.in) return 0;
-  if (!slots.unpool) return a.source[((std::int64_t(n) * g.height + row) * g.width + column) * g.in + c];
+// Where an element of the source lies, or -1 outside. here: the winner that means this element, where dy is read in its pooled form.
+__device__ std::int64_t place_of(Geometry const& g, bool unpool, int n, int row, int column, int& here) {
+  if (unsigned(row) >= unsigned(g.height) || unsigned(column) >= unsigned(g.width)) return -1;
+  if (!unpool) return ((std::int64_t(n) * g.height + row) * g.width + column) * g.in;
   int down, right;
   int const p = g.by_pool(row, down), q = g.by_pool(column, right);
-  if (p >= g.stored_height || q >= g.stored_width) return 0;
-  std::int64_t const i = ((std::int64_t(n) * g.stored_height + p) * g.stored_width + q) * g.in + c;
-  return a.winner_in[i] == down * g.pool + right ? a.source[i] : 0;
-}
-// Four channels at once, where in is a multiple of 4.
-__device__ float4 four_at(Geometry const& g, Slots const& slots, Pointers const& a, int n, int row, int column, int c) {
-  if (unsigned(row) >= unsigned(g.height) || unsigned(column) >= unsigned(g.width)) return {};
-  if (!slots.unpool) return *reinterpret_cast<float4 const*>(a.source + ((std::int64_t(n) * g.height + row) * g.width + column) * g.in + c);
-  int down, right;
-  int const p = g.by_pool(row, down), q = g.by_pool(column, right);
-  if (p >= g.stored_height || q >= g.stored_width) return {};
-  std::int64_t const i = ((std::int64_t(n) * g.stored_height + p) * g.stored_width + q) * g.in + c;
-  uchar4 const winner = *reinterpret_cast<uchar4 const*>(a.winner_in + i);
-  float4 v = *reinterpret_cast<float4 const*>(a.source + i);
-  int const here = down * g.pool + right;
-  return {winner.x == here ? v.x : 0, winner.y == here ? v.y : 0, winner.z == here ? v.z : 0, winner.w == here ? v.w : 0};
+  here = down * g.pool + right;
+  return p < g.stored_height && q < g.stored_width ? ((std::int64_t(n) * g.stored_height + p) * g.stored_width + q) * g.in : -1;
 }
 
 template <int v>
 struct alignas(sizeof(float) * v) Vector {
   float e[v];
+};
+template <int v>
+struct alignas(v) Bytes {
+  std::uint8_t e[v];
 };
 
 template <int R, int v, bool data>
@@ -76,7 +68,6 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
   float* const source = memory + R * R * g.in_padded * g.out_padded; // [in_vectors][source_rows][2][half][v]
   int const t = threadIdx.x, threads = blockDim.x, n = blockIdx.x / g.bands, row0 = (blockIdx.x - n * g.bands) * g.band;
   wait_for_work_ahead();
-  let_next_begin();
 
   int const elements = g.filter_out * R * R * g.filter_in;           // w as it lies in memory: [k][r][s][c]
   if (g.in_padded != g.in || g.out_padded != g.out) {
@@ -86,34 +77,75 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
   for (int i = t; i < elements; i += threads) {
     int rest, c;
     int const k = g.by_filter_k(i, rest), tap = g.by_filter_c(rest, c);
-    int const to = data ? ((R * R - 1 - tap) * g.in_padded + k) * g.out_padded + c : (tap * g.in_padded + c) * g.out_padded + k;
-    filter[to] = a.filter[i];
+    copy_async<4>(filter + (data ? ((R * R - 1 - tap) * g.in_padded + k) * g.out_padded + c : (tap * g.in_padded + c) * g.out_padded + k), a.filter + i, true);
   }
   int const columns = 2 * g.half, all = g.source_rows * columns * g.in_vectors;
   bool const whole = g.in % v == 0;
-  for (int i = t; i < all; i += threads) {
+  auto const find = [&](int i, std::int64_t& from, int& here, int& c) {   // where vector i of the block's source goes to, and comes from
     int in_row, vector;
     int const row = g.by_row(i, in_row), column = g.by_vectors(in_row, vector);
-    int const at_row = row0 - g.pad_top + row, at_column = column - g.pad_left;
-    Vector<v>* const to = reinterpret_cast<Vector<v>*>(source) + ((vector * g.source_rows + row) * 2 + (column & 1)) * g.half + (column >> 1);
-    if constexpr (v == 4) {
-      if (whole) {
-        *reinterpret_cast<float4*>(to) = four_at(g, slots, a, n, at_row, at_column, vector * 4);
-        continue;
+    from = place_of(g, slots.unpool, n, row0 - g.pad_top + row, column - g.pad_left, here);
+    c = vector * v;
+    return source + (((vector * g.source_rows + row) * 2 + (column & 1)) * g.half + (column >> 1)) * v;
+  };
+  if (!slots.unpool) {
+    for (int i = t; i < all; i += threads) {
+      std::int64_t from;
+      int here, c;
+      float* const to = find(i, from, here, c);
+      if (v == 4 && whole) copy_async<16>(to, a.source + (from < 0 ? 0 : from + c), from >= 0);
+      else
+#pragma unroll
+        for (int e = 0; e < v; ++e) {
+          bool const in = from >= 0 && c + e < g.in;
+          copy_async<4>(to + e, a.source + (in ? from + c + e : 0), in);
+        }
+    }
+  } else {
+    constexpr int batch = 4;   // vectors whose loads are under way together
+    for (int first = t; first < all; first += batch * threads) {
+      float* to[batch];
+      Vector<v> value[batch];
+      Bytes<v> winner[batch];
+      int here[batch];
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        int const i = first + u * threads;
+        std::int64_t from = -1;
+        int c = 0;
+        to[u] = i < all ? find(i, from, here[u], c) : nullptr;
+        value[u] = {};
+        winner[u] = {};
+        if (from < 0) continue;
+        if (whole) {
+          value[u] = *reinterpret_cast<Vector<v> const*>(a.source + from + c);
+          winner[u] = *reinterpret_cast<Bytes<v> const*>(a.winner_in + from + c);
+        } else {
+#pragma unroll
+          for (int e = 0; e < v; ++e)
+            if (c + e < g.in) value[u].e[e] = a.source[from + c + e], winner[u].e[e] = a.winner_in[from + c + e];
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        if (!to[u]) continue;
+#pragma unroll
+        for (int e = 0; e < v; ++e) value[u].e[e] = winner[u].e[e] == here[u] ? value[u].e[e] : 0;
+        *reinterpret_cast<Vector<v>*>(to[u]) = value[u];
       }
     }
-    Vector<v> value;
-#pragma unroll
-    for (int e = 0; e < v; ++e) value.e[e] = source_at(g, slots, a, n, at_row, at_column, vector * v + e);
-    *to = value;
   }
+  copy_async_wait();
   __syncthreads();
 
-  for (int item = t; item < g.items; item += threads) {
+  // All lanes of a warp stay in the loop together: they exchange sums.
+  int const work = g.items * g.shares;
+  for (int first = t - t % 32; first < work; first += threads) {
+    int const here = first + t % 32, item = min(here, work - 1) / g.shares, share = here % g.shares;
     int window, tile_column;
     int const o = g.by_windows(item, window) * each, tile_row = g.by_tiles_w(window, tile_column);
     float sum[2][2][each] = {};
-    for (int vector = 0; vector < g.in_vectors; ++vector) {
+    for (int vector = share; vector < g.in_vectors; vector += g.shares) {
       Vector<v> const* from = reinterpret_cast<Vector<v> const*>(source) + (vector * g.source_rows + 2 * tile_row) * 2 * g.half + tile_column;
 #pragma unroll 1
       for (int i = 0; i <= R; ++i, from += 2 * g.half) {
@@ -143,6 +175,12 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
         }
       }
     }
+    for (int step = 1; step < g.shares; step *= 2)
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int e = 0; e < each; ++e) sum[j / 2][j % 2][e] += __shfl_xor_sync(~0u, sum[j / 2][j % 2][e], step);
+    if (here >= work || share > 0) continue;
     int const row = row0 + 2 * tile_row, column = 2 * tile_column;
     if (!data && slots.pool) {
       int const p = row / 2, q = column / 2;
@@ -205,6 +243,8 @@ Geometry geometry_of(ConvProblem const& p, int band) {
   int const v = g.in < 3 ? 1 : 4;
   g.in_padded = rounded(g.in, v), g.in_vectors = g.in_padded / v, g.out_padded = rounded(g.out, each);
   g.windows = band / 2 * g.tiles_w, g.items = g.windows * (g.out_padded / each);
+  g.shares = 1;
+  while (g.in_vectors % (2 * g.shares) == 0 && g.items * g.shares <= 192 && g.shares < 8) g.shares *= 2;
   g.filter_in = p.c, g.filter_out = p.k;
   g.pool = p.load_dy.unpool.kind != PoolSlot::none ? p.pool_size() : 1;
   g.stored_height = p.stored_p(), g.stored_width = p.stored_q();
@@ -236,8 +276,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 double seconds_with(ConvProblem const& p, Geometry const& g) {
-  double const per_thread = double(g.in_padded) * p.r * p.s * 4 * each * 1.3 + 400;                   // instructions
-  double const warps = std::ceil(g.items / 32.0), at_once = std::max(1.0, std::floor(220e3 / double(shared_bytes(p, g))));
+  double const per_thread = double(g.in_padded) / g.shares * p.r * p.s * 4 * each * 1.3 + 400;                   // instructions
+  double const warps = std::ceil(g.items * g.shares / 32.0), at_once = std::max(1.0, std::floor(220e3 / double(shared_bytes(p, g))));
   double const blocks = std::ceil(double(p.n) * g.bands / 132), slots = std::ceil(warps * std::min(blocks, at_once) / 4) * std::ceil(blocks / at_once);
   return 3e-6 + slots * per_thread / 1.6e9 + double(shared_bytes(p, g)) * blocks / 60e9;
 }
@@ -263,7 +303,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   std::size_t const shared = shared_bytes(p, g);
   auto const launch = [&](auto kernel) {
     allow_shared_memory(kernel, int(shared));
-    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(std::min(rounded(g.items, 32), most_threads))), shared, 1, stream, g, slots, a);
+    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(std::clamp(rounded(g.items * g.shares, 32), least_threads, most_threads))), shared, 1, stream, g, slots, a);
   };
   bool const single = g.in_padded == g.in_vectors;
   if (p.r == 3) data ? single ? launch(direct<3, 1, true>) : launch(direct<3, 4, true>) : single ? launch(direct<3, 1, false>) : launch(direct<3, 4, false>);

@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/copy_async.cuh"
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -20,7 +21,7 @@
 namespace falconet {
 namespace {
 
-constexpr int together = 8, most_threads = 512;   // together: blocks of a cluster
+constexpr int together = 8, least_threads = 128, most_threads = 512;   // together: blocks of a cluster
 
 struct Geometry {
   int n, h, w, c, k, p, q, pad_top, pad_left;
@@ -38,14 +39,14 @@ struct Pointers {
   float *dw, *db, *partial;           // partial: [clusters][dw and db], null where one cluster makes the result
 };
 
-__device__ float dy_at(Geometry const& g, Pointers const& a, int n, int p, int q, int k) {
-  if (n >= g.n || p >= g.p || q >= g.q || k >= g.k) return 0;
-  if (!a.winner) return a.dy[((std::int64_t(n) * g.p + p) * g.q + q) * g.k + k];
+// Where the k values of a pixel of dy lie, or -1 outside. here: the winner that means this pixel, where dy is read in its pooled form.
+__device__ std::int64_t place_of(Geometry const& g, bool unpool, int n, int p, int q, int& here) {
+  if (n >= g.n || p >= g.p || q >= g.q) return -1;
+  if (!unpool) return ((std::int64_t(n) * g.p + p) * g.q + q) * g.k;
   int down, right;
   int const pp = g.by_pool(p, down), qq = g.by_pool(q, right);
-  if (pp >= g.stored_p || qq >= g.stored_q) return 0;
-  std::int64_t const i = ((std::int64_t(n) * g.stored_p + pp) * g.stored_q + qq) * g.k + k;
-  return a.winner[i] == down * g.pool + right ? a.dy[i] : 0;
+  here = down * g.pool + right;
+  return pp < g.stored_p && qq < g.stored_q ? ((std::int64_t(n) * g.stored_p + pp) * g.stored_q + qq) * g.k : -1;
 }
 
 template <int v>
@@ -55,7 +56,7 @@ struct alignas(sizeof(float) * v) Vector {
 
 template <int R, int kt, int ct>
 __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, Pointers const a) {
-  constexpr int products = kt * R * ct, sums = products + kt, stride = sums + 4;
+  constexpr int products = kt * R * ct, sums = products + kt, stride = ct == 4 ? sums : sums | 1;   // stride: threads meet different banks
   extern __shared__ __align__(16) float memory[];
   int const t = threadIdx.x, threads = blockDim.x, part = blockIdx.x;
   // The block's tiles: all, or one of c tile, k tile, filter row.
@@ -64,34 +65,85 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
   float* const x = memory;                                                    // [here_c][count][x_rows][x_columns][ct], rows x_row apart
   float* const dy = memory + (here_c * g.count * g.x_rows * g.x_row + 3) / 4 * 4;   // [here_k][count * band][dy_columns][kt], rows dy_row apart
   wait_for_work_ahead();
-  let_next_begin();
 
   for (int i = t, all = here_c * g.count * g.x_rows * g.x_columns; i < all; i += threads) {
     int column, in_unit;
     int const line = g.by_x_columns(i, column), unit_and_c = g.by_x_rows(line, in_unit), c_tile = unit_and_c / g.count, slot = unit_and_c - c_tile * g.count;
     int band;
     int const n = g.by_bands(part * g.count + slot, band), h = band * g.band - g.pad_top + in_unit, w = column - g.pad_left, c = (first_c + c_tile) * ct;
-    Vector<ct> value = {};
-    if (n < g.n && unsigned(h) < unsigned(g.h) && unsigned(w) < unsigned(g.w)) {
-      float const* const from = a.x + ((std::int64_t(n) * g.h + h) * g.w + w) * g.c + c;
-      if (ct == 1 || g.c % ct == 0) value = *reinterpret_cast<Vector<ct> const*>(from);
+    bool const in = n < g.n && unsigned(h) < unsigned(g.h) && unsigned(w) < unsigned(g.w);
+    float const* const from = a.x + (in ? ((std::int64_t(n) * g.h + h) * g.w + w) * g.c + c : 0);
+    float* const to = x + std::int64_t(line) * g.x_row + column * ct;
+    if (ct == 4 && g.c % 4 == 0) copy_async<16>(to, from, in);
+    else
+#pragma unroll
+      for (int e = 0; e < ct; ++e) copy_async<4>(to + e, in && c + e < g.c ? from + e : a.x, in && c + e < g.c);
+  }
+  int const all_dy = here_k * g.count * g.band * g.dy_columns;
+  auto const find = [&](int i, std::int64_t& from, int& here, int& k) {   // where kt values of dy go to, and come from
+    int column, in_band, band;
+    int const line = g.by_dy_columns(i, column), unit_and_k = g.by_band(line, in_band), k_tile = unit_and_k / g.count, slot = unit_and_k - k_tile * g.count;
+    int const n = g.by_bands(part * g.count + slot, band);
+    from = place_of(g, a.winner != nullptr, n, band * g.band + in_band, column, here);
+    k = (first_k + k_tile) * kt;
+    return dy + std::int64_t(line) * g.dy_row + column * kt;
+  };
+  bool const whole = g.k % kt == 0;
+  if (!a.winner) {
+    for (int i = t; i < all_dy; i += threads) {
+      std::int64_t from;
+      int here, k;
+      float* const to = find(i, from, here, k);
+      if (whole)
+#pragma unroll
+        for (int e = 0; e < kt; e += 4) copy_async<16>(to + e, a.dy + (from < 0 ? 0 : from + k + e), from >= 0);
       else
 #pragma unroll
-        for (int e = 0; e < ct; ++e) value.e[e] = c + e < g.c ? from[e] : 0;
+        for (int e = 0; e < kt; ++e) {
+          bool const in = from >= 0 && k + e < g.k;
+          copy_async<4>(to + e, a.dy + (in ? from + k + e : 0), in);
+        }
     }
-    *reinterpret_cast<Vector<ct>*>(x + std::int64_t(line) * g.x_row + column * ct) = value;
-  }
-  for (int i = t, all = here_k * g.count * g.band * g.dy_columns; i < all; i += threads) {
-    int column, in_band;
-    int const line = g.by_dy_columns(i, column), unit_and_k = g.by_band(line, in_band), k_tile = unit_and_k / g.count, slot = unit_and_k - k_tile * g.count;
-    int band;
-    int const n = g.by_bands(part * g.count + slot, band), p = band * g.band + in_band, k = (first_k + k_tile) * kt;
-    Vector<kt> value;
+  } else {
+    constexpr int batch = kt == 4 ? 4 : 2;   // pixels whose loads are under way together
+    for (int first = t; first < all_dy; first += batch * threads) {
+      float* to[batch];
+      float value[batch][kt];
+      int winner[batch][kt], here[batch];
 #pragma unroll
-    for (int e = 0; e < kt; ++e) value.e[e] = dy_at(g, a, n, p, column, k + e);
+      for (int u = 0; u < batch; ++u) {
+        std::int64_t from = -1;
+        int k = 0;
+        int const i = first + u * threads;
+        to[u] = i < all_dy ? find(i, from, here[u], k) : nullptr;
 #pragma unroll
-    for (int e = 0; e < kt; ++e) dy[std::int64_t(line) * g.dy_row + column * kt + e] = value.e[e];
+        for (int e = 0; e < kt; ++e) value[u][e] = 0, winner[u][e] = no_winner;
+        if (from < 0) continue;
+        if (whole) {
+#pragma unroll
+          for (int e = 0; e < kt; e += 4) {
+            float4 const v = *reinterpret_cast<float4 const*>(a.dy + from + k + e);
+            uchar4 const w = *reinterpret_cast<uchar4 const*>(a.winner + from + k + e);
+            value[u][e] = v.x, value[u][e + 1] = v.y, value[u][e + 2] = v.z, value[u][e + 3] = v.w;
+            winner[u][e] = w.x, winner[u][e + 1] = w.y, winner[u][e + 2] = w.z, winner[u][e + 3] = w.w;
+          }
+        } else {
+#pragma unroll
+          for (int e = 0; e < kt; ++e)
+            if (k + e < g.k) value[u][e] = a.dy[from + k + e], winner[u][e] = a.winner[from + k + e];
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < batch; ++u) {
+        if (!to[u]) continue;
+#pragma unroll
+        for (int e = 0; e < kt; e += 4)
+          *reinterpret_cast<float4*>(to[u] + e) = make_float4(winner[u][e] == here[u] ? value[u][e] : 0, winner[u][e + 1] == here[u] ? value[u][e + 1] : 0,
+                                                              winner[u][e + 2] == here[u] ? value[u][e + 2] : 0, winner[u][e + 3] == here[u] ? value[u][e + 3] : 0);
+      }
+    }
   }
+  copy_async_wait();
   __syncthreads();
 
   int pixels;                                                     // this thread's place among those of its tile
@@ -137,13 +189,19 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
   __syncthreads();
   float* const own = memory + t * stride;
   if (works) {
+    if constexpr (ct == 4) {
 #pragma unroll
-    for (int e = 0; e < kt; ++e) {
-      own[products + e] = bias[e];
+      for (int e = 0; e < kt; ++e)
 #pragma unroll
-      for (int s = 0; s < R; ++s)
+        for (int s = 0; s < R; ++s) *reinterpret_cast<float4*>(own + (e * R + s) * ct) = make_float4(sum[e][s][0], sum[e][s][1], sum[e][s][2], sum[e][s][3]);
+      *reinterpret_cast<float4*>(own + products) = make_float4(bias[0], bias[1], bias[2], bias[3]);
+    } else {
 #pragma unroll
-        for (int f = 0; f < ct; ++f) own[(e * R + s) * ct + f] = sum[e][s][f];
+      for (int e = 0; e < kt; ++e) {
+        own[products + e] = bias[e];
+#pragma unroll
+        for (int s = 0; s < R; ++s) own[e * R + s] = sum[e][s][0];
+      }
     }
   }
   __syncthreads();
@@ -191,7 +249,6 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
 // dw, db = the clusters' sums in order.
 __global__ void __launch_bounds__(128) add_clusters(float const* partial, int clusters, int elements, int filter_elements, float* dw, float* db) {
   wait_for_work_ahead();
-  let_next_begin();
   int const i = blockIdx.x * 128 + threadIdx.x;
   if (i >= elements) return;
   float total = 0;
@@ -227,14 +284,14 @@ Way way_of(ConvProblem const& p, bool split) {
   g.dy_columns = g.segments * g.segment, g.x_columns = g.dy_columns + p.s - 1;
   // An odd number of vectors from row to row: threads in neighbouring rows meet different banks.
   g.x_row = (g.x_columns | 1) * way.ct, g.dy_row = (g.dy_columns * (way.kt / 4) | 1) * 4;
-  way.threads = (g.slots * g.segments * g.tiles + 31) / 32 * 32;
+  way.threads = std::max((g.slots * g.segments * g.tiles + 31) / 32 * 32, least_threads);
   int const here_c = split ? 1 : g.c_tiles, here_k = split ? 1 : g.k_tiles, sums = way.kt * p.s * way.ct + way.kt, outputs = g.tiles * sums;
   g.pool = p.load_dy.unpool.kind != PoolSlot::none ? p.pool_size() : 1, g.stored_p = p.stored_p(), g.stored_q = p.stored_q();
   g.by_slots = FastDivide(g.slots), g.by_threads = FastDivide(g.slots * g.segments), g.by_band = FastDivide(g.band), g.by_bands = FastDivide(g.bands);
   g.by_pool = FastDivide(g.pool), g.by_x_columns = FastDivide(g.x_columns), g.by_dy_columns = FastDivide(g.dy_columns), g.by_x_rows = FastDivide(g.x_rows);
   std::size_t const staged = (std::size_t(here_c) * g.count * g.x_rows * g.x_row + 3) / 4 * 4 + std::size_t(here_k) * rows * g.dy_row;
   int const helpers = std::min(std::max(way.threads / outputs, 1), g.slots * g.segments);
-  std::size_t const reduced = std::size_t(way.threads) * (sums + 4) + std::size_t(outputs) * helpers;
+  std::size_t const reduced = std::size_t(way.threads) * (sums | 1) + std::size_t(outputs) * helpers;
   way.shared = sizeof(float) * std::max(staged, reduced);
   return way;
 }

@@ -33,7 +33,6 @@ __global__ void __launch_bounds__(threads) small(Work const w) {
   int const begin = rank * w.part, end = min(w.k, begin + w.part);
   bool const a_along = w.a_column == 1, b_along = w.b_row == 1;   // neighbouring threads read neighbouring elements
   wait_for_work_ahead();
-  let_next_begin();
   float sum[4][4] = {};
   int const row = lane / 8 * 4, column = lane % 8 * 4;
   for (int k0 = begin; k0 < end; k0 += depth) {

@@ -94,7 +94,6 @@ __device__ void cross_entropy_of(Work const& w, std::int64_t n, E const* x, std:
 template <class E, class L>
 __global__ void __launch_bounds__(threads_alone) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx, L* loss, L* correct) {
   wait_for_work_ahead();
-  let_next_begin();
   int const warps = blockDim.x / 32;
   for (std::int64_t n = blockIdx.x * std::int64_t(warps) + threadIdx.x / 32; n < w.n; n += std::int64_t(gridDim.x) * warps) cross_entropy_of(w, n, x, labels, dloss, dx);
   if (gridDim.x > 1 || !(loss || correct)) return;

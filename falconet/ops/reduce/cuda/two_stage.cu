@@ -158,7 +158,6 @@ __global__ void __launch_bounds__(threads) one_launch(E const* x, int pixels, in
   __shared__ A sums[threads / 32][32];
   int const lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
   wait_for_work_ahead();
-  let_next_begin();
   A sum = 0;
   if (c < channels) {
 #pragma unroll 8
