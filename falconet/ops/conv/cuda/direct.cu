@@ -27,9 +27,9 @@ struct Geometry {
   int pad_top, pad_left;             // rows and columns of the source above and left of the result's first
   int band, bands, source_rows, half, tiles_w, windows, items;   // of one block; half: words of one parity of a source row
   int shares;                        // neighbouring threads that share the source's channels of one item
-  int in_vectors, in_padded, out_padded, filter_in, filter_out;  // filter_in, filter_out: channels of w along k and c
+  int in_vectors, in_padded, out_padded;
   int pool, stored_height, stored_width;                         // pool: of dy as it lies in memory
-  FastDivide by_windows, by_tiles_w, by_row, by_vectors, by_filter_k, by_filter_c, by_pool;
+  FastDivide by_windows, by_tiles_w, by_row, by_vectors, by_in, by_out, by_pool;
 };
 struct Slots {
   Activation act;
@@ -69,15 +69,11 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
   int const t = threadIdx.x, threads = blockDim.x, n = blockIdx.x / g.bands, row0 = (blockIdx.x - n * g.bands) * g.band;
   wait_for_work_ahead();
 
-  int const elements = g.filter_out * R * R * g.filter_in;           // w as it lies in memory: [k][r][s][c]
-  if (g.in_padded != g.in || g.out_padded != g.out) {
-    for (int i = t; i < R * R * g.in_padded * g.out_padded; i += threads) filter[i] = 0;
-    __syncthreads();
-  }
-  for (int i = t; i < elements; i += threads) {
-    int rest, c;
-    int const k = g.by_filter_k(i, rest), tap = g.by_filter_c(rest, c);
-    copy_async<4>(filter + (data ? ((R * R - 1 - tap) * g.in_padded + k) * g.out_padded + c : (tap * g.in_padded + c) * g.out_padded + k), a.filter + i, true);
+  for (int i = t; i < R * R * g.in_padded * g.out_padded; i += threads) {   // w lies in memory as [k][r][s][c]
+    int o, c;
+    int const tap = g.by_in(g.by_out(i, o), c), from = data ? (c * R * R + R * R - 1 - tap) * g.out + o : (o * R * R + tap) * g.in + c;
+    bool const in = o < g.out && c < g.in;
+    copy_async<4>(filter + i, a.filter + (in ? from : 0), in);
   }
   int const columns = 2 * g.half, all = g.source_rows * columns * g.in_vectors;
   bool const whole = g.in % v == 0;
@@ -245,11 +241,10 @@ Geometry geometry_of(ConvProblem const& p, int band) {
   g.windows = band / 2 * g.tiles_w, g.items = g.windows * (g.out_padded / each);
   g.shares = 1;
   while (g.in_vectors % (2 * g.shares) == 0 && g.items * g.shares <= 192 && g.shares < 8) g.shares *= 2;
-  g.filter_in = p.c, g.filter_out = p.k;
   g.pool = p.load_dy.unpool.kind != PoolSlot::none ? p.pool_size() : 1;
   g.stored_height = p.stored_p(), g.stored_width = p.stored_q();
   g.by_windows = FastDivide(g.windows), g.by_tiles_w = FastDivide(g.tiles_w), g.by_row = FastDivide(2 * g.half * g.in_vectors);
-  g.by_vectors = FastDivide(g.in_vectors), g.by_filter_k = FastDivide(p.r * p.s * p.c), g.by_filter_c = FastDivide(p.c), g.by_pool = FastDivide(g.pool);
+  g.by_vectors = FastDivide(g.in_vectors), g.by_in = FastDivide(g.in_padded), g.by_out = FastDivide(g.out_padded), g.by_pool = FastDivide(g.pool);
   return g;
 }
 std::size_t shared_bytes(ConvProblem const& p, Geometry const& g) {
@@ -279,7 +274,7 @@ double seconds_with(ConvProblem const& p, Geometry const& g) {
   double const per_thread = double(g.in_padded) / g.shares * p.r * p.s * 4 * each * 1.3 + 400;                   // instructions
   double const warps = std::ceil(g.items * g.shares / 32.0), at_once = std::max(1.0, std::floor(220e3 / double(shared_bytes(p, g))));
   double const blocks = std::ceil(double(p.n) * g.bands / 132), slots = std::ceil(warps * std::min(blocks, at_once) / 4) * std::ceil(blocks / at_once);
-  return 3e-6 + slots * per_thread / 1.6e9 + double(shared_bytes(p, g)) * blocks / 60e9;
+  return 4e-6 + slots * per_thread / 1.6e9 + double(shared_bytes(p, g)) * blocks / 60e9;
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {

@@ -319,7 +319,7 @@ double seconds_with(ConvProblem const& p, Way const& way) {
   double const blocks = double(way.parts) * way.groups / 128, rows = std::ceil(double(g.count) * g.band / g.slots);
   double const per_thread = rows * (g.segment * (sums + way.kt + 6) + 20) + sums * 4 + 300;
   double const waves = std::ceil(blocks / at_once), warps = std::ceil(way.threads / 32.0 * std::min(std::ceil(blocks), at_once) / 4);
-  return 3.5e-6 + waves * warps * per_thread / 1.6e9 + std::ceil(blocks) * double(way.shared) / 60e9 + (way.parts > together ? 2e-6 : 0);
+  return 4.5e-6 + waves * warps * per_thread / 1.6e9 + std::ceil(blocks) * double(way.shared) / 40e9 + (way.parts > together ? 2e-6 : 0);
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {

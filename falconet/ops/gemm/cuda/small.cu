@@ -84,8 +84,12 @@ __global__ void __launch_bounds__(threads) small(Work const w) {
   for (int i = rank * threads + t; i < results; i += together * threads) {
     float v = result[i];
     if (together > 1) {
+      float part[most_together];
+#pragma unroll
+      for (int other = 0; other < most_together; ++other) part[other] = other < together ? cluster.map_shared_rank(result, other)[i] : 0;
       v = 0;
-      for (int other = 0; other < together; ++other) v += cluster.map_shared_rank(result, other)[i];
+#pragma unroll
+      for (int other = 0; other < most_together; ++other) v += part[other];
     }
     int const r = m0 + i / tile_n, c = n0 + i % tile_n;
     if (r >= w.m || c >= w.n) continue;

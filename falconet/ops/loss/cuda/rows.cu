@@ -32,7 +32,7 @@ __device__ double factor_of(Work const& w, L const* dloss) {
 // The mean of the samples' shares, by one block.
 template <class L>
 __device__ void add_samples(Work const& w, L* loss, L* correct) {
-  __shared__ double sums[2][threads_alone];
+  __shared__ double sums[2][threads];
   int const block = blockDim.x;
   double a = 0, b = 0;
   for (std::int64_t n = threadIdx.x; n < w.n; n += block) a += w.partial[n], b += w.partial[w.n + n];
@@ -92,13 +92,62 @@ __device__ void cross_entropy_of(Work const& w, std::int64_t n, E const* x, std:
 }
 
 template <class E, class L>
-__global__ void __launch_bounds__(threads_alone) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx, L* loss, L* correct) {
+__global__ void __launch_bounds__(threads) cross_entropy(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx, L* loss, L* correct) {
   wait_for_work_ahead();
   int const warps = blockDim.x / 32;
   for (std::int64_t n = blockIdx.x * std::int64_t(warps) + threadIdx.x / 32; n < w.n; n += std::int64_t(gridDim.x) * warps) cross_entropy_of(w, n, x, labels, dloss, dx);
   if (gridDim.x > 1 || !(loss || correct)) return;
   __syncthreads();
   add_samples(w, loss, correct);
+}
+
+// Few samples of few classes, by one block: `lanes` threads hold a sample's logits, everything is read once and at once, shares stay in the block.
+template <class E, class L, int lanes>
+__global__ void __launch_bounds__(threads_alone) cross_entropy_alone(Work const w, E const* x, std::int32_t const* labels, L const* dloss, E* dx, L* loss, L* correct) {
+  constexpr int groups = threads_alone / lanes;
+  __shared__ double sums[2][groups];
+  int const t = threadIdx.x, group = t / lanes, lane = t % lanes, row = int(w.row);
+  wait_for_work_ahead();
+  std::int64_t const valid = valid_rows(w);
+  double const factor = factor_of(w, dloss), nan = __longlong_as_double(0x7ff8000000000000ll);
+  auto const sum = [](double v) {
+    for (int step = lanes / 2; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step, lanes);
+    return v;
+  };
+  double shares = 0, right = 0;
+  for (int first = 0; first < w.n; first += groups) {   // a warp stays together
+    int const n = first + group;
+    bool const in = n < w.n, has = in && lane < row, counts = n < valid;
+    double const v = has ? double(load(x[std::int64_t(n) * row + lane])) : 0;
+    int const label = in ? labels[n] : 0;
+    double const start = __shfl_sync(~0u, v, 0, lanes);
+    double best = has && v > start ? v : start;
+    int where = has && v > start ? lane : 0;
+    for (int step = lanes / 2; step > 0; step /= 2) {   // the first of equal maxima
+      double const other = __shfl_xor_sync(~0u, best, step, lanes);
+      int const other_where = __shfl_xor_sync(~0u, where, step, lanes);
+      if (other > best || (other == best && other_where < where)) best = other, where = other_where;
+    }
+    double const log_sum = log(sum(has ? exp(v - best) : 0)) + best, all = sum(v);
+    bool const known = label >= 0 && label < row;
+    double const at_label = __shfl_sync(~0u, v, known ? label : 0, lanes);
+    if (counts) {
+      shares += known ? (1 - w.smoothing) * (log_sum - at_label) + w.smoothing * (log_sum - all / double(row)) : nan;
+      right += where == label;
+    }
+    if (!dx || !has) continue;
+    double const target = (lane == label ? 1 - w.smoothing : 0) + w.smoothing / double(row);
+    put(dx[std::int64_t(n) * row + lane], !counts ? 0.0 : known ? (exp(v - log_sum) - target) * factor : nan);
+  }
+  if (lane == 0) sums[0][group] = shares, sums[1][group] = right;
+  __syncthreads();
+  if (t >= 32 || !(loss || correct)) return;
+  double a = 0, b = 0;
+  for (int i = t; i < groups; i += 32) a += sums[0][i], b += sums[1][i];
+  a = warp_sum(a), b = warp_sum(b);
+  if (t > 0) return;
+  if (loss) *loss = L(valid ? a / double(valid) : 0);
+  if (correct) *correct = L(b);
 }
 
 template <class E, class T, class L>
@@ -135,19 +184,22 @@ std::string reject(LossProblem const& p, DeviceFacts const&) {
   return {};
 }
 std::size_t scratch(LossProblem const& p, Config const&) { return std::size_t(p.n()) * 2 * sizeof(double); }
-double seconds(LossProblem const& p, DeviceFacts const&) { return (p.n() <= 128 && p.row() <= 64 ? 3e-6 : 5e-6) + bytes_of(p.operands()) / 1e12; }
+double seconds(LossProblem const& p, DeviceFacts const&) { return (p.n() <= 128 && p.row() <= 32 ? 3e-6 : 5e-6) + bytes_of(p.operands()) / 1e12; }
 
 template <class E, class L>
 void launch(LossProblem const& p, LossArgs const& a, View memory, cudaStream_t stream) {
   Work const w{p.n(), p.row(), p.label_smoothing, p.dloss, a.step, memory.as<double>()};
-  bool const alone = p.kind == LossKind::cross_entropy && w.n <= 128 && w.row <= 64;
+  bool const alone = p.kind == LossKind::cross_entropy && w.n <= 128 && w.row <= 32;
   unsigned const blocks = alone ? 1 : unsigned((w.n + threads / 32 - 1) / (threads / 32));
   E *const x = a.x.as<E>(), *const dx = a.dx.as<E>();
   L* const dloss = a.dloss.as<L>();
   bool const whole = p.kind == LossKind::cross_entropy && blocks == 1;   // the block adds the samples itself
-  if (p.kind == LossKind::cross_entropy)
-    launch_ahead(cross_entropy<E, L>, dim3(blocks), dim3(unsigned(alone ? threads_alone : threads)), 0, 1, stream, w, static_cast<E const*>(x),
-                 static_cast<std::int32_t const*>(a.target.as<std::int32_t>()), static_cast<L const*>(dloss), dx, a.loss.as<L>(), a.correct.as<L>());
+  auto const rows = [&](auto kernel, int block) {
+    launch_ahead(kernel, dim3(blocks), dim3(unsigned(block)), 0, 1, stream, w, static_cast<E const*>(x), static_cast<std::int32_t const*>(a.target.as<std::int32_t>()),
+                 static_cast<L const*>(dloss), dx, a.loss.as<L>(), a.correct.as<L>());
+  };
+  if (alone) w.row <= 16 ? rows(cross_entropy_alone<E, L, 16>, threads_alone) : rows(cross_entropy_alone<E, L, 32>, threads_alone);
+  else if (p.kind == LossKind::cross_entropy) rows(cross_entropy<E, L>, threads);
   else if (p.target == p.x.dtype) by_elements<E, E, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<E>(), dloss, dx);
   else by_elements<E, float, L><<<blocks, threads, 0, stream>>>(w, p.kind == LossKind::mse, x, a.target.as<float>(), dloss, dx);
   if ((a.loss || a.correct) && !whole) finish<L><<<1, threads, 0, stream>>>(w, a.loss.as<L>(), a.correct.as<L>());
