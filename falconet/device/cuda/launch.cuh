@@ -13,14 +13,8 @@ __device__ __forceinline__ void wait_for_work_ahead() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Lets the next kernel of the stream take free places while this one goes on; for grids of one wave. Its own wait is still for this one's end.
-__device__ __forceinline__ void let_next_begin() {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-// cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
+// The kernel's start overlaps the end of the one before it in the stream, whose blocks have all left by then: letting it start earlier was slower
+// (docs/adr/0107). cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
 template <class... Parameters, class... Arguments>
 void launch_ahead(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared, int cluster, cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchAttribute attribute[2];

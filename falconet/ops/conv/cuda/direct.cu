@@ -6,7 +6,7 @@
 // channels in vectors of 4, even and odd columns apart so that neighbouring threads read neighbouring words. A thread makes 2x2 results of 4
 // channels: R+1 source rows of S+1 columns each meet every filter row, so that a word of shared memory serves 4 to 8 multiply-adds. The four
 // results are a pooling window: bias, ReLU and max-pool 2 are done before anything is written.
-// Limits: f32 nhwc, 3x3 and 5x5, stride 1, no groups. Cost: 2 n k p q c r s operations at about half of the cores' rate, every operand once.
+// Limits: f32 nhwc, 3x3 and 5x5, stride 1, no groups. Cost: 2 n k p q c r s operations bound by words from shared memory (0.58 for a multiply-add).
 #include <algorithm>
 #include <cmath>
 
@@ -271,7 +271,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 double seconds_with(ConvProblem const& p, Geometry const& g) {
-  double const per_thread = double(g.in_padded) / g.shares * p.r * p.s * 4 * each * 1.3 + 400;                   // instructions
+  double const per_thread = double(g.in_padded) / g.shares * p.r * p.s * 4 * each * 2.3 + 400;   // cycles: words from shared memory bound it
   double const warps = std::ceil(g.items * g.shares / 32.0), at_once = std::max(1.0, std::floor(220e3 / double(shared_bytes(p, g))));
   double const blocks = std::ceil(double(p.n) * g.bands / 132), slots = std::ceil(warps * std::min(blocks, at_once) / 4) * std::ceil(blocks / at_once);
   return 4e-6 + slots * per_thread / 1.6e9 + double(shared_bytes(p, g)) * blocks / 60e9;

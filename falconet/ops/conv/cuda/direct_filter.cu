@@ -319,7 +319,7 @@ double seconds_with(ConvProblem const& p, Way const& way) {
   double const blocks = double(way.parts) * way.groups / 128, rows = std::ceil(double(g.count) * g.band / g.slots);
   double const per_thread = rows * (g.segment * (sums + way.kt + 6) + 20) + sums * 4 + 300;
   double const waves = std::ceil(blocks / at_once), warps = std::ceil(way.threads / 32.0 * std::min(std::ceil(blocks), at_once) / 4);
-  return 4.5e-6 + waves * warps * per_thread / 1.6e9 + std::ceil(blocks) * double(way.shared) / 40e9 + (way.parts > together ? 2e-6 : 0);
+  return 4.5e-6 + waves * warps * per_thread / 1.6e9 + std::ceil(blocks) * double(way.shared) / 20e9 + (way.parts > together ? 2e-6 : 0);
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
@@ -352,7 +352,8 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   if (p.r == 3) way.ct == 4 ? launch(direct_filter<3, 4, 4>) : way.kt == 8 ? launch(direct_filter<3, 8, 1>) : launch(direct_filter<3, 4, 1>);
   else way.ct == 4 ? launch(direct_filter<5, 4, 4>) : way.kt == 8 ? launch(direct_filter<5, 8, 1>) : launch(direct_filter<5, 4, 1>);
   if (clusters > 1)
-    launch_ahead(add_clusters, dim3(unsigned((elements + 127) / 128)), dim3(128), 0, 1, stream, static_cast<float const*>(a.partial), clusters, elements, filter_elements, args.w.as<float>(), db);
+    launch_ahead(add_clusters, dim3(unsigned((elements + 127) / 128)), dim3(128), 0, 1, stream, static_cast<float const*>(a.partial), clusters, elements,
+                 filter_elements, args.w.as<float>(), db);
   check_launch("conv direct_filter", p, stream);
 }
 
