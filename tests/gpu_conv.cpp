@@ -2,7 +2,8 @@
 //   gpu_conv check                  every CUDA algorithm and config against the CPU reference: poisoned outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes)
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16, directions=fwd,bwd_data,
-//                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64
+//                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
+//                                   three directions as launches of one graph
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -151,6 +152,21 @@ std::vector<std::string> problems_to_check() {
         out.push_back("bwd_data " + g + t + " nhwc" + s);
       out.push_back("bwd_filter " + g + t + " nhwc");
     }
+  // Few channels in f32: the direct kernels, their slots, sizes that do not sit on their tiles, batches that do not fill a cluster.
+  for (std::string g : {"n3 c1 hw28 k8 rs5", "n2 c8 hw24 k8 rs5", "n9 c8 hw12 k8 rs5", "n5 c1 hw14 k6 rs5 p2", "n3 c6 hw14 k16 rs5", "n1 c4 hw32 k1 rs3 p1", "n17 c4 h9 w7 k16 rs3 p1", "n2 c5 h11 w13 k7 rs3 p0.1.2.1",
+                        "n140 c3 h6 w5 k3 rs3 p1", "n1 c2 hw5 k9 rs5", "n2 c20 h10 w33 k36 rs3 p2", "n11 c8 h7 w6 k4 rs5 p4", "n2 c64 hw9 k64 rs3 p1", "n1 c1 hw1 k1 rs3 p1"}) {
+    for (std::string s : {"", " store=bias+relu", " store=bias+tanh", " store=residual+relu", " store=mask"}) out.push_back(g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=mask", " store=residual", " store=residual+mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
+    if (ConvProblem::parse(g).p() < 2 || ConvProblem::parse(g).q() < 2) continue;
+    out.push_back(g + " f32 nhwc store=bias+relu+max_pool2");
+    out.push_back(g + " f32 nhwc store=max_pool2");
+    out.push_back("bwd_data " + g + " f32 nhwc load_dy=max_unpool2");
+    out.push_back("bwd_data " + g + " f32 nhwc load_dy=max_unpool2 store=mask");
+    out.push_back("bwd_filter " + g + " f32 nhwc load_dy=max_unpool2 store=bias");
+  }
+  out.push_back("bwd_data n2 c8 hw13 k8 rs5 f32 nhwc load_dy=max_unpool3");
+  out.push_back("bwd_filter n2 c8 hw13 k8 rs5 f32 nhwc load_dy=max_unpool3");
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",
@@ -292,6 +308,57 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   }
 }
 
+// The three directions of one convolution, each by the algorithm of the lowest estimate, as three launches in one graph.
+void bench_together(Card& card, ConvProblem p) {
+  struct Part {
+    ConvProblem problem;
+    Algorithm<ConvProblem> const* algorithm;
+    Config config;
+    std::vector<View> views;
+    View scratch;
+  };
+  std::vector<Part> parts;
+  std::size_t used = 0;
+  std::string names;
+  for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
+    p.direction = d;
+    Part part{p, nullptr, {}, {}, {}};
+    for (auto const* algorithm : conv_cuda_algorithms())
+      if (algorithm->reject(p, card.facts).empty() && (!part.algorithm || algorithm->seconds(p, card.facts) < part.algorithm->seconds(p, card.facts))) part.algorithm = algorithm;
+    if (part.algorithm->configs) part.config = part.algorithm->configs(p, card.facts).front();
+    auto const place = [&](std::size_t bytes) {
+      char* const at = card.at(used);
+      used += (bytes + 1023) / 1024 * 1024;
+      return at;
+    };
+    agreement::Operands const filled(p.operands(), false);
+    for (auto const& v : filled.views()) {
+      part.views.push_back({place(v.type.bytes()), v.type});
+      copy_to_device(part.views.back().data, v.data, v.type.bytes(), card.stream);
+    }
+    card.stream.synchronize();
+    part.scratch = {place(part.algorithm->scratch ? part.algorithm->scratch(p, part.config) : 0), {}};
+    names += std::string(names.empty() ? "" : " | ") + part.algorithm->name + ":" + part.config.text();
+    parts.push_back(std::move(part));
+  }
+  CudaGraph const graph(card.stream, [&](Stream& s) {
+    for (auto const& part : parts) part.algorithm->run(part.problem, part.config, ConvProblem::args(part.problem, part.views), part.scratch, s);
+  });
+  CudaEvent start(0), stop(0);
+  auto timed = [&](int launches) {
+    start.record(card.stream);
+    for (int l = 0; l < launches; ++l) graph.launch(card.stream);
+    stop.record(card.stream);
+    stop.synchronize();
+    return stop.milliseconds_since(start) * 1e3 / launches;
+  };
+  timed(200);
+  std::vector<double> us;
+  for (int round = 0; round < 7; ++round) us.push_back(timed(1000));
+  p.direction = Direction::fwd;
+  std::printf("%-40s three directions, one graph of %zu nodes: %6.2f us  min %6.2f  %s\n", p.text().c_str(), graph.nodes(), median(us), *std::min_element(us.begin(), us.end()), names.c_str());
+}
+
 int run_bench(Card& card, std::vector<std::string> const& arguments) {
   std::map<std::string, std::string> settings;
   std::vector<std::string> files;
@@ -307,6 +374,10 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
       ConvProblem p = ConvProblem::parse(line);
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       p.x_type = p.w_type = p.y_type = settings.contains("type") ? parse_dtype(settings["type"]) : DType::bf16;
+      if (settings["together"] == "true") {
+        bench_together(card, p);
+        continue;
+      }
       for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
         if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
         p.direction = d;

@@ -46,12 +46,17 @@ class Stream {
   // CUDA: a counter in device memory that is zero between launches. A kernel may count its blocks there, so that the last one finishes
   // what all have begun, and leaves it zero. Launches of one stream follow one another, so one counter serves them all.
   unsigned* arrivals() const { return arrivals_; }
+  // CUDA: a scalar in device memory (f64 beside f64 parameters, else f32). What is launched here must have no effect unless it is finite;
+  // only algorithms that say so (Algorithm::heeds_guard) may be. Null: no condition.
+  void const* guard() const { return guard_; }
+  Stream guarded_by(void const* scalar) const { Stream s = *this; s.guard_ = scalar; return s; }
 
  private:
   ThreadPool* threads_ = nullptr;
   Isa isa_ = Isa::plain;
   void* cuda_ = nullptr;
   unsigned* arrivals_ = nullptr;
+  void const* guard_ = nullptr;
 };
 
 // What changes from step to step lives in memory that kernels read, never in their arguments.

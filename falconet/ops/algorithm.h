@@ -82,6 +82,7 @@ struct Algorithm {
   bool baseline = false;               // reference or naive: never reason enough to accept a fusion
   // What else may be set by hand. Null: only the configs above.
   std::vector<LaunchRange> (*ranges)(Problem const&, DeviceFacts const&) = nullptr;
+  bool heeds_guard = false;            // has no effect where Stream::guard() is not finite
 };
 
 struct Choice {
@@ -114,6 +115,7 @@ class AlgorithmTable {
   virtual std::size_t scratch(std::string const& problem, Choice const&, DeviceKind) const = 0;
   virtual std::vector<Operand> operands(std::string const& problem) const = 0;
   virtual double operations(std::string const& problem) const = 0;
+  virtual bool heeds_guard(Choice const&, DeviceKind) const = 0;
   // Binds a launch to its operands, in the order of operands(). Throws a usage error for an unknown algorithm.
   virtual Bound bind(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View scratch) const = 0;
 };
@@ -145,6 +147,7 @@ class TableOf final : public AlgorithmTable {
   }
   std::vector<Operand> operands(std::string const& text) const override { return Problem::parse(text).operands(); }
   double operations(std::string const& text) const override { return Problem::parse(text).operations(); }
+  bool heeds_guard(Choice const& choice, DeviceKind kind) const override { return find(choice.algorithm, kind).heeds_guard; }
   Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch) const override {
     Problem problem = Problem::parse(text);
     auto args = Problem::args(problem, operands);

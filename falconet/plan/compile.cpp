@@ -9,6 +9,7 @@ std::vector<Pass> const& passes() {
   static std::vector<Pass> const list = {
       {"gradients", pass_gradients}, {"update", pass_update}, {"precision", pass_precision}, {"layout", pass_layout},
       {"fuse", pass_fuse},           {"choose", pass_choose}, {"place", pass_place},         {"emit", pass_emit},
+      {"lanes", pass_lanes},
   };
   return list;
 }

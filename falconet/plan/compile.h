@@ -35,6 +35,7 @@ struct CompileContext {
   std::vector<std::int64_t> offset;             // per value in memory, -1 for none, by place
   std::vector<std::int64_t> scratch;            // per node: bytes, by choose; offsets by place
   std::vector<std::int64_t> scratch_offset;
+  bool apart = false;                           // no two values share memory, by place
 };
 
 struct Pass {
@@ -58,5 +59,6 @@ void pass_fuse(Graph&, CompileContext&);        // merges neighbours where an al
 void pass_choose(Graph&, CompileContext&);      // an algorithm and config for every node
 void pass_place(Graph&, CompileContext&);       // offsets in the arena
 void pass_emit(Graph&, CompileContext&);        // the launches
+void pass_lanes(Graph&, CompileContext&);       // on a GPU: which launches may run side by side
 
 }  // namespace falconet

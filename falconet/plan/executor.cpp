@@ -48,7 +48,7 @@ class CpuExecutor final : public Executor {
   void run(std::vector<Bound> const& launches, int begin, int end) override {
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream_);
   }
-  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) override {
+  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool) override {
     run(launches, 0, guarded);
     if (guard && !all_finite(output(*guard))) return false;
     run(launches, guarded, int(launches.size()));

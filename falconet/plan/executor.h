@@ -31,11 +31,14 @@ class Executor {
   virtual View input(Slot const&) = 0;
   virtual View output(Slot const&) = 0;
   virtual Tensor read(View bound) = 0;          // a copy of what launches wrote there
+  // For each launch its lane and the earlier launches that it must wait for; those of one lane run in order. Lanes may run side by side.
+  virtual void set_lanes(std::vector<int> lane, std::vector<std::vector<int>> waits) { (void)lane, (void)waits; }
 
   // Runs launches [begin, end) in order and waits for them.
   virtual void run(std::vector<Bound> const& launches, int begin, int end) = 0;
   // All launches; those from `guarded` on only if what `guard` holds by then is finite. False if they were left out.
-  virtual bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) = 0;
+  // heeded: those launches look at Stream::guard themselves.
+  virtual bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool heeded) = 0;
   // All launches one by one, each one's seconds added to `seconds`.
   virtual void time(std::vector<Bound> const& launches, std::vector<double>& seconds) = 0;
   // Steps that nobody waits for. A GPU's alone; `launches`, the feed and this executor outlive what is returned.

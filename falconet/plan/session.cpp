@@ -32,6 +32,10 @@ Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_
       }
     });
   }
+  std::vector<int> lane;
+  std::vector<std::vector<int>> waits;
+  for (auto const& l : plan_.step) lane.push_back(l.lane), waits.push_back(l.waits);
+  executor_->set_lanes(std::move(lane), std::move(waits));
   for (auto const& i : plan_.inputs) {
     inputs_.push_back(executor_->input(i.slot));
     if (i.name == "step") state_ = new (inputs_.back().data) StepState;
@@ -68,8 +72,13 @@ View Session::output(std::string_view name) const {
 }
 
 bool Session::step(int guarded, std::string_view guard) {
+  if (!heeded_) {
+    heeded_ = true;
+    for (std::size_t i = std::size_t(guarded); i < plan_.step.size(); ++i)
+      *heeded_ &= algorithms_of(plan_.step[i].op).heeds_guard(plan_.step[i].choice, plan_.device.kind);
+  }
   for (auto const& o : plan_.outputs)
-    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot);
+    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, *heeded_);
   fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
 }
 

@@ -2,6 +2,7 @@
 // lie in its memory, inputs and outputs are staged in pinned host memory, and a steady step is one graph launch.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -25,7 +26,7 @@ class Session {
   StepState& state() { return *state_; }        // the "step" input, if the plan has one; otherwise a spare one
   Parameters& parameters() const { return *parameters_; }
 
-  void step() { (void)executor_->step(launches_, int(launches_.size()), nullptr); }
+  void step() { (void)executor_->step(launches_, int(launches_.size()), nullptr, false); }
   // The launches from `guarded` on run only if the output `guard` is finite by then; says whether they ran. Always the same two
   // in one session.
   bool step(int guarded, std::string_view guard);
@@ -48,6 +49,7 @@ class Session {
   StepState* state_ = &spare_state_;
   std::vector<View> inputs_, outputs_;          // host memory, in the plan's order
   std::vector<Bound> launches_;
+  std::optional<bool> heeded_;                  // the guarded launches look at the guard themselves
 };
 
 }  // namespace falconet

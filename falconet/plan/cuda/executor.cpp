@@ -1,10 +1,12 @@
 // The executor of NVIDIA GPUs: arena and parameters in device memory, inputs and outputs staged in pinned memory. The first step runs
 // launch by launch (kernels are loaded then); the second is captured, with its copies, into one CUDA graph, and from then on a step is
 // one graph launch and one wait.
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
 #include "falconet/device/cuda/handles.h"
+#include "falconet/plan/cuda/stage.h"
 #include "falconet/plan/cuda/steps_in_flight.h"
 #include "falconet/plan/cuda/when_finite.h"
 #include "falconet/plan/executor.h"
@@ -40,13 +42,14 @@ class CudaExecutor final : public Executor {
 
   void run(std::vector<Bound> const& launches, int begin, int end) override {
     parameters_->to_device(writes_);
-    copy_in();
+    Stream stream = stream_.stream();
+    copy_in(stream);
     launch(launches, begin, end);
-    copy_out();
+    copy_out(stream);
     stream_.synchronize();
   }
 
-  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard) override {
+  bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool heeded) override {
     int const all = int(launches.size());
     if (!ran_ || cuda_check() == CudaCheck::sync) {
       run(launches, 0, guard ? guarded : all);
@@ -58,9 +61,20 @@ class CudaExecutor final : public Executor {
     parameters_->to_device(writes_);
     if (!graph_) {
       graph_.emplace(stream_, [&](Stream& stream) {
-        copy_in();
-        launch(launches, 0, guard ? guarded : all);
-        copy_out();
+        copy_in(stream);
+        launch_lanes(launches, guard ? guarded : all);
+        if (guard && heeded) {                       // results go out beside the update
+          fork_.record(stream_);
+          side_.wait(fork_);
+          Stream beside = side_.stream();
+          copy_out(beside);
+          join_.record(side_);
+          Stream conditional = stream.guarded_by(memory(guard->offset));
+          for (int i = guarded; i < all; ++i) launches[std::size_t(i)](conditional);
+          stream_.wait(join_);
+          return;
+        }
+        copy_out(stream);
         if (guard) when_finite(stream, memory(guard->offset), guard->type.dtype, nullptr, [&](Stream& body) {
           for (int i = guarded; i < all; ++i) launches[std::size_t(i)](body);
         });
@@ -76,7 +90,8 @@ class CudaExecutor final : public Executor {
     CudaFedStep step{};
     step.stream = &stream_;
     step.parameters_to_device = [this] { parameters_->to_device(writes_); };
-    step.launch = [&launches](int begin, int end, Stream& stream) {
+    step.launch = [this, &launches](int begin, int end, Stream& stream) {
+      if (begin == 0) return launch_lanes(launches, end);
       for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
     };
     step.guarded = slots.guarded, step.all = int(launches.size());
@@ -89,10 +104,13 @@ class CudaExecutor final : public Executor {
     return cuda_steps_in_flight(std::move(step), feed);
   }
 
+  void set_lanes(std::vector<int> lane, std::vector<std::vector<int>> waits) override { lane_ = std::move(lane), waits_ = std::move(waits); }
+
   void time(std::vector<Bound> const& launches, std::vector<double>& seconds) override {
     while (events_.size() <= launches.size()) events_.emplace_back(device_);
     parameters_->to_device(writes_);
-    copy_in();
+    Stream stream = stream_.stream();
+    copy_in(stream);
     events_[0].record(stream_);
     for (std::size_t i = 0; i < launches.size(); ++i) {
       launch(launches, int(i), int(i) + 1);
@@ -119,11 +137,37 @@ class CudaExecutor final : public Executor {
     Stream stream = stream_.stream();
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
   }
-  void copy_in() {
-    for (auto const& i : inputs_) copy_to_device(i.device, i.host.data(), i.type.bytes(), stream_);
+  // Launches [0, end) on their lanes, which leave stream_ and come back to it; captured, they become branches of the graph.
+  void launch_lanes(std::vector<Bound> const& launches, int end) {
+    if (std::all_of(lane_.begin(), lane_.end(), [](int l) { return l == 0; })) return launch(launches, 0, end);
+    std::vector<int> last(std::size_t(*std::max_element(lane_.begin(), lane_.end())) + 1, -1);
+    while (lanes_.size() + 1 < last.size()) lanes_.emplace_back(device_);
+    while (ended_.size() < launches.size()) ended_.emplace_back(device_);
+    fork_.record(stream_);
+    for (int i = 0; i < end; ++i) {
+      auto const at = std::size_t(i), lane = std::size_t(lane_[at]);
+      CudaStream const& on = lane ? lanes_[lane - 1] : stream_;
+      if (lane && last[lane] < 0) on.wait(fork_);
+      for (int w : waits_[at]) on.wait(ended_[std::size_t(w)]);
+      Stream stream = on.stream();
+      launches[at](stream);
+      ended_[at].record(on);
+      last[lane] = i;
+    }
+    for (std::size_t lane = 1; lane < last.size(); ++lane)
+      if (last[lane] >= 0) stream_.wait(ended_[std::size_t(last[lane])]);
   }
-  void copy_out() {
-    for (auto const& o : outputs_) copy_to_host(o.host.data(), o.device, o.type.bytes(), stream_);
+  void copy_in(Stream& stream) {
+    std::vector<Piece> pieces;
+    for (auto const& i : inputs_) pieces.push_back({i.device, i.host.data(), i.type.bytes()});
+    if (can_copy_together(pieces)) return copy_together(pieces, stream);
+    for (auto const& p : pieces) copy_to_device(p.to, p.from, p.bytes, stream_);
+  }
+  void copy_out(Stream& stream) {
+    std::vector<Piece> pieces;
+    for (auto const& o : outputs_) pieces.push_back({o.host.data(), o.device, o.type.bytes()});
+    if (can_copy_together(pieces)) return copy_together(pieces, stream);
+    for (auto const& p : pieces) copy_to_host(p.to, p.from, p.bytes, stream_);
   }
 
   int device_;
@@ -131,6 +175,12 @@ class CudaExecutor final : public Executor {
   std::shared_ptr<Parameters> parameters_;
   CudaStream stream_;
   CudaMemory memory_;
+  CudaStream side_{device_};
+  CudaEvent fork_{device_}, join_{device_};
+  std::vector<int> lane_;
+  std::vector<std::vector<int>> waits_;
+  std::vector<CudaStream> lanes_;
+  std::vector<CudaEvent> ended_;                 // by launch
   std::vector<Staged> inputs_, outputs_;
   std::vector<CudaEvent> events_;
   std::optional<CudaGraph> graph_;

@@ -1,5 +1,6 @@
 // place: offsets in one arena. Two values may share memory when their lives, counted in nodes, do not overlap. The largest are
-// placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020).
+// placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020). On a GPU, values that all
+// fit a quarter of its second-level cache share nothing, so that independent launches may run side by side.
 #include <algorithm>
 
 #include "falconet/plan/compile.h"
@@ -67,6 +68,11 @@ void pass_place(Graph& graph, CompileContext& context) {
   }
   for (int n = 0; n < nodes; ++n)
     if (context.scratch[std::size_t(n)] > 0) blocks.push_back({rounded(context.scratch[std::size_t(n)]), n, n, &context.scratch_offset[std::size_t(n)]});
+  std::int64_t together = 0;
+  for (auto const& b : blocks) together += b.bytes;
+  context.apart = context.options.facts.device.kind == DeviceKind::cuda && together <= context.options.facts.l2_bytes / 4;
+  if (context.apart)
+    for (auto& b : blocks) b.first = 0, b.last = nodes;
   context.plan.memory_bytes = place_all(blocks);
   for (std::size_t i = 0; i < values; ++i)
     if (home[i] != ValueId(i)) context.offset[i] = context.offset[std::size_t(home[i])];

@@ -16,6 +16,9 @@ extern Algorithm<ConvProblem> const conv_cuda_halo_mma_filter;        // their f
 extern Algorithm<ConvProblem> const conv_cuda_stem_wgmma;             // 7x7 stride 2, 3 to 64 channels, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_wgmma;    // forward and data gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter gradient, bf16 nhwc, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the smallest 3x3 problems, f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
 extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16
 

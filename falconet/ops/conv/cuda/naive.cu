@@ -4,6 +4,9 @@
 //   dw(k,r,s,c) = sum over n,p,q of dy(n,p,q,k) * x(n,h,w,c): one block per element, summed in a fixed order
 // Arithmetic in f64 for f64 and in f32 for f32 and bf16 (whose dw may be f32); statistics are summed in f64. Cost: 2 n k p q (c/groups) r s operations, no
 // reuse beyond the caches. It is the truth on the device and the fallback for whatever no other algorithm accepts.
+#include <algorithm>
+#include <cmath>
+
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
 
@@ -267,7 +270,10 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
 
 std::vector<LaunchRange> ranges(ConvProblem const&, DeviceFacts const&) { return {{"threads", 32, most_threads, true}, {"blocks", 1, 1 << 20, false}}; }
 
-double seconds(ConvProblem const& p, DeviceFacts const&) { return 5e-6 + p.operations() / 5e11; }
+double seconds(ConvProblem const& p, DeviceFacts const&) {
+  double const pixels = double(p.n) * p.p() * p.q();   // of a filter gradient: a block runs over all of them, element by element
+  return 5e-6 + std::max(p.operations() / 5e11, p.direction == Direction::bwd_filter ? std::ceil(pixels / 256) * 0.6e-6 : 0);
+}
 
 }  // namespace
 

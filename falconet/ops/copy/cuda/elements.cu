@@ -2,6 +2,7 @@
 // which the result lies in memory; equal types and layouts go to the copy engine.
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/copy/algorithms.h"
 #include "falconet/tensor/bf16.h"
 
@@ -58,6 +59,7 @@ __device__ void logical_of(Side const& to, std::int64_t j, std::int64_t& n, std:
 }
 
 __global__ void __launch_bounds__(threads) copy_elements(Side from, Side to, std::int64_t elements) {
+  wait_for_work_ahead();
   std::int64_t const j = blockIdx.x * std::int64_t(threads) + threadIdx.x;
   if (j >= elements) return;
   std::int64_t n, c, r;
@@ -97,7 +99,7 @@ void run(CopyProblem const& p, Config const&, CopyArgs const& a, View, Stream& o
   if (p.kind == CopyKind::copy) {
     bool const alike = p.from.dtype == p.to.dtype && (p.from == p.to || (p.from.layout == Layout::nchw && p.to.layout == Layout::nchw));
     if (alike) check_cuda(cudaMemcpyAsync(a.to.data, a.from.data, p.to.bytes(), cudaMemcpyDeviceToDevice, stream), "cudaMemcpyAsync", p.text());
-    else copy_elements<<<blocks_for(elements), threads, 0, stream>>>(side_of(a.from), to, elements);
+    else launch_ahead(copy_elements, dim3(blocks_for(elements)), dim3(threads), 0, 1, stream, side_of(a.from), to, elements);
   } else if (p.kind == CopyKind::slice) {
     channels(a.from, p.begin, 0, p.to.shape[1]);
   } else {

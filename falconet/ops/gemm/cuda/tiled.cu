@@ -8,6 +8,7 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/ops/gemm/algorithms.h"
+#include "falconet/ops/gemm/cuda/small.h"
 
 namespace falconet {
 namespace {
@@ -160,7 +161,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View memory,
 }  // namespace
 
 std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() {
-  return {{.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
+  return {gemm_cuda_small(), {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
 }
 
 }  // namespace falconet

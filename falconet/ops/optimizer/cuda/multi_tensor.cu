@@ -1,4 +1,4 @@
-// One update of many parameters in one launch on an NVIDIA GPU (64 parameters a launch): a block takes 2048 elements of one parameter. The
+// One update of many parameters in one launch on an NVIDIA GPU (64 parameters a launch): a block takes 1024 elements of one parameter. The
 // formulas are PyTorch's, in f32 for f32 (f64 for f64); powers of beta in f64. Bound by memory.
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 namespace falconet {
 namespace {
 
-constexpr int threads = 256, per_thread = 8, chunk = threads * per_thread, most = 64;
+constexpr int threads = 256, per_thread = 4, chunk = threads * per_thread, most = 64;
 
 template <class T>
 struct Work {
@@ -23,6 +23,7 @@ struct Work {
   int count;
   OptimizerOptions options;
   StepState const* step;
+  T const* guard;       // where given: nothing happens unless it is finite
 };
 
 template <class T>
@@ -43,23 +44,33 @@ __global__ void __launch_bounds__(threads) multi_tensor(const __grid_constant__ 
     rate = T(double(s.learning_rate) / (1 - pow(o.beta1, t)));
     root = T(sqrt(1 - pow(o.beta2, t)));
   }
-  std::int64_t const begin = std::int64_t(blockIdx.x - p.first_block) * chunk;
+  std::int64_t const begin = std::int64_t(blockIdx.x - p.first_block) * chunk + threadIdx.x;
+  T values[per_thread], gradients[per_thread], firsts[per_thread], seconds[per_thread];   // all loads under way together
+  bool const one = o.kind != OptimizerOptions::sgd || o.momentum != 0, two = o.kind != OptimizerOptions::sgd;
 #pragma unroll
   for (int k = 0; k < per_thread; ++k) {
-    std::int64_t const i = begin + k * threads + threadIdx.x;
+    std::int64_t const i = begin + k * threads;
+    bool const in = i < p.size;
+    values[k] = in ? p.value[i] : T(0), gradients[k] = in ? p.gradient[i] : T(0);
+    firsts[k] = in && one ? p.first[i] : T(0), seconds[k] = in && two ? p.second[i] : T(0);
+  }
+  if (w.guard && !isfinite(*w.guard)) return;
+#pragma unroll
+  for (int k = 0; k < per_thread; ++k) {
+    std::int64_t const i = begin + k * threads;
     if (i >= p.size) break;
-    T value = p.value[i], g = p.gradient[i];
+    T value = values[k], g = gradients[k];
     if (o.kind == OptimizerOptions::adamw) value *= T(1) - lr * decay;
     else g += decay * value;
     if (o.kind == OptimizerOptions::sgd) {
       if (o.momentum != 0) {
-        T const m = momentum * p.first[i] + g;
+        T const m = momentum * firsts[k] + g;
         p.first[i] = m;
         g = o.nesterov ? g + momentum * m : m;
       }
       p.value[i] = value - lr * g;
     } else {
-      T const m = p.first[i] + T(1 - o.beta1) * (g - p.first[i]), v = T(o.beta2) * p.second[i] + T(1 - o.beta2) * g * g;
+      T const m = firsts[k] + T(1 - o.beta1) * (g - firsts[k]), v = T(o.beta2) * seconds[k] + T(1 - o.beta2) * g * g;
       p.first[i] = m;
       p.second[i] = v;
       p.value[i] = value - rate * m / (sqrt(v) / root + T(o.eps));
@@ -71,12 +82,14 @@ std::string reject(OptimizerProblem const& p, DeviceFacts const&) { return p.typ
 double seconds(OptimizerProblem const& p, DeviceFacts const&) { return 3e-6 * std::ceil(double(p.sizes.size()) / most) + bytes_of(p.operands()) / 3.8e12; }
 
 template <class T>
-void launch(OptimizerProblem const& p, OptimizerArgs const& a, cudaStream_t stream) {
+void launch(OptimizerProblem const& p, OptimizerArgs const& a, Stream const& on) {
+  auto const stream = static_cast<cudaStream_t>(on.cuda());
   for (std::size_t from = 0; from < a.parameters.size(); from += most) {
     Work<T> w;
     w.count = int(std::min<std::size_t>(most, a.parameters.size() - from));
     w.options = p.options;
     w.step = a.step;
+    w.guard = static_cast<T const*>(on.guard());
     std::int64_t blocks = 0;
     for (int i = 0; i < w.count; ++i) {
       auto const& q = a.parameters[from + std::size_t(i)];
@@ -89,14 +102,13 @@ void launch(OptimizerProblem const& p, OptimizerArgs const& a, cudaStream_t stre
 }
 
 void run(OptimizerProblem const& p, Config const&, OptimizerArgs const& a, View, Stream& stream) {
-  auto const s = static_cast<cudaStream_t>(stream.cuda());
-  p.type == DType::f64 ? launch<double>(p, a, s) : launch<float>(p, a, s);
+  p.type == DType::f64 ? launch<double>(p, a, stream) : launch<float>(p, a, stream);
 }
 
 }  // namespace
 
 std::vector<Algorithm<OptimizerProblem>> optimizer_cuda_algorithms() {
-  return {{.name = "multi_tensor", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
+  return {{.name = "multi_tensor", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .heeds_guard = true}};
 }
 
 }  // namespace falconet

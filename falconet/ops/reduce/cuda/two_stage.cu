@@ -2,10 +2,12 @@
 // order in f64, by the block that comes last where they are few, else by a second kernel. The shares depend on the problem alone, so the
 // same bytes come every time. Bound by memory: every operand once.
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/reduce/algorithms.h"
 
 namespace falconet {
@@ -199,6 +201,25 @@ __global__ void __launch_bounds__(threads) image_dot(Work<E> const w, E* y) {
   }
 }
 
+// channel_sum of few pixels in one launch: a block takes 32 channels, a warp every eighth pixel of them, then the warps' sums are added in order.
+template <class E, class A>
+__global__ void __launch_bounds__(threads) one_launch(E const* x, int pixels, int channels, A* y) {
+  __shared__ A sums[threads / 32][32];
+  int const lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = blockIdx.x * 32 + lane;
+  wait_for_work_ahead();
+  A sum = 0;
+  if (c < channels) {
+#pragma unroll 8
+    for (int i = warp; i < pixels; i += threads / 32) sum += A(load(x[std::int64_t(i) * channels + c]));
+  }
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || c >= channels) return;
+  double total = 0;
+  for (int i = 0; i < threads / 32; ++i) total += double(sums[i][lane]);
+  y[c] = A(total);
+}
+
 int blocks_of(ReduceProblem const& p) {
   std::int64_t const pixels = p.n * p.hw;
   if (p.function == F::mean) return int(std::clamp<std::int64_t>(pixels * p.c / 4096, 1, 264));
@@ -262,6 +283,25 @@ void launch(ReduceProblem const& p, ReduceArgs const& a, View memory, Stream& on
   check_launch("reduce two_stage", p, stream);
 }
 
+std::string reject_few(ReduceProblem const& p, DeviceFacts const& facts) {
+  if (p.function != F::channel_sum) return "channel_sum only";
+  if (p.layout != Layout::nhwc && p.hw != 1) return "channels that do not lie side by side";
+  if (p.n * p.hw > 4096) return "more than 4096 pixels";
+  return reject(p, facts);
+}
+double seconds_few(ReduceProblem const& p, DeviceFacts const&) { return 2.5e-6 + std::ceil(double(p.n * p.hw) / 64) * 0.4e-6; }
+template <class E, class A>
+void launch_few(ReduceProblem const& p, ReduceArgs const& a, cudaStream_t stream) {
+  launch_ahead(one_launch<E, A>, dim3(unsigned((p.c + 31) / 32)), dim3(threads), 0, 1, stream, static_cast<E const*>(a.x.as<E>()), int(p.n * p.hw), int(p.c), a.y.as<A>());
+  check_launch("reduce one_launch", p, stream);
+}
+void run_few(ReduceProblem const& p, Config const&, ReduceArgs const& a, View, Stream& stream) {
+  auto const s = static_cast<cudaStream_t>(stream.cuda());
+  if (p.type == DType::f64) launch_few<double, double>(p, a, s);
+  else if (p.type == DType::f32) launch_few<float, float>(p, a, s);
+  else launch_few<bf16, float>(p, a, s);
+}
+
 void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View memory, Stream& stream) {
   if (p.type == DType::f64) launch<double, double>(p, a, memory, stream);
   else if (p.type == DType::f32) launch<float, float>(p, a, memory, stream);
@@ -271,7 +311,8 @@ void run(ReduceProblem const& p, Config const&, ReduceArgs const& a, View memory
 }  // namespace
 
 std::vector<Algorithm<ReduceProblem>> reduce_cuda_algorithms() {
-  return {{.name = "two_stage", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
+  return {{.name = "one_launch", .target = DeviceKind::cuda, .reject = reject_few, .seconds = seconds_few, .run = run_few},
+          {.name = "two_stage", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
 }
 
 }  // namespace falconet

@@ -1,0 +1,18 @@
+// Copies from global to shared memory that pass no register and hold up nobody until they are waited for (compute capability 8.0).
+#pragma once
+#include <cstdint>
+
+namespace falconet {
+
+// Copies `bytes` (4 or 16, aligned so), or writes zeros where `from` is not to be read; `from` is then any valid address.
+template <int bytes>
+__device__ __forceinline__ void copy_async(float* shared, float const* from, bool read) {
+  std::uint32_t const to = std::uint32_t(__cvta_generic_to_shared(shared));
+  int const count = read ? bytes : 0;
+  if constexpr (bytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(count) : "memory");
+}
+// This thread's copies are done; a barrier makes them visible to the others.
+__device__ __forceinline__ void copy_async_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+}  // namespace falconet

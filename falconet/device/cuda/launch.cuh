@@ -1,0 +1,36 @@
+// Launches that begin while the kernel before them ends (programmatic dependent launch), and launches in clusters of blocks.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <utility>
+
+namespace falconet {
+
+// The first statement of every kernel that launch_ahead starts: returns when all work ahead of it in the stream is done and can be seen.
+// Nothing may be read or written before it. A kernel that left it out would let the one after it overtake its predecessors.
+__device__ __forceinline__ void wait_for_work_ahead() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The kernel's start overlaps the end of the one before it in the stream, whose blocks have all left by then: letting it start earlier was slower
+// (docs/adr/0107). cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
+template <class... Parameters, class... Arguments>
+void launch_ahead(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared, int cluster, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute[2];
+  attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute[0].val.programmaticStreamSerializationAllowed = 1;
+  attribute[1].id = cudaLaunchAttributeClusterDimension;
+  attribute[1].val.clusterDim.x = unsigned(cluster);
+  attribute[1].val.clusterDim.y = attribute[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = attribute;
+  config.numAttrs = cluster > 1 ? 2 : 1;
+  (void)cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace falconet
