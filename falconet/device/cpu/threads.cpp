@@ -15,15 +15,33 @@
 
 namespace falconet {
 
+// A job is split into one range a thread. A range belongs to whoever claims it first: its own worker, or, where that one is still asleep or
+// has no core (another process holds it), the caller once it has done its own. So a job never waits for a thread that has not begun.
 struct ThreadPool::State {
+  struct alignas(64) Claim {
+    std::atomic<unsigned> generation{0};             // of the last job whose range was claimed
+  };
   alignas(64) std::atomic<unsigned> generation{0};   // raised to start a job
-  alignas(64) std::atomic<int> unfinished{0};        // workers that have not finished the job
+  alignas(64) std::atomic<int> unfinished{0};        // ranges of the job that are not finished
+  std::vector<Claim> claims;                         // by thread; the caller's is not used
   void (*body)(void const*, int, int) = nullptr;
   void const* context = nullptr;
   int tasks = 0;
-  bool stop = false;
+  std::atomic<bool> stop{false};
   std::vector<std::thread> workers;
 
+  // A range of a job can be claimed only while that job runs, since it does not end before all are finished; what describes the job may be
+  // read after a claim, not before.
+  bool claim(int range, unsigned job) {
+    auto& last = claims[std::size_t(range)].generation;
+    unsigned seen = last.load(std::memory_order_relaxed);
+    return int(job - seen) > 0 && last.compare_exchange_strong(seen, job, std::memory_order_acq_rel, std::memory_order_relaxed);
+  }
+  void run(int range, int threads) {
+    long const all = tasks;
+    int const begin = int(all * range / threads), end = int(all * (range + 1) / threads);
+    if (begin < end) body(context, begin, end);
+  }
   void end() {
     stop = true;
     generation.fetch_add(1, std::memory_order_acq_rel);
@@ -65,12 +83,12 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()), size_(s
       wait_while(s.generation, seen);
       seen = s.generation.load(std::memory_order_acquire);
       if (s.stop) return;
-      long const tasks = s.tasks;
-      int const begin = int(tasks * t / size_), end = int(tasks * (t + 1) / size_);
-      if (begin < end) s.body(s.context, begin, end);
+      if (!s.claim(t, seen)) continue;
+      s.run(t, size_);
       if (s.unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) s.unfinished.notify_one();
     }
   };
+  state_->claims = std::vector<State::Claim>(std::size_t(size_));
   try {
     state_->workers.reserve(std::size_t(size_ - 1));
     for (int t = 1; t < size_; ++t) state_->workers.emplace_back(work, t);
@@ -92,9 +110,13 @@ void ThreadPool::run_ranges(int tasks, void (*body)(void const*, int, int), void
   s.context = context;
   s.tasks = tasks;
   s.unfinished.store(size_ - 1, std::memory_order_relaxed);
-  s.generation.fetch_add(1, std::memory_order_release);
+  unsigned const job = s.generation.fetch_add(1, std::memory_order_release) + 1;
   s.generation.notify_all();
-  body(context, 0, int(long(tasks) / size_));
+  s.run(0, size_);
+  int taken = 0;
+  for (int t = 1; t < size_; ++t)
+    if (s.claim(t, job)) s.run(t, size_), ++taken;
+  if (taken) s.unfinished.fetch_sub(taken, std::memory_order_acq_rel);
   int left;
   while ((left = s.unfinished.load(std::memory_order_acquire)) != 0) wait_while(s.unfinished, left);
 }
