@@ -14,7 +14,7 @@ __device__ __forceinline__ void wait_for_work_ahead() {
 #endif
 }
 // The kernel's start overlaps the end of the one before it in the stream, whose blocks have all left by then: letting it start earlier was slower
-// (docs/adr/0107). cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
+// (docs/adr/0109). cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
 template <class... Parameters, class... Arguments>
 void launch_ahead(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared, int cluster, cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchAttribute attribute[2];
