@@ -2,6 +2,7 @@
 // set of this machine, one to three threads, by the harness for all operations (agreement.h); and, for ugly shapes and the slots,
 // within a bound relative to the sum of absolute products.
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include "agreement.h"
 #include "conv_case.h"
@@ -163,6 +164,30 @@ TEST_P(ConvSpecialValues, ArePassedOn) {
 INSTANTIATE_TEST_SUITE_P(Combinations, ConvSpecialValues,
                          testing::Values("fwd", "fwd store=bias+relu", "fwd store=max_pool2", "fwd store=bias+relu+max_pool2", "fwd store=relu+max_pool3", "bwd_data",
                                          "bwd_data store=residual+mask", "bwd_data load_dy=max_unpool2", "bwd_data load_dy=max_unpool2 store=mask"));
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)   // whose frames are larger
+// A caller's thread does its share of the tasks: 512 KiB of stack are promised to be enough (README.md).
+TEST(ConvStack, OfACallerNeeds512KiBAtMost) {
+  auto const body = [](void*) -> void* {
+    for (char const* text : {"fwd n2 c6 hw14 k16 rs5 p2 f32 nhwc store=bias+relu+max_pool2", "fwd n2 c16 hw9 k33 rs3 p1 f32 nhwc", "bwd_data n2 c16 hw9 k33 rs3 p1 f32 nhwc",
+                             "bwd_data n2 c8 hw24 k8 rs5 f32 nhwc load_dy=max_unpool2", "bwd_filter n2 c16 hw9 k33 rs3 p1 f32 nhwc store=bias", "fwd n2 c6 hw14 k16 rs5 f32 nchw"}) {
+      auto const problem = ConvProblem::parse(text);
+      for (auto const& algorithm : conv_algorithms().algorithms())
+        for (Isa isa : isas_here())
+          if (algorithm.target == DeviceKind::cpu && !algorithm.rival && algorithm.reject(problem, facts_of(Device{}, isa)).empty())
+            ConvCase(problem, Filling::normal).run(algorithm, 1, isa);
+    }
+    return nullptr;
+  };
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 512 << 10), 0);
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, &attributes, body, nullptr), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+}
+#endif
 
 TEST(ConvBounds, HoldForUglyShapes) {
   for (auto const& line : read_problem_list(FALCONET_SOURCE_DIR "/problems/conv/ugly.txt"))
