@@ -2,7 +2,7 @@
 // fills and algorithms all come from its table.
 //
 //   expect_agreement("pool", "max n=2 c=7 ...");                         one problem, every algorithm, config and instruction set
-//   for (auto& p : problems_of("pool")) expect_agreement("pool", p);     all of problems/pool/*.txt
+//   for (auto& p : problems_of("pool")) expect_agreement("pool", p);     what is small enough in problems/pool/*.txt
 //   expect_round_trip<PoolProblem>(text);                                parse(print(p)) == p
 //
 // Checked for each run: outputs (poisoned first) within a bound of the reference, and equal to it where operands are small integers
