@@ -190,7 +190,8 @@ ConvProblem ConvProblem::parse(std::string_view text) {
     int v[4] = {0, 0, 0, 0}, count = 0;
     for (auto part : split(token.substr(digit), '.')) {
       if (count == 4) bad("'" + std::string(token) + "' has too many numbers");
-      auto value = parse_int(part, key);
+      if (part.empty() || part.find_first_not_of("0123456789") != part.npos) bad("'" + std::string(token) + "' should hold whole numbers");
+      auto const value = part.size() > 9 ? most + 1 : parse_int(part, key);
       if (value < 0 || value > most) bad("'" + std::string(token) + "' is out of range");
       v[count++] = int(value);
     }
