@@ -17,23 +17,13 @@
 #include "falconet/ops/alone.h"
 #include "falconet/ops/algorithms.h"
 #include "falconet/ops/conv/problem.h"
+#include "falconet/ops/problem_list.h"
 #include "falconet/ops/problem_text.h"
 
 namespace falconet::cli {
 namespace {
 
 constexpr double reference_operations = 1e9;  // larger problems take the plain loops too long
-
-std::vector<std::string> lines_of(std::string_view text) {
-  std::vector<std::string> out;
-  for (auto line : split(text, '\n')) {
-    line = line.substr(0, line.find('#'));
-    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);
-    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front()))) line.remove_prefix(1);
-    if (!line.empty()) out.emplace_back(line);
-  }
-  return out;
-}
 
 // The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
@@ -43,7 +33,7 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
     texts.push_back(wanted);
   } else {
     auto const list = program_text("problems/" + operation, wanted, ".txt", "list of problems");
-    texts = lines_of(list.text);
+    texts = problem_lines(list.text);
     if (texts.empty()) fail(ErrorKind::data, list.where + ": holds no problem");
   }
   if (operation != "conv") return texts;

@@ -11,6 +11,7 @@
 #include "cli/inputs.h"
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
+#include "falconet/nn/models.h"
 #include "falconet/ops/algorithms.h"
 
 namespace falconet::cli {
@@ -21,15 +22,21 @@ constexpr struct {
   int (*run)(Settings&);
 } commands[] = {{"train", train}, {"eval", evaluate}, {"predict", predict}, {"summary", summary}, {"checks", checks}};
 
+std::string page_of(std::string_view verb) {
+  std::string networks;
+  for (auto const& known : models::known()) networks.append(networks.empty() ? "" : ", ").append(known.name);
+  return help_text(verb, networks);
+}
+
 int help(std::span<std::string const> words) {
   std::string topic;
   for (auto const& word : words) topic.append(topic.empty() ? "" : " ").append(word);
   if (topic == "bench") {
     for (auto const& verb : verbs_table())
-      if (verb.name.starts_with("bench ")) std::printf("%s\n", help_text(verb.name).c_str());
+      if (verb.name.starts_with("bench ")) std::printf("%s\n", page_of(verb.name).c_str());
     return 0;
   }
-  std::fputs((topic.empty() ? help_text() : help_text(topic)).c_str(), stdout);
+  std::fputs((topic.empty() ? help_text() : page_of(topic)).c_str(), stdout);
   return 0;
 }
 

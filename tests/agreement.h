@@ -2,7 +2,7 @@
 // fills and algorithms all come from its table.
 //
 //   expect_agreement("pool", "max n=2 c=7 ...");                         one problem, every algorithm, config and instruction set
-//   for (auto& p : problems_of("pool")) expect_agreement("pool", p);     all of problems/pool/*.txt
+//   for (auto& p : problems_of("pool")) expect_agreement("pool", p);     what is small enough in problems/pool/*.txt
 //   expect_round_trip<PoolProblem>(text);                                parse(print(p)) == p
 //
 // Checked for each run: outputs (poisoned first) within a bound of the reference, and equal to it where operands are small integers
@@ -15,7 +15,6 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,7 +22,8 @@
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/algorithm.h"
 #include "falconet/ops/algorithms.h"
-#include "falconet/tensor/bf16.h"
+#include "falconet/ops/problem_list.h"
+#include "falconet/tensor/element.h"
 
 namespace falconet::agreement {
 
@@ -67,48 +67,13 @@ class Guarded {
   Buffer memory_;
 };
 
-inline double element(void const* data, DType type, std::size_t i) {
-  switch (type) {
-    case DType::f64:
-      return static_cast<double const*>(data)[i];
-    case DType::f32:
-      return double(static_cast<float const*>(data)[i]);
-    case DType::bf16:
-      return double(to_float(static_cast<bf16 const*>(data)[i]));
-    case DType::u8:
-      return double(static_cast<std::uint8_t const*>(data)[i]);
-    case DType::i32:
-      return double(static_cast<std::int32_t const*>(data)[i]);
-  }
-  return 0;
-}
-inline void set_element(void* data, DType type, std::size_t i, double v) {
-  switch (type) {
-    case DType::f64:
-      static_cast<double*>(data)[i] = v;
-      break;
-    case DType::f32:
-      static_cast<float*>(data)[i] = float(v);
-      break;
-    case DType::bf16:
-      static_cast<bf16*>(data)[i] = to_bf16(float(v));
-      break;
-    case DType::u8:
-      static_cast<std::uint8_t*>(data)[i] = std::uint8_t(v);
-      break;
-    case DType::i32:
-      static_cast<std::int32_t*>(data)[i] = std::int32_t(v);
-      break;
-  }
-}
-
 // integers: small whole numbers, and a batch of which a third is padding; otherwise normal numbers and a full batch.
-inline void fill(void* data, Operand const& o, std::uint64_t seed, bool integers) {
+inline void fill(View const& to, Operand const& o, std::uint64_t seed, bool integers) {
   if (o.fill == Fill::step_state) {
     StepState s;
     s.step = 3, s.sample = 640, s.seed = 7, s.learning_rate = 0.125f;
     s.valid_count = std::int32_t(integers ? o.limit - o.limit / 3 : o.limit);
-    std::memcpy(data, &s, sizeof s);
+    std::memcpy(to.data, &s, sizeof s);
     return;
   }
   auto const count = std::size_t(o.type.shape.elements());
@@ -128,7 +93,7 @@ inline void fill(void* data, Operand const& o, std::uint64_t seed, bool integers
         else
           v = integers ? double(int(bits(seed, i) % 5) - 2) : normal(seed, i);
     }
-    set_element(data, o.type.dtype, i, v);
+    store_element(to, std::int64_t(i), v);
   }
 }
 
@@ -176,7 +141,7 @@ class Operands {
   }
 
  private:
-  void fill_input(std::size_t i) { fill(memory_[i]->data(), operands_[i], 17 + i, integers_); }
+  void fill_input(std::size_t i) { fill(views_[i], operands_[i], 17 + i, integers_); }
   std::vector<Operand> operands_;
   bool integers_;
   std::vector<std::unique_ptr<Guarded>> memory_;
@@ -187,15 +152,16 @@ class Operands {
 // Where `got` leaves the bound around `expected`; empty if nowhere.
 inline std::string difference(TensorType const& type, std::string const& expected, std::string const& got, double bound,
                               double index_mismatches) {
+  auto const value = [&](std::string const& bytes, std::size_t i) { return load_element({const_cast<char*>(bytes.data()), type}, std::int64_t(i)); };
   auto const count = std::size_t(type.shape.elements());
   double square = 0;
-  for (std::size_t i = 0; i < count; ++i) square += std::pow(element(expected.data(), type.dtype, i), 2);
+  for (std::size_t i = 0; i < count; ++i) square += std::pow(value(expected, i), 2);
   double const scale = std::sqrt(square / double(std::max<std::size_t>(count, 1)));
   std::size_t wrong = 0, worst = 0;
   double worst_excess = 0;
   bool const index = type.dtype == DType::u8 || type.dtype == DType::i32;
   for (std::size_t i = 0; i < count; ++i) {
-    double const e = element(expected.data(), type.dtype, i), g = element(got.data(), type.dtype, i);
+    double const e = value(expected, i), g = value(got, i);
     bool const same_kind = std::isfinite(e) ? std::isfinite(g) : std::isnan(e) ? std::isnan(g) : e == g;
     double const excess = !same_kind ? HUGE_VAL : !std::isfinite(e) ? 0 : std::abs(g - e) / (bound * (std::abs(e) + scale) + 1e-300);
     if (index ? e != g : !(excess <= 1)) {
@@ -207,7 +173,7 @@ inline std::string difference(TensorType const& type, std::string const& expecte
   if (!wrong) return {};
   char text[240];
   std::snprintf(text, sizeof text, "%zu of %zu elements differ, the worst at %zu: %.9g instead of %.9g (bound %.2g, scale %.3g)", wrong,
-                count, worst, element(got.data(), type.dtype, worst), element(expected.data(), type.dtype, worst), bound, scale);
+                count, worst, value(got, worst), value(expected, worst), bound, scale);
   return text;
 }
 
@@ -280,29 +246,20 @@ void expect_round_trip(std::string const& text) {
   EXPECT_TRUE(Problem::parse(p.text()) == p) << text << " prints as " << p.text();
 }
 
-// The problems of a list: one a line, '#' starts a comment.
-inline std::vector<std::string> problems_in(std::filesystem::path const& file) {
+// The files of problems/OPERATION, sorted: a new list is found here by itself.
+inline std::vector<std::string> lists_of(std::string_view operation) {
   std::vector<std::string> out;
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
-    line.resize(std::min(line.find('#'), line.size()));
-    while (!line.empty() && (line.back() == ' ' || line.back() == '\r')) line.pop_back();
-    if (!line.empty()) out.push_back(line);
-  }
+  for (auto const& entry : std::filesystem::directory_iterator(std::filesystem::path(FALCONET_SOURCE_DIR) / "problems" / operation))
+    if (entry.path().extension() == ".txt") out.push_back(entry.path().string());
+  std::sort(out.begin(), out.end());
   return out;
 }
 
 // All lists in problems/OPERATION, less the problems of more than `operations` floating-point operations: the reference is slow.
 inline std::vector<std::string> problems_of(std::string_view operation, double operations = 3e7) {
   std::vector<std::string> out;
-  auto const folder = std::filesystem::path(FALCONET_SOURCE_DIR) / "problems" / operation;
-  if (!std::filesystem::exists(folder)) return out;
-  std::vector<std::filesystem::path> files;
-  for (auto const& entry : std::filesystem::directory_iterator(folder))
-    if (entry.path().extension() == ".txt") files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  for (auto const& file : files)
-    for (auto& problem : problems_in(file))
+  for (auto const& file : lists_of(operation))
+    for (auto& problem : read_problem_list(file))
       if (algorithms_of(operation).operations(problem) <= operations) out.push_back(std::move(problem));
   return out;
 }

@@ -9,30 +9,11 @@
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/tensor/element.h"
 
 namespace falconet {
 
 enum class Filling { normal, magnitude, integer };   // standard normal, its absolute value, whole numbers -2..2
-
-inline double element(View const& v, std::int64_t i) {
-  switch (v.type.dtype) {
-    case DType::f64: return v.as<double>()[i];
-    case DType::f32: return v.as<float>()[i];
-    case DType::bf16: return to_float(v.as<bf16>()[i]);
-    case DType::u8: return v.as<std::uint8_t>()[i];
-    case DType::i32: return v.as<std::int32_t>()[i];
-  }
-  return 0;
-}
-inline void set_element(View const& v, std::int64_t i, double value) {
-  switch (v.type.dtype) {
-    case DType::f64: v.as<double>()[i] = value; break;
-    case DType::f32: v.as<float>()[i] = float(value); break;
-    case DType::bf16: v.as<bf16>()[i] = to_bf16(float(value)); break;
-    case DType::u8: v.as<std::uint8_t>()[i] = std::uint8_t(value); break;
-    case DType::i32: v.as<std::int32_t>()[i] = std::int32_t(value); break;
-  }
-}
 
 struct ConvCase {
   ConvProblem problem;
@@ -53,8 +34,8 @@ struct ConvCase {
       }
       for (std::int64_t i = 0; i < o.type.shape.elements(); ++i) {
         double const v = normal(bits);
-        if (o.fill == Fill::choice) set_element(t.view(), i, v > 1 ? no_winner : double(bits() % std::uint64_t(o.limit)));
-        else set_element(t.view(), i, filling == Filling::integer ? double(bits() % 5) - 2 : filling == Filling::magnitude ? std::abs(v) : v);
+        if (o.fill == Fill::choice) store_element(t.view(), i, v > 1 ? no_winner : double(bits() % std::uint64_t(o.limit)));
+        else store_element(t.view(), i, filling == Filling::integer ? double(bits() % 5) - 2 : filling == Filling::magnitude ? std::abs(v) : v);
       }
     }
     poison();

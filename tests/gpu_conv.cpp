@@ -18,7 +18,6 @@
 namespace falconet {
 namespace {
 
-using agreement::element;
 
 struct Card {
   DeviceFacts facts = facts_of({DeviceKind::cuda, 0});
@@ -113,7 +112,7 @@ void check(Card& card, std::string const& text, Tally& tally) {
 std::vector<std::string> problems_to_check() {
   std::vector<std::string> out;
   for (char const* list : {"ugly", "li2019"})
-    for (auto const& line : agreement::problems_in(std::filesystem::path(FALCONET_SOURCE_DIR) / "problems/conv" / (std::string(list) + ".txt"))) {
+    for (auto const& line : read_problem_list(std::string(FALCONET_SOURCE_DIR "/problems/conv/") + list + ".txt")) {
       ConvProblem p = ConvProblem::parse(line);
       if (p.operations() > 3e7) continue;
       for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter})
@@ -234,7 +233,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
     std::size_t const size = size_of(result.type.dtype);
     copy_to_host(raw, static_cast<char*>(result.data) + std::size_t(e) * size, size, card.stream);
     card.stream.synchronize();
-    want.push_back(sum), got.push_back(element(raw, result.type.dtype, 0));
+    want.push_back(sum), got.push_back(load_element({raw, result.type}, 0));
   }
   double square = 0, worst = 0;
   for (double v : want) square += v * v;
@@ -370,7 +369,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
     for (std::size_t j = 0; j < period; ++j) base[i][j] = to_bf16(float(agreement::normal(i + 1, j)));
   std::string const directions = settings.contains("directions") ? settings["directions"] : "fwd,bwd_data,bwd_filter";
   for (auto const& file : files)
-    for (auto const& line : agreement::problems_in(file)) {
+    for (auto const& line : read_problem_list(file)) {
       ConvProblem p = ConvProblem::parse(line);
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       p.x_type = p.w_type = p.y_type = settings.contains("type") ? parse_dtype(settings["type"]) : DType::bf16;

@@ -5,6 +5,7 @@
 
 #include <regex>
 
+#include "falconet/nn/models.h"
 #include "program.h"
 
 using namespace falconet::testing;
@@ -72,6 +73,7 @@ TEST_F(Commands, HelpAndVersionAreOnStandardOutput) {
     EXPECT_FALSE(r.out.empty());
   }
   EXPECT_NE(falconet({"help", "train"}).out.find("epochs="), std::string::npos);
+  for (auto const& network : falconet::models::known()) EXPECT_NE(falconet({"help", "train"}).out.find(network.name), std::string::npos) << network.name;
   auto const r = falconet({});
   EXPECT_EQ(r.code, 2);
   EXPECT_NE(r.err.find("train"), std::string::npos);

@@ -2,15 +2,13 @@
 // set of this machine, one to three threads, by the harness for all operations (agreement.h); and, for ugly shapes and the slots,
 // within a bound relative to the sum of absolute products.
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include "agreement.h"
 #include "conv_case.h"
-#include "falconet/ops/problem_list.h"
 
 namespace falconet {
 namespace {
-
-constexpr char const* lists[] = {"li2019", "mnist_cnn", "lenet5", "resnet20", "resnet50", "vgg16", "mobilenet_v2", "ugly"};
 
 // Terms that are added up in one element of the result.
 double terms_of(ConvProblem const& p) {
@@ -32,8 +30,8 @@ void expect_near(ConvCase const& got, ConvCase const& exact, ConvCase const& mag
     bool const f64 = o.type.dtype == DType::f64;
     double const unit = f64 ? 0x1p-53 : 0x1p-24;
     for (std::int64_t e = 0; e < o.type.shape.elements(); ++e) {
-      double const want = element(exact.tensors[i].view(), e), have = element(got.tensors[i].view(), e);
-      double bound = roundings * unit * std::abs(element(magnitude.tensors[i].view(), e)) + 1e-30;
+      double const want = load_element(exact.tensors[i].view(), e), have = load_element(got.tensors[i].view(), e);
+      double bound = roundings * unit * std::abs(load_element(magnitude.tensors[i].view(), e)) + 1e-30;
       if (o.type.dtype == DType::bf16) bound += 0x1p-7 * std::abs(want);
       ASSERT_LE(std::abs(have - want), bound) << who << ": " << o.name << "[" << e << "] is " << have << ", should be " << want;
     }
@@ -44,7 +42,7 @@ void expect_equal(ConvCase const& got, ConvCase const& exact, std::string const&
     auto const& o = got.operands[i];
     if (!o.written) continue;
     for (std::int64_t e = 0; e < o.type.shape.elements(); ++e)
-      ASSERT_EQ(element(got.tensors[i].view(), e), element(exact.tensors[i].view(), e)) << who << ": " << o.name << "[" << e << "]";
+      ASSERT_EQ(load_element(got.tensors[i].view(), e), load_element(exact.tensors[i].view(), e)) << who << ": " << o.name << "[" << e << "]";
   }
 }
 
@@ -78,11 +76,11 @@ void check(ConvProblem const& problem) {
   }
 }
 
-class ConvAgreement : public testing::TestWithParam<std::tuple<char const*, Direction>> {};
+class ConvAgreement : public testing::TestWithParam<std::tuple<std::string, Direction>> {};
 
 TEST_P(ConvAgreement, EveryAlgorithmComputesWhatTheReferenceComputes) {
-  auto const [list, direction] = GetParam();
-  for (auto const& line : read_problem_list(std::string(FALCONET_SOURCE_DIR "/problems/conv/") + list + ".txt")) {
+  auto const& [list, direction] = GetParam();
+  for (auto const& line : read_problem_list(list)) {
     auto problem = within_reach(ConvProblem::parse(line));
     problem.direction = direction;
     agreement::expect_agreement("conv", problem.text());
@@ -90,9 +88,9 @@ TEST_P(ConvAgreement, EveryAlgorithmComputesWhatTheReferenceComputes) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Lists, ConvAgreement,
-                         testing::Combine(testing::ValuesIn(lists), testing::Values(Direction::fwd, Direction::bwd_data, Direction::bwd_filter)),
+                         testing::Combine(testing::ValuesIn(agreement::lists_of("conv")), testing::Values(Direction::fwd, Direction::bwd_data, Direction::bwd_filter)),
                          [](auto const& info) {
-                           return std::string(std::get<0>(info.param)) + "_" + std::string(name(std::get<1>(info.param)));
+                           return std::filesystem::path(std::get<0>(info.param)).stem().string() + "_" + std::string(name(std::get<1>(info.param)));
                          });
 
 class ConvSlots : public testing::TestWithParam<char const*> {};
@@ -119,6 +117,77 @@ INSTANTIATE_TEST_SUITE_P(Combinations, ConvSlots,
                                          "bwd_data load_dy=max_unpool2", "bwd_data load_dy=max_unpool3 store=mask", "bwd_data load_dy=max_unpool2 store=residual+mask",
                                          "bwd_filter store=bias", "bwd_filter load_dy=max_unpool2", "bwd_filter load_dy=max_unpool2 store=bias",
                                          "bwd_filter load_dy=max_unpool3 store=bias"));
+
+// NaN and infinities strewn over what is read along the image: where the reference has one of them, or a number, or a winner of a window,
+// so does every algorithm: none is lost.
+void strew(ConvCase const& c) {
+  View const image = c.operand(c.problem.direction == Direction::bwd_data ? "dy" : "x");
+  double const inf = HUGE_VAL, values[] = {NAN, inf, -inf};
+  for (std::int64_t i = 0; i < image.type.shape.elements(); ++i)
+    if (auto const bits = agreement::bits(3, std::uint64_t(i)); bits % 97 < 3) store_element(image, i, values[bits % 97]);
+}
+
+class ConvSpecialValues : public testing::TestWithParam<char const*> {};
+
+TEST_P(ConvSpecialValues, ArePassedOn) {
+  for (char const* shape : {"n2 c1 hw28 k8 rs5 f32 nhwc", "n3 c8 hw16 k8 rs5 f32 nhwc", "n2 c6 hw14 k16 rs5 p2 f32 nhwc", "n2 c16 hw9 k33 rs3 p1 st2 f32 nhwc",
+                            "n1 c3 hw13 k5 rs3 p1 f32 nhwc", "n2 c8 hw7 k8 rs3 p1 g2 f32 nhwc", "n2 c3 hw10 k5 rs3 p1 f32 nchw", "n1 c256 hw8 k16 rs3 p1 f32 nhwc"}) {
+    auto const problem = ConvProblem::parse(std::string(shape) + " " + GetParam());
+    ConvCase exact(problem, Filling::normal);
+    strew(exact);
+    exact.run(conv_reference, 2, Isa::plain);
+    // `direct` multiplies the gradient of a window's maximum by all of the filter, zeros around it included: NaN may reach further there.
+    bool const spreads = problem.load_dy.unpool.kind != PoolSlot::none;
+    int special = 0;
+    for (auto const& algorithm : conv_algorithms().algorithms())
+      for (Isa isa : isas_here()) {
+        DeviceFacts const facts = facts_of(Device{}, isa);
+        if (algorithm.target != DeviceKind::cpu || algorithm.rival || (algorithm.baseline && isa != Isa::plain) || !algorithm.reject(problem, facts).empty()) continue;
+        for (Config const& config : algorithm.configs ? algorithm.configs(problem, facts) : std::vector<Config>{Config{}}) {
+          ConvCase got(problem, Filling::normal);
+          strew(got);
+          got.run(algorithm, 1, isa, config);
+          for (std::size_t i = 0; i < got.operands.size(); ++i)
+            for (std::int64_t e = 0; got.operands[i].written && e < got.operands[i].type.shape.elements(); ++e) {
+              double const want = load_element(exact.tensors[i].view(), e), have = load_element(got.tensors[i].view(), e);
+              if (spreads && std::isnan(have)) continue;
+              bool const same = std::isnan(want) ? std::isnan(have) : std::isinf(want) || got.operands[i].type.dtype == DType::u8 ? have == want : std::abs(have - want) <= 1e-3;
+              special += !std::isfinite(want);
+              ASSERT_TRUE(same) << problem.text() << ": " << algorithm.name << " {" << config.text() << "} on " << name(isa) << ": " << got.operands[i].name << "[" << e
+                                << "] is " << have << ", should be " << want;
+            }
+        }
+      }
+    EXPECT_GT(special, 0) << problem.text();
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Combinations, ConvSpecialValues,
+                         testing::Values("fwd", "fwd store=bias+relu", "fwd store=max_pool2", "fwd store=bias+relu+max_pool2", "fwd store=relu+max_pool3", "bwd_data",
+                                         "bwd_data store=residual+mask", "bwd_data load_dy=max_unpool2", "bwd_data load_dy=max_unpool2 store=mask"));
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)   // whose frames are larger
+// A caller's thread does its share of the tasks: 512 KiB of stack are promised to be enough (README.md).
+TEST(ConvStack, OfACallerNeeds512KiBAtMost) {
+  auto const body = [](void*) -> void* {
+    for (char const* text : {"fwd n2 c6 hw14 k16 rs5 p2 f32 nhwc store=bias+relu+max_pool2", "fwd n2 c16 hw9 k33 rs3 p1 f32 nhwc", "bwd_data n2 c16 hw9 k33 rs3 p1 f32 nhwc",
+                             "bwd_data n2 c8 hw24 k8 rs5 f32 nhwc load_dy=max_unpool2", "bwd_filter n2 c16 hw9 k33 rs3 p1 f32 nhwc store=bias", "fwd n2 c6 hw14 k16 rs5 f32 nchw"}) {
+      auto const problem = ConvProblem::parse(text);
+      for (auto const& algorithm : conv_algorithms().algorithms())
+        for (Isa isa : isas_here())
+          if (algorithm.target == DeviceKind::cpu && !algorithm.rival && algorithm.reject(problem, facts_of(Device{}, isa)).empty())
+            ConvCase(problem, Filling::normal).run(algorithm, 1, isa);
+    }
+    return nullptr;
+  };
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, 512 << 10), 0);
+  pthread_t thread;
+  ASSERT_EQ(pthread_create(&thread, &attributes, body, nullptr), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+}
+#endif
 
 TEST(ConvBounds, HoldForUglyShapes) {
   for (auto const& line : read_problem_list(FALCONET_SOURCE_DIR "/problems/conv/ugly.txt"))

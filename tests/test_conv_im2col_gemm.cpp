@@ -10,7 +10,7 @@ class Im2colGemm : public testing::TestWithParam<std::tuple<Direction, Layout>> 
 
 TEST_P(Im2colGemm, agrees_with_the_reference_in_mixed_types_and_with_its_slots) {
   auto const [direction, layout] = GetParam();
-  for (auto const& text : agreement::problems_in(FALCONET_SOURCE_DIR "/problems/conv/ugly.txt")) {
+  for (auto const& text : read_problem_list(FALCONET_SOURCE_DIR "/problems/conv/ugly.txt")) {
     auto p = ConvProblem::parse(text);
     bool const filter = direction == Direction::bwd_filter;
     p.direction = direction;

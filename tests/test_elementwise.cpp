@@ -56,7 +56,7 @@ std::vector<Numbers> run(std::string_view operation, std::string const& problem,
     } else if (!o.written) {
       Numbers const& v = inputs.at(next++);
       EXPECT_EQ(std::int64_t(v.size()), o.type.shape.elements()) << o.name << " of " << problem;
-      for (std::size_t i = 0; i < v.size(); ++i) set_element(memory.back().data(), o.type.dtype, i, v[i]);
+      for (std::size_t i = 0; i < v.size(); ++i) store_element({memory.back().data(), o.type}, std::int64_t(i), v[i]);
     }
   }
   Choice const choice{algorithm, {}};
@@ -68,7 +68,7 @@ std::vector<Numbers> run(std::string_view operation, std::string const& problem,
     if (!operands[i].written) continue;
     outputs.emplace_back();
     for (std::int64_t e = 0; e < operands[i].type.shape.elements(); ++e)
-      outputs.back().push_back(element(views[i].data, operands[i].type.dtype, std::size_t(e)));
+      outputs.back().push_back(load_element(views[i], e));
   }
   return outputs;
 }

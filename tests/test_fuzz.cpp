@@ -1,4 +1,4 @@
-// Every file parser survives damage: cut at each offset, thousands of seeded bit flips, and bytes made up. What comes out is a
+// Every parser of files and of lines of text survives damage: cut at each offset, thousands of seeded bit flips, and bytes made up. What comes out is a
 // valid result or a falconet::Error of one line; the sanitizer presets run this too.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -6,18 +6,23 @@
 #include <zlib.h>
 
 #include <cstring>
+#include <filesystem>
 #include <functional>
 
 #include "falconet/base/checksum.h"
 #include "falconet/base/error.h"
 #include "falconet/base/file.h"
 #include "falconet/base/random.h"
+#include "falconet/base/settings.h"
 #include "falconet/data/cifar.h"
 #include "falconet/data/image.h"
 #include "falconet/data/mnist.h"
 #include "falconet/io/checkpoint.h"
 #include "falconet/io/safetensors.h"
 #include "falconet/nn/models.h"
+#include "falconet/ops/algorithms.h"
+#include "falconet/ops/problem_list.h"
+#include "falconet/plan/plan.h"
 #include "falconet/train/model_file.h"
 
 using namespace falconet;
@@ -43,7 +48,8 @@ using Parser = std::function<void(std::string const& path)>;
 
 class Fuzzer {
  public:
-  explicit Fuzzer(Parser parser) : parser_(std::move(parser)) {}
+  // usage: whether mistakes in the text are the user's, as in a settings file.
+  explicit Fuzzer(Parser parser, bool usage = false) : parser_(std::move(parser)), usage_(usage) {}
 
   bool accepts(std::string_view text) {
     file_.write(text);
@@ -52,21 +58,24 @@ class Fuzzer {
       return true;
     } catch (Error const& e) {
       std::string const what = e.what();
-      EXPECT_FALSE(what.empty());
+      EXPECT_FALSE(what.empty()) << "of: " << text;
       EXPECT_EQ(what.find('\n'), std::string::npos) << what;
       EXPECT_NE(e.kind, ErrorKind::internal) << what;
-      EXPECT_NE(e.kind, ErrorKind::usage) << what;
+      if (!usage_) {
+        EXPECT_NE(e.kind, ErrorKind::usage) << what;
+      }
     } catch (std::exception const& e) {
       ADD_FAILURE() << "not a falconet::Error: " << e.what();
     }
     return false;
   }
 
-  // damaged_may_pass: whether a flipped bit can leave a valid file (there is no checksum over all of it).
-  void run(std::string const& good, bool damaged_may_pass) {
+  // damaged_may_pass: whether a flipped bit can leave a valid file (there is no checksum over all of it); cut_may_pass: whether its
+  // beginning can be one (text of lines).
+  void run(std::string const& good, bool damaged_may_pass, bool cut_may_pass = false) {
     ASSERT_TRUE(accepts(good));
-    std::size_t const stride = std::max<std::size_t>(1, good.size() / 1500);
-    for (std::size_t size = 0; size < good.size(); size += stride) EXPECT_FALSE(accepts(good.substr(0, size))) << "cut to " << size << " bytes";
+    for (std::size_t size = 0; size < good.size(); ++size)
+      if (accepts(good.substr(0, size)) && !cut_may_pass) ADD_FAILURE() << "accepted, cut to " << size << " bytes";
     int passed = 0;
     for (std::uint64_t round = 0; round < 4000; ++round) {
       std::string text = good;
@@ -95,6 +104,7 @@ class Fuzzer {
 
  private:
   Parser parser_;
+  bool usage_;
   MemoryFile file_;
 };
 
@@ -164,6 +174,60 @@ TEST(Fuzz, CifarRecords) {
   });
   EXPECT_TRUE(fuzzer.accepts(good.substr(0, 3073)));   // a whole record is a file: cuts are tried on one alone
   fuzzer.run(good.substr(0, 3073), true);
+}
+
+TEST(Fuzz, CifarRecordsPackedWithXz) {   // a record of label 7, whose byte i is i / 256
+  std::string_view const digits =
+      "fd377a585a000004e6d6b4460200210116000000742fe5a3e00c0000235d0003803b2da8aef32e6b8d506f5b7771c9dc3a9a868ccb2bbef1e56c221fda7e9d3e"
+      "2b0000001f4534e6869a17d200013f8118000000f787522fb1c467fb020000000004595a";
+  std::string good;
+  for (std::size_t i = 0; i < digits.size(); i += 2) good += char(std::stoi(std::string(digits.substr(i, 2)), nullptr, 16));
+  Fuzzer fuzzer([](std::string const& path) {
+    auto const batch = data::read_cifar_batch(path);
+    ASSERT_EQ(batch.labels, std::vector<std::uint8_t>{7});
+    ASSERT_EQ(batch.pixels.size(), 3072u);
+    for (std::size_t i = 0; i < 3072; ++i) ASSERT_EQ(batch.pixels[i], (1 + i % 3 * 1024 + i / 3) / 256);
+  });
+  if (!fuzzer.accepts(good)) GTEST_SKIP() << "built without liblzma";
+  fuzzer.run(good, true);   // a few bits change nothing that is read; what does, breaks a checksum
+}
+
+TEST(Fuzz, SettingsFiles) {
+  Fuzzer([](std::string const& path) { Settings("train").read_toml(read_file(path).text(), "fuzz.toml", SettingSource::config, "config fuzz.toml"); }, true)
+      .run("# a comment\nmodel = \"mnist_cnn\"\nbatch = 64\nlr = 3e-3\nschedule = 'step'\n[pin]\nconv1 = \"direct:tile=4\"\n\"fc.1:bwd_data\" = \"reference\"\n",
+           true, true);
+}
+
+TEST(Fuzz, Plans) {
+  Fuzzer([](std::string const& path) {
+    Plan const plan = Plan::parse(read_file(path).text());
+    ASSERT_EQ(Plan::parse(plan.text()), plan);
+  }).run("falconet plan 1\tcuda:1\tmemory 4096\ninput\timages\t@0:f32[2x1x8x8]nhwc\noutput\tloss\t@64:f32[scalar]\n"
+         "step\tconv1\tfwd\tconv\tfwd n2 c1 hw8 k4 rs3 f32 nhwc\tdirect:tile=4\t@0:f32[2x1x8x8]nhwc $conv1.weight:f32[4x1x3x3]nhwc @512:bf16[2x4x6x6]nhwc\t1024+256\t1\t\n"
+         "step\tfc\tbwd_data\tgemm\tm=2 n=3 k=4\treference\t@0:f32[2x4]\t0+0\t0\t0,12\n",
+         true, true);
+}
+
+TEST(Fuzz, ProblemsOfEveryOperation) {   // as a list, a plan or the command line gives them
+  for (auto operation : operations_with_algorithms()) {
+    SCOPED_TRACE(operation);
+    std::vector<std::string> lists;
+    for (auto const& entry : std::filesystem::directory_iterator(std::string(FALCONET_SOURCE_DIR "/problems/") + std::string(operation)))
+      if (entry.path().extension() == ".txt") lists.push_back(entry.path().string());
+    ASSERT_FALSE(lists.empty());
+    std::string longest;
+    for (auto const& list : lists)
+      for (auto const& problem : read_problem_list(list))
+        if (problem.size() > longest.size()) longest = problem;
+    if (operation == "conv") longest = "bwd_filter n2 c6 h9 w7 k4 r3 s5 p0.1.2.3 st2.1 d1.2 g2 bf16,f32,bf16 nchw load_x=scale_shift+relu load_dy=two_operand+max_unpool2 store=bias";
+    auto const& table = algorithms_of(operation);
+    Fuzzer([&](std::string const& path) {
+      for (auto const& problem : problem_lines(read_file(path).text())) {
+        (void)table.operands(problem);
+        (void)table.operations(problem);
+      }
+    }, true).run("# one\n" + longest + "\n" + longest + "  # the same\n", true, true);
+  }
 }
 
 TEST(Fuzz, Safetensors) {

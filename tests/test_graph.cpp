@@ -57,6 +57,63 @@ TEST(Graph, shape_errors_name_the_layer_the_cause_and_this_line) {
   EXPECT_NE(sum.find("4x8x8"), std::string::npos) << sum;
 }
 
+// The line that an error names, of this file; 0 if it is of another.
+int line_of(std::function<void()> const& f) {
+  try {
+    f();
+  } catch (Error const& e) {
+    return std::string_view(e.where.file_name()).ends_with("test_graph.cpp") ? int(e.where.line()) : 0;
+  }
+  ADD_FAILURE() << "no error";
+  return -1;
+}
+
+TEST(Graph, errors_of_operators_and_of_layers_without_options_name_this_line) {
+  auto const in = [](Layer const& net) { Traced(net, {1, 3, 8, 8}); };
+  EXPECT_EQ(line_of([&] { in([](Var x) { return (x | conv("a", 4, 1)) + (x | conv("b", 5, 1)); }); }), __LINE__);
+  EXPECT_EQ(line_of([&] { in([](Var x) { return (x | conv("a", 4, 1)) * (x | conv("b", 5, 1)); }); }), __LINE__);
+  EXPECT_EQ(line_of([&] { in([](Var x) { return relu(x + (x | conv("b", 5, 1))); }); }), __LINE__);
+  EXPECT_EQ(line_of([&] { in(flatten | global_avg_pool); }), __LINE__);
+  EXPECT_EQ(line_of([&] { in([](Var x) { return global_avg_pool(flatten(x)); }); }), __LINE__);
+  EXPECT_EQ(line_of([&] { in([](Var x) { return flatten(x) | global_avg_pool; }); }), __LINE__);
+  Traced t(conv("c", 4, 3) | relu |
+               softmax | flatten, {1, 3, 8, 8});
+  for (auto const& node : t.graph.nodes) EXPECT_TRUE(std::string_view(node.at.file_name()).ends_with("test_graph.cpp")) << node.layer;
+}
+
+// Built while this file's globals are, which may be before those of the library.
+Layer const global_net = conv("c", 4, 3) | relu | global_avg_pool | flatten | softmax;
+
+TEST(Graph, a_global_may_hold_layers_without_options) {
+  Traced t(global_net, {1, 3, 8, 8});
+  std::vector<std::string> operations;
+  for (auto const& node : t.graph.nodes) operations.emplace_back(node.op->name());
+  EXPECT_EQ(operations, (std::vector<std::string>{"conv", "elementwise", "pool", "copy", "softmax"}));
+  constexpr PlainLayer copy = relu;   // a constant: nothing has to run before it can be used
+  EXPECT_EQ(Traced(copy, {1, 3}).graph.nodes.size(), 1u);
+}
+
+TEST(Graph, sizes_beyond_an_int_are_refused) {
+  auto const of = [](Size2 kernel, ConvLayerOptions o, Shape shape = {1, 3, 8, 8}) { return error_of([&] { Traced(conv("c", 4, kernel, o), shape); }); };
+  EXPECT_NE(of(3, {.dilation = 1 << 30}).find("stride, padding or dilation of 1073741824 is out of range"), std::string::npos);
+  EXPECT_NE(of(3, {.padding = 2147483647}).find("2147483647 is out of range"), std::string::npos);
+  EXPECT_NE(of(3, {.padding = "full", .dilation = 1 << 30}).find("spans 2147483649 pixels; expected at most 16777216"), std::string::npos);
+  EXPECT_NE(of({1, 1 << 30}, {.padding = "same", .dilation = 2}).find("spans 2147483647 pixels"), std::string::npos);
+  EXPECT_NE(of({257, 1}, {.dilation = 1 << 23}).find("a filter of 2147483649x1 does not fit into the padded input of 8x8"), std::string::npos);
+  EXPECT_NE(of(1, {}, {1, 3, std::int64_t(1) << 33, 8}).find("1x3x8589934592x8 is too large for a convolution"), std::string::npos);
+}
+
+TEST(Graph, gradients_of_weights_and_biases_have_one_direction) {   // pins and tables speak of "fc:bwd_filter"
+  Traced t(conv("c", 4, 3) | flatten | linear("fc", 1), {1, 3, 8, 8});
+  Var const loss = mse().apply(t.y, t.graph.input("targets", t.y.type())).loss;
+  std::vector<Var> wanted;
+  for (auto key : {"c.weight", "c.bias", "fc.weight", "fc.bias"}) wanted.push_back(t.graph.find(key));
+  for (Var const& gradient : gradients(loss, wanted)) {
+    auto const& node = t.graph.nodes[std::size_t(t.graph.values[std::size_t(gradient.id())].from)];
+    EXPECT_EQ(node.direction, "bwd_filter") << node.layer << " " << node.op->name();
+  }
+}
+
 TEST(Graph, padding_words_give_the_expected_sizes) {
   EXPECT_EQ(Traced(conv("c", 4, 5, {.padding = "same"}), {1, 1, 9, 9}).y.shape(), (Shape{1, 4, 9, 9}));
   EXPECT_EQ(Traced(conv("c", 4, 4, {.padding = "same", .dilation = 2}), {1, 1, 9, 9}).y.shape(), (Shape{1, 4, 9, 9}));

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <deque>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 

@@ -233,14 +233,16 @@ TEST(Settings, CanonicalValuesAreSpeltInOneWay) {
 
 TEST(Settings, EveryVerbHasAHelpPage) {
   for (Verb const& verb : verbs_table()) {
-    std::string const page = help_text(verb.name);
+    std::string const page = help_text(verb.name, "lenet5, resnet20");
     EXPECT_NE(page.find(verb.help), std::string::npos);
     EXPECT_NE(help_text().find(verb.name), std::string::npos);
+    EXPECT_EQ(page.find("{networks}"), std::string::npos);
     for (std::size_t at = 0; at < page.size(); at = page.find('\n', at) + 1) EXPECT_LE(page.find('\n', at) - at, 160u) << page.substr(at, 160);
   }
-  EXPECT_NE(help_text("train").find("epochs=10"), std::string::npos) << help_text("train");
-  EXPECT_NE(help_text("train").find("pin.LAYER=..."), std::string::npos);
-  EXPECT_EQ(help_text("checks").find("pin.LAYER=..."), std::string::npos);
+  EXPECT_NE(help_text("train", "lenet5, resnet20").find("epochs=10"), std::string::npos) << help_text("train", "lenet5, resnet20");
+  EXPECT_NE(help_text("train", "lenet5, resnet20").find("pin.LAYER=..."), std::string::npos);
+  EXPECT_NE(help_text("bench train", "lenet5, resnet20").find("the network: lenet5, resnet20\n"), std::string::npos);
+  EXPECT_EQ(help_text("checks", "").find("pin.LAYER=..."), std::string::npos);
 }
 
 TEST(Nearest, SlipsOfTheFingersAreForgivenAndOthersAreNot) {

@@ -81,7 +81,8 @@ def complaint(source, kind, target, public):
             return None
         if problem and PROBLEM.match(target):
             return None
-        return "kernels see only base, tensor, device, ops/{algorithm,fusion,problem_text}.h and their own problem.h"
+        return ("kernels see only base, tensor, device, ops/{algorithm,fusion,problem_text}.h, their own chapter's problem.h and algorithms.h, "
+                "and headers of kernel folders")
 
     layer = layer_of(source)
     if layer == "falconet.h":

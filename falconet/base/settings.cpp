@@ -238,7 +238,7 @@ std::string help_text() {
   return text;
 }
 
-std::string help_text(std::string_view name) {
+std::string help_text(std::string_view name, std::string_view networks) {
   Settings const known(name);
   Verb const& verb = *std::ranges::find(verbs_table(), known.verb(), &Verb::name);
   std::string text = format("falconet {}: {}\n\n", verb.name, verb.help);
@@ -250,7 +250,9 @@ std::string help_text(std::string_view name) {
     if (!belongs_to(setting, verb.name)) continue;
     std::string const shown = format("{}={}", setting.name == "pin" ? "pin.LAYER" : setting.name, setting.fallback.empty() ? "..." : setting.fallback);
     bool const obvious = setting.type == SettingType::text || setting.type == SettingType::texts || setting.type == SettingType::flag;
-    text += format("  {:<{}}  {}{}\n", shown, width, setting.help, obvious ? "" : format(" ({})", expected(setting)));
+    std::string help(setting.help);
+    if (auto const at = help.find("{networks}"); at != help.npos) help.replace(at, std::string_view("{networks}").size(), networks);
+    text += format("  {:<{}}  {}{}\n", shown, width, help, obvious ? "" : format(" ({})", expected(setting)));
   }
   if (!verb.paths.empty()) text += format("  {:<{}}  {}\n", "PATH ...", width, verb.paths);
   return text + format("\nfor example: falconet {}\n", verb.example);

@@ -25,17 +25,15 @@ void want_image(Var x, std::string const& layer, char const* what, std::source_l
 
 // Padding of one axis, {before, after}.
 std::pair<int, int> resolve(Padding const& padding, int size, int kernel, int stride, int dilation, std::string const& layer, std::source_location at) {
-  int const reach = dilation * (kernel - 1);
-  if (padding.kind == Padding::full) return {reach, reach};
-  if (padding.kind == Padding::same) {
-    if (stride != 1) fail_in_layer(ErrorKind::shape, layer, "padding 'same' needs stride 1, not " + std::to_string(stride), at);
-    return {reach / 2, reach - reach / 2};
-  }
-  return {size, size};
-}
-
-Layer simple(Activation act) {
-  return [act](Var x) { return activation(act, x, 0.01, {}, std::source_location::current()); };
+  if (padding.kind == Padding::number) return {size, size};
+  if (padding.kind == Padding::same && stride != 1) fail_in_layer(ErrorKind::shape, layer, "padding 'same' needs stride 1, not " + std::to_string(stride), at);
+  auto const reach = std::int64_t(dilation) * (kernel - 1);
+  if (reach > ConvProblem::most)
+    fail_in_layer(ErrorKind::shape, layer, "a filter of " + std::to_string(kernel) + " taps dilated by " + std::to_string(dilation) + " spans " +
+                  std::to_string(reach + 1) + " pixels; expected at most " + std::to_string(ConvProblem::most), at);
+  int const all = int(reach);
+  if (padding.kind == Padding::full) return {all, all};
+  return {all / 2, all - all / 2};
 }
 
 }  // namespace
@@ -57,7 +55,7 @@ Layer conv(std::string name, int out, Size2 kernel, ConvLayerOptions o, std::sou
     if (c % o.groups || out % o.groups)
       fail_in_layer(ErrorKind::shape, layer, std::to_string(o.groups) + " groups do not divide " + std::to_string(c % o.groups ? c : out) +
                     (c % o.groups ? " input channels" : " output channels") + "; x is " + Shape{x.shape()[1], x.shape()[2], x.shape()[3]}.text(), at);
-    auto const fan_in = c / o.groups * kernel.h * kernel.w, fan_out = std::int64_t(out) * kernel.h * kernel.w;  // PyTorch's rule: whatever the groups
+    auto const fan_in = Shape{c / o.groups, kernel.h, kernel.w}.elements(), fan_out = Shape{out, kernel.h, kernel.w}.elements();  // PyTorch's rule: whatever the groups
     auto [top, bottom] = resolve(o.padding, o.padding.size.h, kernel.h, o.stride.h, o.dilation.h, layer, at);
     auto [left, right] = resolve(o.padding, o.padding.size.w, kernel.w, o.stride.w, o.dilation.w, layer, at);
     g.push_scope(name);
@@ -72,7 +70,7 @@ Layer conv(std::string name, int out, Size2 kernel, ConvLayerOptions o, std::sou
 Layer linear(std::string name, int out, LinearOptions o, std::source_location at) {
   return [=](Var x) {
     Graph& g = x.graph();
-    if (x.shape().rank() == 4) x = flatten(x);
+    if (x.shape().rank() == 4) x = flatten({x, at});
     auto const layer = g.path(name);
     if (x.shape().rank() != 2) fail_in_layer(ErrorKind::shape, layer, "a linear layer wants N,C, x is " + x.shape().text(), at);
     auto const in = x.shape()[1];
@@ -140,22 +138,26 @@ Layer adaptive_avg_pool(Size2 size, std::source_location at) {
   };
 }
 
-Layer const global_avg_pool = [](Var x) {
+namespace plain {
+using At = std::source_location;
+Var global_avg_pool(Var x, At at) {
   auto const layer = x.graph().numbered("global_avg_pool");
-  want_image(x, layer, "global average pooling", std::source_location::current());
-  return global_average(x, layer, std::source_location::current());
-};
-Layer const flatten = [](Var x) { return x.shape().rank() == 2 ? x : flatten_rows(x, x.graph().numbered("flatten"), std::source_location::current()); };
-Layer const relu = simple(Activation::relu);
-Layer const relu6 = simple(Activation::relu6);
-Layer const gelu = simple(Activation::gelu);
-Layer const silu = simple(Activation::silu);
-Layer const sigmoid = simple(Activation::sigmoid);
-Layer const tanh = simple(Activation::tanh);
+  want_image(x, layer, "global average pooling", at);
+  return global_average(x, layer, at);
+}
+Var flatten(Var x, At at) { return x.shape().rank() == 2 ? x : flatten_rows(x, x.graph().numbered("flatten"), at); }
+Var relu(Var x, At at) { return activation(Activation::relu, x, 0.01, {}, at); }
+Var relu6(Var x, At at) { return activation(Activation::relu6, x, 0.01, {}, at); }
+Var gelu(Var x, At at) { return activation(Activation::gelu, x, 0.01, {}, at); }
+Var silu(Var x, At at) { return activation(Activation::silu, x, 0.01, {}, at); }
+Var sigmoid(Var x, At at) { return activation(Activation::sigmoid, x, 0.01, {}, at); }
+Var tanh(Var x, At at) { return activation(Activation::tanh, x, 0.01, {}, at); }
+Var softmax(Var x, At at) { return channel_softmax(x, x.graph().numbered("softmax"), at); }
+}  // namespace plain
+
 Layer leaky_relu(double negative_slope, std::source_location at) {
   return [=](Var x) { return activation(Activation::leaky_relu, x, negative_slope, {}, at); };
 }
-Layer const softmax = [](Var x) { return channel_softmax(x, x.graph().numbered("softmax"), std::source_location::current()); };
 
 Layer dropout(double p, std::string name, std::source_location at) {
   if (!(p >= 0 && p < 1)) fail(ErrorKind::usage, "the probability of dropout lies in [0, 1), not " + std::to_string(p), at);
@@ -167,8 +169,8 @@ Layer dropout(double p, std::string name, std::source_location at) {
   };
 }
 
-Var operator+(Var a, Var b) { return add(a, b); }
-Var operator*(Var a, Var b) { return multiply(a, b); }
+Var operator+(VarAt a, Var b) { return add(a.var, b, {}, a.at); }
+Var operator*(VarAt a, Var b) { return multiply(a.var, b, {}, a.at); }
 Var concat(std::initializer_list<Var> parts, std::source_location at) {
   return concat(std::span(parts.begin(), parts.size()), parts.begin()->graph().numbered("concat"), at);
 }

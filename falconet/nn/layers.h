@@ -65,16 +65,23 @@ Layer avg_pool(Size2 window, PoolLayerOptions = {}, std::source_location at = st
 // N,C,H,W -> N,C,size: means over equal windows. H and W must be multiples of the size, else a shape error.
 Layer adaptive_avg_pool(Size2 size, std::source_location at = std::source_location::current());
 
-extern Layer const global_avg_pool;                  // N,C,H,W -> N,C,1,1
-extern Layer const flatten;                          // N,C,H,W -> N,C*H*W
-extern Layer const relu, relu6, gelu, silu, sigmoid, tanh;
+// The layers without options, as functions for the constants below.
+namespace plain {
+Var global_avg_pool(Var, std::source_location), flatten(Var, std::source_location), softmax(Var, std::source_location);
+Var relu(Var, std::source_location), relu6(Var, std::source_location), gelu(Var, std::source_location), silu(Var, std::source_location);
+Var sigmoid(Var, std::source_location), tanh(Var, std::source_location);
+}  // namespace plain
+inline constexpr PlainLayer global_avg_pool(plain::global_avg_pool);   // N,C,H,W -> N,C,1,1
+inline constexpr PlainLayer flatten(plain::flatten);                   // N,C,H,W -> N,C*H*W
+inline constexpr PlainLayer relu(plain::relu), relu6(plain::relu6), gelu(plain::gelu), silu(plain::silu);
+inline constexpr PlainLayer sigmoid(plain::sigmoid), tanh(plain::tanh);
+inline constexpr PlainLayer softmax(plain::softmax);                   // over the channels
 Layer leaky_relu(double negative_slope = 0.01, std::source_location at = std::source_location::current());
-extern Layer const softmax;                          // over the channels
 // Zeroes each element with probability p while training. The name keys its random bits; without one, dropouts are numbered.
 Layer dropout(double p = 0.5, std::string name = {}, std::source_location at = std::source_location::current());
 
-Var operator+(Var a, Var b);
-Var operator*(Var a, Var b);                         // [N,C,1,1] is broadcast over [N,C,H,W]
+Var operator+(VarAt a, Var b);
+Var operator*(VarAt a, Var b);                       // [N,C,1,1] is broadcast over [N,C,H,W]
 Var concat(std::initializer_list<Var> parts, std::source_location at = std::source_location::current());   // along the channels
 // Applies each layer to the same input and concatenates along the channels.
 Layer concat(std::vector<Layer> branches, std::source_location at = std::source_location::current());

@@ -1,12 +1,14 @@
 #include "falconet/ops/conv/op.h"
 
+#include <algorithm>
+
 #include "falconet/base/error.h"
 #include "falconet/ops/reduce/op.h"
 
 namespace falconet {
 namespace {
 
-std::string by(int a, int b) { return std::to_string(a) + "x" + std::to_string(b); }
+std::string by(std::int64_t a, std::int64_t b) { return std::to_string(a) + "x" + std::to_string(b); }
 
 void need_rank4(Shape const& s, char const* what, char const* axes) {
   if (s.rank() != 4) fail_shape(std::string(what) + " of a convolution has four axes (" + axes + "), not " + s.text());
@@ -16,6 +18,13 @@ void need_rank4(Shape const& s, char const* what, char const* axes) {
 void take_shapes(ConvProblem& p, Shape const& x, Shape const& w) {
   need_rank4(x, "the input", "batch, channels, height, width");
   need_rank4(w, "the weight", "out channels, in channels / groups, height, width");
+  // Every number is bounded before any of them becomes an int or is added up.
+  auto const too_large = [](std::int64_t v) { return v > ConvProblem::most; };
+  auto const at_most = ": expected at most " + std::to_string(ConvProblem::most);
+  if (std::any_of(x.begin(), x.end(), too_large)) fail_shape("the input " + x.text() + " is too large for a convolution" + at_most + " along each axis");
+  if (std::any_of(w.begin(), w.end(), too_large)) fail_shape("the weight " + w.text() + " is too large for a convolution" + at_most + " along each axis");
+  for (int v : {p.stride_h, p.stride_w, p.pad_top, p.pad_left, p.pad_bottom, p.pad_right, p.dilation_h, p.dilation_w})
+    if (too_large(v)) fail_shape("stride, padding or dilation of " + std::to_string(v) + " is out of range" + at_most);
   if (p.groups < 1) fail_shape("groups should be at least 1, not " + std::to_string(p.groups));
   if (x[1] % p.groups) fail_shape(std::to_string(p.groups) + " groups do not divide " + std::to_string(x[1]) + " input channels");
   if (w[0] % p.groups) fail_shape(std::to_string(p.groups) + " groups do not divide " + std::to_string(w[0]) + " output channels");
@@ -31,9 +40,8 @@ void take_shapes(ConvProblem& p, Shape const& x, Shape const& w) {
   if (p.dilation_h < 1 || p.dilation_w < 1) fail_shape("the dilation should be at least 1, not " + by(p.dilation_h, p.dilation_w));
   if (p.pad_top < 0 || p.pad_left < 0 || p.pad_bottom < 0 || p.pad_right < 0) fail_shape("the padding should not be negative");
   int const rows = p.h + p.pad_top + p.pad_bottom, columns = p.w + p.pad_left + p.pad_right;
-  int const reach_h = p.dilation_h * (p.r - 1) + 1, reach_w = p.dilation_w * (p.s - 1) + 1;
-  if (rows < reach_h || columns < reach_w)
-    fail_shape("a filter of " + by(reach_h, reach_w) + " does not fit into the padded input of " + by(rows, columns));
+  if (rows < p.span_h() || columns < p.span_w())
+    fail_shape("a filter of " + by(p.span_h(), p.span_w()) + " does not fit into the padded input of " + by(rows, columns));
   if (p.stored_p() < 1 || p.stored_q() < 1)
     fail_shape("a pooling window of " + by(p.pool_size(), p.pool_size()) + " does not fit into the map of " + by(p.p(), p.q()));
 }
@@ -48,11 +56,6 @@ Var conv2d(Var x, Var weight, Var bias, ConvOptions options, std::string_view la
   return x.graph().add1(op->with_store(store), {x, weight, bias}, layer, at);
 }
 
-std::shared_ptr<ConvOp const> ConvOp::with_load_x(OnLoad load) const {
-  auto copy = std::make_shared<ConvOp>(*this);
-  copy->load_x_ = load;
-  return copy;
-}
 std::shared_ptr<ConvOp const> ConvOp::with_load_dy(OnLoad load) const {
   auto copy = std::make_shared<ConvOp>(*this);
   copy->load_dy_ = load;
@@ -71,7 +74,7 @@ std::string ConvOp::attributes() const {
   p.pad_top = o.padding[0], p.pad_left = o.padding[1], p.pad_bottom = o.padding[2], p.pad_right = o.padding[3];
   p.dilation_h = o.dilation[0], p.dilation_w = o.dilation[1];
   p.groups = o.groups;
-  p.load_x = load_x_, p.load_dy = load_dy_, p.store = store_;
+  p.load_dy = load_dy_, p.store = store_;
   std::string out(falconet::name(direction_));
   return out += p.attributes() + p.slots();
 }
@@ -84,7 +87,7 @@ ConvProblem ConvOp::problem_for(std::span<TensorType const> in) const {
   p.pad_top = options_.padding[0], p.pad_left = options_.padding[1], p.pad_bottom = options_.padding[2], p.pad_right = options_.padding[3];
   p.dilation_h = options_.dilation[0], p.dilation_w = options_.dilation[1];
   p.groups = options_.groups;
-  p.load_x = load_x_, p.load_dy = load_dy_, p.store = store_;
+  p.load_dy = load_dy_, p.store = store_;
   switch (direction_) {
     case Direction::fwd:                               // x, w, ...
       take_shapes(p, in[0].shape, in[1].shape);
@@ -130,17 +133,21 @@ std::vector<TensorType> ConvOp::infer(std::span<TensorType const> in) const {
 std::vector<Var> ConvOp::gradient(Graph& g, Node const& node, std::span<Var const> dy) const {
   OnStore only_bias;
   only_bias.bias = store_.bias;
-  if (direction_ != Direction::fwd || load_x_ != OnLoad{} || store_ != only_bias) return Op::gradient(g, node, dy);
+  if (direction_ != Direction::fwd || store_ != only_bias) return Op::gradient(g, node, dy);
   Var const x(&g, node.in[0]), w(&g, node.in[1]);
+  auto const saved = g.result_direction;
   auto const add = [&](Direction direction, Shape const& result, Var first) {
-    auto const saved = g.result_direction;
     g.result_direction = falconet::name(direction);
     Var out = g.add1(std::make_shared<ConvOp const>(direction, options_, result), {first, dy[0]}, node.layer, node.at);
     g.result_direction = saved;
     return out;
   };
   std::vector<Var> out{add(Direction::bwd_data, x.shape(), w), add(Direction::bwd_filter, w.shape(), x)};
-  if (store_.bias) out.push_back(channel_sum(dy[0]));
+  if (store_.bias) {
+    g.result_direction = falconet::name(Direction::bwd_filter);
+    out.push_back(channel_sum(dy[0]));
+    g.result_direction = saved;
+  }
   return out;
 }
 

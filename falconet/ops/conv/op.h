@@ -34,12 +34,10 @@ class ConvOp final : public Op {
   Direction direction() const { return direction_; }
   ConvOptions const& options() const { return options_; }
   Shape const& result() const { return result_; }
-  OnLoad const& load_x() const { return load_x_; }
   OnLoad const& load_dy() const { return load_dy_; }
   OnStore const& store() const { return store_; }
 
   // Copies with another slot, for the fusion pass. Whoever sets a slot also gives the node the operands it asks for.
-  std::shared_ptr<ConvOp const> with_load_x(OnLoad) const;
   std::shared_ptr<ConvOp const> with_load_dy(OnLoad) const;
   std::shared_ptr<ConvOp const> with_store(OnStore) const;
 
@@ -57,7 +55,7 @@ class ConvOp final : public Op {
   Direction direction_;
   ConvOptions options_;
   Shape result_;
-  OnLoad load_x_, load_dy_;
+  OnLoad load_dy_;
   OnStore store_;
 };
 

@@ -190,8 +190,9 @@ ConvProblem ConvProblem::parse(std::string_view text) {
     int v[4] = {0, 0, 0, 0}, count = 0;
     for (auto part : split(token.substr(digit), '.')) {
       if (count == 4) bad("'" + std::string(token) + "' has too many numbers");
-      auto value = parse_int(part, key);
-      if (value < 0 || value > 1 << 24) bad("'" + std::string(token) + "' is out of range");
+      if (part.empty() || part.find_first_not_of("0123456789") != part.npos) bad("'" + std::string(token) + "' should hold whole numbers");
+      auto const value = part.size() > 9 ? most + 1 : parse_int(part, key);
+      if (value < 0 || value > most) bad("'" + std::string(token) + "' is out of range");
       v[count++] = int(value);
     }
     auto one = [&](int& field) { count == 1 ? void(field = v[0]) : bad("'" + std::string(token) + "' should hold one number"); };
@@ -219,7 +220,7 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   for (int v : {p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.groups})
     if (v < 1) bad("every size is at least 1");
   if (p.c % p.groups || p.k % p.groups) bad("groups must divide c and k");
-  if (p.h + p.pad_top + p.pad_bottom < p.dilation_h * (p.r - 1) + 1 || p.w + p.pad_left + p.pad_right < p.dilation_w * (p.s - 1) + 1)
+  if (p.h + p.pad_top + p.pad_bottom < p.span_h() || p.w + p.pad_left + p.pad_right < p.span_w())
     bad("the filter is larger than the padded image");
   if (p.stored_p() < 1 || p.stored_q() < 1) bad("the pooling window is larger than the map");
   // A slot means something only where its operand is read or its result written.

@@ -39,6 +39,11 @@ struct ConvProblem {
   OnLoad load_x, load_dy;
   OnStore store;
 
+  static constexpr int most = 1 << 24;   // of every number above: sums and differences of a few of them fit an int
+
+  // Input rows and columns that a filter spans. In 64 bits: it need not fit the image, nor an int, before that is checked.
+  std::int64_t span_h() const { return std::int64_t(dilation_h) * (r - 1) + 1; }
+  std::int64_t span_w() const { return std::int64_t(dilation_w) * (s - 1) + 1; }
   // The one extent formula: output rows p and columns q before any pooling.
   int p() const { return (h + pad_top + pad_bottom - dilation_h * (r - 1) - 1) / stride_h + 1; }
   int q() const { return (w + pad_left + pad_right - dilation_w * (s - 1) - 1) / stride_w + 1; }

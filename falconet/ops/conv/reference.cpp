@@ -5,36 +5,14 @@
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/tensor/element.h"
 
 namespace falconet {
 namespace {
 
-double get(View const& v, std::int64_t i) {
-  switch (v.type.dtype) {
-    case DType::f64: return v.as<double const>()[i];
-    case DType::f32: return v.as<float const>()[i];
-    case DType::bf16: return to_float(v.as<bf16 const>()[i]);
-    case DType::u8: return v.as<std::uint8_t const>()[i];
-    case DType::i32: return v.as<std::int32_t const>()[i];
-  }
-  return 0;
-}
-// Rounds to the element type and returns the value as it is stored.
-double put(View const& v, std::int64_t i, double value) {
-  switch (v.type.dtype) {
-    case DType::f64: v.as<double>()[i] = value; break;
-    case DType::f32: v.as<float>()[i] = float(value); break;
-    case DType::bf16: v.as<bf16>()[i] = to_bf16(float(value)); break;
-    case DType::u8: v.as<std::uint8_t>()[i] = std::uint8_t(value); break;
-    case DType::i32: v.as<std::int32_t>()[i] = std::int32_t(value); break;
-  }
-  return get(v, i);
-}
+double get(View const& v, std::int64_t i) { return load_element(v, i); }
 // Where the element (n,c,h,w) of a rank-4 view lies.
-std::int64_t at(View const& v, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
-  auto const& s = v.type.shape;
-  return v.type.layout == Layout::nchw ? ((n * s[1] + c) * s[2] + h) * s[3] + w : ((n * s[2] + h) * s[3] + w) * s[1] + c;
-}
+std::int64_t at(View const& v, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) { return position(v.type, n, c, h, w); }
 
 // The three arrays in scratch.
 struct Work {
@@ -167,15 +145,16 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
               winner = activation_derivative(slot.act, z) != 0 ? r * size + s : no_winner;
             }
           }
-        double const stored = put(result, here, best);
-        if (slot.pool.kind == PoolSlot::max) put(args.winner, here, winner);
+        store_element(result, here, best);
+        double const stored = get(result, here);   // rounded to its type
+        if (slot.pool.kind == PoolSlot::max) store_element(args.winner, here, winner);
         if (slot.stats == Stats::none || n >= args.step->valid_count) continue;
         sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : args.other, here);
         second += slot.stats == Stats::squares ? stored * stored : stored;
       }
   if (slot.stats == Stats::none) return;
-  put(args.stats, channel, sum);
-  put(args.stats, shape[1] + channel, second);
+  store_element(args.stats, channel, sum);
+  store_element(args.stats, shape[1] + channel, second);
 }
 
 std::string reject(ConvProblem const&, DeviceFacts const&) { return {}; }
@@ -202,13 +181,13 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
         convolve_bwd_filter(m, k);
         for (int r = 0; r < p.r; ++r)
           for (int s = 0; s < p.s; ++s)
-            for (int c = 0; c < m.CG; ++c) put(args.w, at(args.w, k, c, r, s), m.w(k, r, s, c));
+            for (int c = 0; c < m.CG; ++c) store_element(args.w, at(args.w, k, c, r, s), m.w(k, r, s, c));
         if (!p.store.bias) return;
         double sum = 0;
         for (int n = 0; n < p.n; ++n)
           for (int i = 0; i < m.P; ++i)
             for (int j = 0; j < m.Q; ++j) sum += m.y(n, i, j, k);
-        put(args.bias, k, sum);
+        store_element(args.bias, k, sum);
       });
       break;
   }

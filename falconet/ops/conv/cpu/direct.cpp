@@ -10,6 +10,7 @@
 // or come max-pooled, are copied into a small padded buffer on the stack of the thread, once per task: no border cases in
 // the loops, and absent filter rows are skipped. Related: Georganas et al., "Anatomy of high-performance deep learning
 // convolutions on SIMD architectures", SC 2018.
+// The register tiles are in direct_tile.h, the store slots in direct_store.h.
 //   Tile (AVX-512): 24 sums: 24x1, 12x2, 8x3 or 6x4 (pixels x vectors); loads per multiply-add 1/pixels + 1/vectors.
 //   Cost: 2 n k p q c r s operations; reads x, writes y once, streams the packed filter from L1 or L2 per tile.
 // Limits: f32, nhwc, groups 1; fwd {bias, relu, max_pool}, bwd_data {residual, mask} and load_dy {max_unpool}.
@@ -19,132 +20,11 @@
 
 #include "falconet/device/cpu/simd.h"
 #include "falconet/ops/conv/cpu/direct_rows.h"
+#include "falconet/ops/conv/cpu/direct_store.h"
+#include "falconet/ops/conv/cpu/direct_tile.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
-
-constexpr int kLanes = HWY_LANES(float);
-constexpr int kRegisters = HWY_TARGET <= HWY_AVX3 ? 32 : 16;
-constexpr int kSums = kRegisters == 32 ? 24 : 12;        // registers that hold sums
-using Wide = hn::CappedTag<float, kLanes>;
-
-struct Tile {
-  float const* x;                       // the first pixel's first tap
-  long row_step, run_step, pixel_step;  // floats from tap row to tap row, run to run, pixel to pixel
-  int rows, runs, run;                  // taps: rows x runs of `run` floats
-  float const* w;                       // rows x runs x ceil(run / group) x vectors x kLanes
-  float* out;
-  long out_step;                        // floats from pixel to pixel
-  int add;                              // to what is there
-  float const* bias;                    // added to the result, or null
-  int relu;
-};
-
-// `group` consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
-template <class D, int group>
-inline hn::Vec<D> broadcast(float const* x) {
-  D const d;
-  if constexpr (group == 1) return hn::Set(d, *x);
-  else if constexpr (group == 2) {
-    double two;
-    __builtin_memcpy(&two, x, sizeof two);
-    return hn::BitCast(d, hn::Set(hn::Repartition<double, D>(), two));
-  } else return hn::LoadDup128(d, x);
-}
-// Sums of each `group` neighbouring lanes.
-template <class D, int group>
-inline hn::Vec<hn::CappedTag<float, hn::MaxLanes(D()) / group>> collect(hn::Vec<D> v) {
-#if HWY_TARGET != HWY_SCALAR
-  if constexpr (group > 1) {
-    v = hn::Add(v, hn::Shuffle2301(v));
-    if constexpr (group == 4) v = hn::Add(v, hn::Shuffle1032(v));
-    v = hn::ConcatEven(D(), v, v);
-    if constexpr (group == 2) return hn::LowerHalf(v);
-    else return hn::LowerHalf(hn::LowerHalf(hn::ConcatEven(D(), v, v)));
-  } else
-#endif
-    return v;
-}
-
-// out[px][v] (+)= sum over rows, runs, t of x[px][t] * w[t][v]
-template <class D, int vectors, int pixels, int group>
-void tile(Tile const& a) {
-  D const d;
-  using V = hn::Vec<D>;
-  constexpr int lanes = int(hn::MaxLanes(D()));
-  V sum[pixels][vectors];
-#pragma GCC unroll 32
-  for (int px = 0; px < pixels; ++px)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sum[px][v] = hn::Zero(d);
-
-  long const step = a.pixel_step;
-  float const* w = a.w;
-  for (int r = 0; r < a.rows; ++r)
-    for (int u = 0; u < a.runs; ++u) {
-      // Every third pixel has its own pointer, so that all addresses are pointer + {0,1,2} * step: few registers.
-      float const* x[(pixels + 2) / 3];
-#pragma GCC unroll 16
-      for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] = a.x + r * a.row_step + u * a.run_step + 3 * i * step;
-      int t = a.run;
-      for (; t >= group; t -= group) {
-        V weights[vectors];
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) weights[v] = hn::LoadU(d, w + v * lanes);
-#pragma GCC unroll 32
-        for (int px = 0; px < pixels; ++px) {
-          V const value = broadcast<D, group>(x[px / 3] + px % 3 * step);
-#pragma GCC unroll 4
-          for (int v = 0; v < vectors; ++v) sum[px][v] = hn::MulAdd(value, weights[v], sum[px][v]);
-        }
-        w += vectors * lanes;
-#pragma GCC unroll 16
-        for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] += group;
-      }
-      if (group > 1 && t > 0) {                          // the weights beyond the run are zero
-        for (int i = 0; i < t; ++i) {
-          V const weights = hn::LoadU(d, w + i * lanes);
-#pragma GCC unroll 32
-          for (int px = 0; px < pixels; ++px) sum[px][0] = hn::MulAdd(hn::Set(d, x[px / 3][px % 3 * step + i]), weights, sum[px][0]);
-        }
-        w += t * lanes;
-      }
-    }
-
-  hn::CappedTag<float, lanes / group> const part;
-#pragma GCC unroll 32
-  for (int px = 0; px < pixels; ++px)
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      float* const out = a.out + px * a.out_step + v * lanes / group;
-      auto result = collect<D, group>(sum[px][v]);
-      if (a.add) result = hn::Add(result, hn::LoadU(part, out));
-      if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
-      if (a.relu) result = hn::IfThenZeroElse(hn::Lt(result, hn::Zero(part)), result);   // a NaN stays visible
-      hn::StoreU(result, part, out);
-    }
-}
-
-using TileKernel = void (*)(Tile const&);
-template <class D, int vectors, int group, int pixels = kSums / vectors>
-inline TileKernel tile_of(int wanted) {
-  if constexpr (pixels == 1) return tile<D, vectors, 1, group>;
-  else return wanted == pixels ? tile<D, vectors, pixels, group> : tile_of<D, vectors, group, pixels - 1>(wanted);
-}
-TileKernel tile_for(DirectGather const& g, int vectors, int pixels) {
-  if constexpr (kLanes >= 8)
-    if (g.group == 2) return tile_of<Wide, 1, 2>(pixels);
-  if constexpr (kLanes >= 16) {
-    if (g.group == 4) return tile_of<Wide, 1, 4>(pixels);
-    if (g.lanes == 8) return tile_of<hn::CappedTag<float, 8>, 1, 1>(pixels);
-  }
-  switch (vectors) {
-    case 1: return tile_of<Wide, 1, 1>(pixels);
-    case 2: return tile_of<Wide, 2, 1>(pixels);
-    case 3: return tile_of<Wide, 3, 1>(pixels);
-    default: return tile_of<Wide, 4, 1>(pixels);
-  }
-}
 
 // How a class of columns meets its taps in memory.
 struct Columns {
@@ -246,76 +126,6 @@ void pack(DirectGather const& g, int block) {
       }
     }
   }
-}
-
-// The store slots of one row, for channels [first, first + vectors * lanes) that exist. `from` may be the row itself.
-template <class D>
-void finish_row(D d, DirectGather const& g, float const* from, long from_step, long pixel, int first, int vectors) {
-  int const lanes = int(hn::MaxLanes(d));
-  auto const none = hn::Zero(d);
-  for (int v = 0; v < vectors; ++v) {
-    int const c = first + v * lanes, n = g.out_c - c < lanes ? g.out_c - c : lanes;
-    if (n <= 0) return;
-    auto const bias = g.bias_on ? load_first(d, g.bias + c, n) : none;
-    for (int j = 0; j < g.col.out; ++j) {
-      long const at = (pixel + j) * g.out_c + c;
-      auto z = hn::Add(hn::LoadU(d, from + j * from_step + v * lanes), bias);
-      if (g.residual_on) z = hn::Add(z, n == lanes ? hn::LoadU(d, g.residual + at) : load_first(d, g.residual + at, n));
-      if (g.relu) z = hn::IfThenZeroElse(hn::Lt(z, none), z);   // a NaN stays visible
-      if (g.mask_on) z = hn::IfThenElseZero(hn::Gt(n == lanes ? hn::LoadU(d, g.mask + at) : load_first(d, g.mask + at, n), none), z);
-      if (n == lanes) hn::StoreU(z, d, g.out + at);
-      else store_first(z, d, g.out + at, n);
-    }
-  }
-}
-// `size` rows of sums into one pooled row: maximum, bias, relu, and which element of the window it was.
-template <class D>
-void pool_row(D d, DirectGather const& g, float const* from, long from_row, long from_step, long pixel, int first, int vectors) {
-  int const lanes = int(hn::MaxLanes(d)), size = g.pool;
-  hn::RebindToSigned<D> const ints;
-  hn::Rebind<std::uint8_t, D> const bytes;
-  auto const none = hn::Zero(d);
-  for (int v = 0; v < vectors; ++v) {
-    int const c = first + v * lanes, n = g.out_c - c < lanes ? g.out_c - c : lanes;
-    if (n <= 0) return;
-    auto const bias = g.bias_on ? load_first(d, g.bias + c, n) : none;
-    for (int j = 0; j < g.col.out / size; ++j) {
-      float const* const window = from + j * size * from_step + v * lanes;
-      auto best = hn::LoadU(d, window);
-      auto winner = hn::Zero(ints);
-      for (int r = 0; r < size; ++r)
-        for (int s = r == 0; s < size; ++s) {
-          auto const z = hn::LoadU(d, window + r * from_row + s * from_step);
-          auto const more = hn::Gt(z, best);
-          best = hn::IfThenElse(more, z, best);
-          winner = hn::IfThenElse(hn::RebindMask(ints, more), hn::Set(ints, r * size + s), winner);
-        }
-      best = hn::Add(best, bias);
-      if (g.relu) {
-        winner = hn::IfThenElse(hn::RebindMask(ints, hn::Gt(best, none)), winner, hn::Set(ints, 255));
-        best = hn::IfThenZeroElse(hn::Lt(best, none), best);
-      }
-      long const at = (pixel + j) * g.out_c + c;
-      auto const index = hn::DemoteTo(bytes, winner);
-      if (n == lanes) {
-        hn::StoreU(best, d, g.out + at);
-        hn::StoreU(index, bytes, g.out_winner + at);
-      } else {
-        store_first(best, d, g.out + at, n);
-        HWY_ALIGN std::uint8_t index_lanes[HWY_LANES(std::uint8_t)];
-        hn::StoreU(index, bytes, index_lanes);
-        for (int i = 0; i < n; ++i) g.out_winner[at + i] = index_lanes[i];
-      }
-    }
-  }
-}
-template <class Body>
-inline void with_lanes(int lanes, Body const& body) {
-  if constexpr (kLanes >= 16)
-    if (lanes == 16) return body(hn::CappedTag<float, 16>());
-  if constexpr (kLanes >= 8)
-    if (lanes == 8) return body(hn::CappedTag<float, 8>());
-  body(hn::CappedTag<float, 4>());
 }
 
 void stage_rows(DirectGather const& g, int image, int begin, int end, float* to) {

@@ -46,6 +46,10 @@ static inline int last_input(GatherAxis const& a, int end) {
 }
 
 constexpr int direct_max_classes = 8;                    // strides of a data gradient
+
+// Two buffers of a task lie on the stack of the thread that runs it, 384 KiB at most, the caller's among them: they stay in its L2 from
+// task to task, and scratch memory, whose size may not depend on the number of threads, would have to hold a pair for every task. Hence
+// falconet asks for threads with stacks of 512 KiB at least (README.md).
 constexpr std::size_t direct_stage_floats = 64 << 10;    // on the stack of each thread: input rows of one task
 constexpr std::size_t direct_row_floats = 32 << 10;      // on the stack: result rows that cannot be written where they belong
 
