@@ -91,7 +91,7 @@ void RunFolder::write_checkpoint(Model const& model, RunPosition const& p) {
                  {"right", exact(p.right)},
                  {"best_accuracy", exact(p.best_accuracy)}};
   parts.integers = {{"step", p.state.step},   {"sample", p.state.sample}, {"seed", std::int64_t(p.state.seed)}, {"epoch", p.epoch}, {"batch", p.batch}, {"seen", p.seen},
-                    {"best_epoch", p.best_epoch}, {"finished", p.finished}};
+                    {"best_epoch", p.best_epoch}, {"finished", p.finished}, {"batch_size", p.batch_size}, {"set_size", p.set_size}};
   // The new file is complete before the old ones move.
   io::write_checkpoint(file("next.ckpt"), parts);
   if (exists(file("last.ckpt"))) rename_file(file("last.ckpt"), file("previous.ckpt"));
@@ -116,9 +116,19 @@ io::Checkpoint read_best_checkpoint(std::string const& last, std::string const& 
 }
 }  // namespace
 
-RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::string const&)> const& say) {
+RunPosition RunFolder::read_checkpoint(Model& model, RunPosition const& now, std::function<void(std::string const&)> const& say) {
   auto const c = read_best_checkpoint(file("last.ckpt"), file("previous.ckpt"), say);
   auto real = [&](char const* key) { return std::strtod(c.text(key).c_str(), nullptr); };
+  auto of_before = [&](char const* key, std::int64_t otherwise) { return c.integers.contains(key) ? c.integer(key) : otherwise; };   // older ones lack it
+  if (c.integer("batch") > 0) {
+    std::string where = path_ + " stopped within epoch " + std::to_string(c.integer("epoch") + 1) + " and goes on with that epoch's own batches: ";
+    auto same = [&](char const* what, std::string const& then, std::string const& wanted) {
+      if (then != wanted) fail(ErrorKind::usage, where + what + " should be " + then + " as before, not " + wanted + "; it may change between epochs");
+    };
+    same("batch", std::to_string(of_before("batch_size", now.batch_size)), std::to_string(now.batch_size));
+    same("seed", std::to_string(std::uint64_t(c.integer("seed"))), std::to_string(now.state.seed));
+    same("the number of training images", std::to_string(of_before("set_size", now.set_size)), std::to_string(now.set_size));
+  }
   for (auto& e : model.parameters()->entries()) {
     auto const& t = c.tensor(e.name);
     if (!(t.type() == e.tensor.type()))
@@ -126,8 +136,11 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   }
   for (auto& e : model.parameters()->entries()) convert(c.tensor(e.name).view(), e.tensor.view());
   RunPosition p;
-  p.plan = c.text("plan");
-  p.settings = c.text("settings");
+  p.plan = now.plan;
+  p.settings = now.settings;
+  p.batch_size = now.batch_size;
+  p.set_size = now.set_size;
+  p.state.seed = now.state.seed;
   p.epochs = read_csv(c.text("results"));
   p.state.learning_rate = float(real("learning_rate"));
   p.loss_sum = real("loss_sum");
@@ -136,7 +149,6 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   p.best_accuracy = real("best_accuracy");
   p.state.step = c.integer("step");
   p.state.sample = c.integer("sample");
-  p.state.seed = std::uint64_t(c.integer("seed"));
   p.epoch = int(c.integer("epoch"));
   p.batch = c.integer("batch");
   p.seen = c.integer("seen");

@@ -24,6 +24,7 @@ struct RunPosition {
   double best_accuracy = -1;
   int best_epoch = 0;
   bool finished = false;
+  std::int64_t batch_size = 0, set_size = 0;   // with state.seed they decide which batches an epoch has; 0: not known
   std::vector<EpochResult> epochs;
   std::string plan, settings;
 };
@@ -40,8 +41,10 @@ class RunFolder {
 
   // last.ckpt becomes previous.ckpt, then the new one takes its place.
   void write_checkpoint(Model const& model, RunPosition const& position);
-  // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so).
-  RunPosition read_checkpoint(Model& model, std::function<void(std::string const&)> const& say);
+  // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so). Plan,
+  // settings, seed, batch and set size are those of `now`, for they are what goes on: within an epoch the last three must be the
+  // checkpoint's (usage error, before the model is touched), since another order of batches would repeat samples and miss others.
+  RunPosition read_checkpoint(Model& model, RunPosition const& now, std::function<void(std::string const&)> const& say);
   void write_results(std::vector<EpochResult> const& epochs);   // results.csv has these rows and no others; unchanged if it has them already
   void write_plan(Plan const& plan);
 

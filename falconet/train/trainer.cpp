@@ -58,9 +58,12 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   at.state = step_.state();
   at.plan = step_.session().plan().text();
   at.settings = o.settings;
+  at.state.seed = model_.options().seed;
+  at.batch_size = options_.batch;
+  at.set_size = train.size();
   if (!o.run.empty()) {
     folder.emplace(o.run);
-    if (o.resume) at = folder->read_checkpoint(model_, o.on_message ? o.on_message : [](std::string const&) {});
+    if (o.resume) at = folder->read_checkpoint(model_, at, o.on_message ? o.on_message : [](std::string const&) {});
     else if (folder->has_checkpoint()) fail(ErrorKind::file, o.run + " holds a run already; resume it, or name another folder");
     if (o.resume) folder->write_results(at.epochs);     // a full disk or kill -9 may have left rows that are newer than the checkpoint
     folder->write_plan(step_.session().plan());
@@ -78,7 +81,6 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   }
   at.finished = false;
   step_.state() = at.state;
-  step_.state().seed = model_.options().seed;
 
   std::int64_t const batches = (train.size() + options_.batch - 1) / options_.batch, total = batches * o.epochs;
   auto const runner = epoch_runner(model_, step_, train, {.batch = options_.batch, .seed = model_.options().seed, .epoch = at.epoch, .index = at.batch, .epochs = o.epochs}, o.feed,

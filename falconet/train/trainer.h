@@ -45,16 +45,16 @@ struct Progress {
 
 struct FitOptions {
   int epochs = 1;
-  std::optional<data::Pipeline> validate;   // measured after each epoch; decides which weights are the best
-  std::string run;                      // run folder; empty: nothing is written
-  bool resume = false;                  // go on from the folder's checkpoint
-  std::string settings;                 // kept in checkpoints, for the command line
+  std::optional<data::Pipeline> validate = {};   // measured after each epoch; decides which weights are the best
+  std::string run = {};                 // run folder; empty: nothing is written
+  bool resume = false;                  // go on from the folder's checkpoint; within an epoch batch, seed and size of the set must be the same
+  std::string settings = {};            // kept in checkpoints, for the command line
   int validation_batch = 1000;
   Feeding feed = Feeding::automatic;    // how batches come to a GPU; the bytes are the same
-  std::function<bool(Progress const&)> on_step;         // false: stop, after the steps that a GPU has begun; the checkpoint is written first
-  std::function<bool(EpochResult const&)> on_epoch;
-  std::function<void(std::string const&)> on_feed;      // once, before the first step: "resident on cuda:0"
-  std::function<void(std::string const&)> on_message;   // "last.ckpt is damaged ...; going on from previous.ckpt"
+  std::function<bool(Progress const&)> on_step = {};    // false: stop, after the steps that a GPU has begun; the checkpoint is written first
+  std::function<bool(EpochResult const&)> on_epoch = {};
+  std::function<void(std::string const&)> on_feed = {}; // once, before the first step: "resident on cuda:0"
+  std::function<void(std::string const&)> on_message = {};   // "last.ckpt is damaged ...; going on from previous.ckpt"
 };
 
 struct FitResult {
