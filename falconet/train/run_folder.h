@@ -39,9 +39,9 @@ class RunFolder {
   std::string file(std::string const& name) const { return path_ + "/" + name; }
   bool has_checkpoint() const;
 
-  // last.ckpt becomes previous.ckpt, then the new one takes its place.
+  // Written to next.ckpt; then last.ckpt becomes previous.ckpt, and the new one last.ckpt. Wherever it is killed, the newest whole one is found.
   void write_checkpoint(Model const& model, RunPosition const& position);
-  // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so). Plan,
+  // Restores parameters and position from the newest checkpoint that is whole (and says so if that is not the last one). Plan,
   // settings, seed, batch and set size are those of `now`, for they are what goes on: within an epoch the last three must be the
   // checkpoint's (usage error, before the model is touched), since another order of batches would repeat samples and miss others.
   RunPosition read_checkpoint(Model& model, RunPosition const& now, std::function<void(std::string const&)> const& say);
@@ -49,6 +49,7 @@ class RunFolder {
   void write_plan(Plan const& plan);
 
  private:
+  void promote_next();
   std::string path_;
   std::unique_ptr<FileLock> lock_;
 };
