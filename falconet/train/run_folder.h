@@ -36,6 +36,7 @@ class RunFolder {
  public:
   // Makes the folder (and its parents) and takes its lock. Throws a file error if that cannot be done or another process has it.
   explicit RunFolder(std::string path);
+  std::string const& path() const { return path_; }
   std::string file(std::string const& name) const { return path_ + "/" + name; }
   bool has_checkpoint() const;
 
