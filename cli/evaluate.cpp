@@ -106,9 +106,9 @@ int evaluate(Settings& settings) {
   TestData const data = open_test_data(settings.text("data"), model->spec());
   auto const& set = data.set;
   if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
-  EvaluateOptions const options{.batch = int(std::min(settings.whole("batch"), set.size())),
-                                .precision = parse_dtype(settings.text("precision"))};
+  EvaluateOptions const options{.batch = int(settings.whole("batch")), .precision = parse_dtype(settings.text("precision"))};
   Evaluator evaluator(*model, options);
+  int const batch = evaluator.prepare(set.size());
   double const start = now();
   auto const e = evaluator(set);
   double const seconds = now() - start;
@@ -122,7 +122,7 @@ int evaluate(Settings& settings) {
         .add("samples", e.samples)
         .add("loss", e.loss)
         .add("accuracy", e.accuracy);
-    row.add("batch", options.batch)
+    row.add("batch", batch)
         .add("precision", name(options.precision))
         .add("device", model->device().text())
         .add("threads", model->threads()->size());

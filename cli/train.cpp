@@ -188,6 +188,8 @@ int train(Settings& settings) {
   if (own_folder) settings.set("run", claim_run_folder(), SettingSource::fallback, "next free");
   std::string const run = settings.text("run");
   std::string const kept = kept_settings(settings);
+  bool const made = own_folder || !fs::exists(run);
+  auto const folder = std::make_shared<RunFolder>(run);   // its lock is held until the report and the last line of the log are written
   Log log(run + "/log.txt");
   Progress last;
   std::string fed;
@@ -195,14 +197,14 @@ int train(Settings& settings) {
   FitOptions fit;
   fit.epochs = int(settings.whole("epochs"));
   fit.validate = data.split.test;
-  fit.run = run;
+  fit.folder = folder;
   fit.resume = resume;
   fit.settings = kept;
   fit.validation_batch = 250;
   fit.feed = parse_feeding(settings.text("feed"));
   fit.on_feed = [&](std::string const& text) { fed = text; };
   fit.on_step = [&](Progress const& p) {
-    if (!log.open()) {  // the folder is ours now
+    if (!log.open()) {  // the first step
       if (!fs::exists(run + "/args.toml") || !same_values(kept, std::string(read_file(run + "/args.toml").text())))
         write_atomically(run + "/args.toml", kept);
       log.line(format("{} {} on {}, {} images, batch {}, {}, {} ({}), {} threads, data {}, falconet {}", resume ? "resumed:" : "training",
@@ -225,7 +227,7 @@ int train(Settings& settings) {
   } catch (Error const& e) {
     progress.clear();
     if (log.open()) log.line(std::string("error: ") + e.what());
-    if (own_folder && !log.open()) {  // nothing was trained: leave nothing behind
+    if (made && !log.open()) {  // nothing was trained: leave nothing behind
       std::error_code ignored;
       fs::remove_all(run, ignored);
     }
@@ -250,8 +252,7 @@ int train(Settings& settings) {
     report.plan = trainer.step().session().plan();
     report.promised_accuracy = promised;
     if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
-    report.evaluation = Evaluator(
-        *model, {.batch = int(std::min<std::int64_t>(250, data.split.test.size())), .precision = options.precision})(data.split.test);
+    report.evaluation = Evaluator(*model, {.batch = fit.validation_batch, .precision = options.precision})(data.split.test);
     write_report(run, report);
   }
   auto const& end = result.epochs.back();

@@ -1,6 +1,8 @@
 // The program as a user meets it: every mistake gives one clear `error:` line and the right exit code, runs stop, go on and repeat
 // to the byte.
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include <regex>
@@ -310,11 +312,18 @@ TEST_F(Commands, AnInterruptedRunGoesOnToTheSameBytes) {
   ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
   for (int signal : {SIGINT, SIGTERM}) {
     std::string const name = signal == SIGINT ? "by_int" : "by_term";
+    // The program waits within step 1 for a reader of its log, so the signal comes within epoch 1, however fast or slow the machine is.
+    auto const log = folder.path / name / "log.txt";
+    fs::create_directories(log.parent_path());
+    ASSERT_EQ(mkfifo(log.c_str(), 0600), 0);
     Process p(training({"run=" + name, "epochs=4"}), folder.path);
-    ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / name / "last.ckpt"); }));
+    ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / name / "args.toml"); }));
     p.kill(signal);
+    int const reader = open(log.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     auto const r = p.wait();
-    expect_refusal(r, 130, {"stopped in epoch", "resume=" + name});
+    close(reader);
+    fs::remove(log);
+    expect_refusal(r, 130, {"stopped in epoch 1, batch 1 of 63", "resume=" + name});
     auto const resumed = falconet({"train", "resume=" + name});
     ASSERT_EQ(resumed.code, 0) << resumed.err;
     expect_same_run("whole", name);
@@ -366,6 +375,21 @@ TEST_F(Commands, TwoProcessesDoNotShareARunFolder) {
   EXPECT_EQ(args, contents(folder.path / "shared/args.toml"));
   first.kill(SIGINT);
   EXPECT_EQ(first.wait().code, 130);
+}
+
+// The report, which takes a while after the last epoch, is still the run's.
+TEST_F(Commands, ARunFolderIsHeldUntilItsReportIsWritten) {
+  write_digits(folder.path / "digits", 64, 4000);
+  Process p(training({"run=r", "epochs=1"}), folder.path);
+  auto const in_folder = [&](char const* file) { return folder.path / "r" / file; };
+  ASSERT_TRUE(eventually([&] { return fs::exists(in_folder("args.toml")); }));
+  int const lock = open(in_folder("lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(lock, 0);
+  bool free = false;
+  EXPECT_TRUE(eventually([&] { return (free = flock(lock, LOCK_EX | LOCK_NB) == 0) || fs::exists(in_folder("report.html")); }));
+  EXPECT_TRUE(!free || fs::exists(in_folder("report.html"))) << "it was free before the report was written";
+  close(lock);
+  EXPECT_EQ(p.wait().code, 0);
 }
 
 TEST_F(Commands, AFullDiskLosesNothing) {

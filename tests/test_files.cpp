@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -196,4 +197,29 @@ TEST_F(Files, TheChecksumIsCrc64) {
     flipped[bit / 8] = char(flipped[bit / 8] ^ 1 << bit % 8);
     ASSERT_NE(crc(flipped), crc(text));
   }
+}
+
+namespace {
+int synced_folders = 0;   // since a name last changed
+}
+// Those of this program, in place of the C library's.
+extern "C" int fsync(int descriptor) {
+  struct stat info{};
+  if (::fstat(descriptor, &info) == 0 && S_ISDIR(info.st_mode)) ++synced_folders;
+  return int(::syscall(SYS_fsync, descriptor));
+}
+extern "C" int rename(char const* from, char const* to) noexcept {
+  synced_folders = 0;
+  return int(::syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
+}
+
+TEST_F(Files, AFileThatTakesAnothersPlaceIsOnTheDisk) {
+  write_atomically(path("a"), "old");
+  write_atomically(path("b"), "new");
+  synced_folders = 0;
+  replace_file(path("b"), path("a"));
+  EXPECT_EQ(synced_folders, 1);
+  EXPECT_EQ(read_file(path("a")).text(), "new");
+  EXPECT_EQ(entries(), 1u);
+  EXPECT_EQ(error_of([&] { replace_file(path("b"), path("a")); }), path("a") + ": cannot be replaced by " + path("b") + ": No such file or directory");
 }

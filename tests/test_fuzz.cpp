@@ -288,7 +288,7 @@ TEST(Fuzz, MetadataOfModelFiles) {   // crafted sizes must not overflow, and mus
         "1x28x28x", "1x28x", "1e9x28x28", "1x1x1x1x1x1x1x1"})
     EXPECT_FALSE(accepts("image", image)) << image;
   for (std::string const model_name : {"", "lenet", "resnet20", "mnist_cnn"}) EXPECT_FALSE(accepts("model", model_name)) << model_name;
-  for (std::string const text : {"", "0.5 0.5", "0.5 0.5 0.5"}) {
+  for (std::string const text : {"", "0.5 0.5", "0.5 0.5 0.5", "abc", "0,5", "0.5x"}) {
     EXPECT_FALSE(accepts("mean", text));
     EXPECT_FALSE(accepts("std", text));
   }

@@ -5,7 +5,11 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -55,4 +59,50 @@ TEST(ThreadPool, that_cannot_be_started_is_an_error_and_leaves_no_thread_behind)
   waitpid(child, &status, 0);
   ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// Of a made-up machine: files below a folder that stands for its root.
+TEST(Cgroups, limit_the_cpus_wherever_the_quota_is_set) {
+  namespace fs = std::filesystem;
+  struct Case {
+    std::map<std::string, std::string> files;
+    double cpus;
+  };
+  double const none = INFINITY;
+  for (auto const& c : std::vector<Case>{
+           {{}, none},
+           {{{"proc/self/cgroup", "0::/\n"}, {"sys/fs/cgroup/cpu.max", "250000 100000\n"}}, 2.5},                        // a container's own root
+           {{{"proc/self/cgroup", "0::/\n"}, {"sys/fs/cgroup/cpu.max", "max 100000\n"}}, none},
+           {{{"proc/self/cgroup", "0::/a.slice/job.scope\n"}, {"sys/fs/cgroup/a.slice/job.scope/cpu.max", "300000 100000\n"}}, 3},
+           {{{"proc/self/cgroup", "0::/a.slice/job.scope\n"},                                                            // the parent's is tighter
+             {"sys/fs/cgroup/a.slice/job.scope/cpu.max", "400000 100000\n"},
+             {"sys/fs/cgroup/a.slice/cpu.max", "50000 100000\n"}},
+            0.5},
+           {{{"proc/self/cgroup", "0::/a.slice\n"}, {"sys/fs/cgroup/b.slice/cpu.max", "50000 100000\n"}}, none},         // not ours
+           {{{"proc/self/cgroup", "0::/of/the/host\n"}, {"sys/fs/cgroup/cpu.max", "100000 100000\n"}}, 1},               // a path that is not seen from here
+           {{{"proc/self/cgroup", "12:memory:/job\n4:cpu,cpuacct:/job\n"},
+             {"sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n"},
+             {"sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us", "100000\n"}},
+            1.5},
+           {{{"proc/self/cgroup", "3:cpu:/job\n0::/job\n"},
+             {"sys/fs/cgroup/cpu/cpu.cfs_quota_us", "200000\n"},
+             {"sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"},
+             {"sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n"},
+             {"sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n"}},
+            2},
+           {{{"proc/self/cgroup", "5:cpuset:/job\n"}, {"sys/fs/cgroup/cpuset/job/cpu.cfs_quota_us", "1\n"}, {"sys/fs/cgroup/cpuset/job/cpu.cfs_period_us", "1\n"}}, none},
+           {{{"proc/self/cgroup", "0::/\n"}, {"sys/fs/cgroup/cpu.max", "much 100000\n"}}, none},
+           {{{"proc/self/cgroup", "0::/\n"}, {"sys/fs/cgroup/cpu.max", "100000 0\n"}}, none},
+           {{{"proc/self/cgroup", "nonsense\n\n1:\n0::/\n"}, {"sys/fs/cgroup/cpu.max", "200000 100000\n"}}, 2},
+       }) {
+    char name[] = "/tmp/falconet_cgroup_XXXXXX";
+    fs::path const root = mkdtemp(name);
+    for (auto const& [file, text] : c.files) {
+      fs::create_directories((root / file).parent_path());
+      std::ofstream(root / file) << text;
+    }
+    EXPECT_EQ(cgroup_cpus(root.string()), c.cpus) << (c.files.empty() ? "" : c.files.begin()->second);
+    fs::remove_all(root);
+  }
+  EXPECT_GE(usable_cpus(), 1);
 }

@@ -2,11 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
+#include "falconet/train/schedule.h"
+#include "error_text.h"
 #include "hashed_data.h"
 
 namespace falconet {
@@ -83,6 +87,55 @@ TEST_P(Training, in_bf16_ends_as_near_to_f32_as_pytorch_does) {
 }
 
 INSTANTIATE_TEST_SUITE_P(of, Training, testing::Values("mnist_cnn", "resnet20"), [](auto const& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace falconet
+
+// ---- steps of one's own ----
+namespace falconet {
+namespace {
+
+// 1 + 2^-10 has no bf16: rounded, it would be 1.
+TEST(TrainStepOfOnesOwn, in_bf16_compares_with_targets_as_they_are) {
+  ImageSpec const spec{Shape{1, 4, 4}, {0.f}, {1.f}, {"all"}};
+  for (auto const& loss : {mse(), binary_cross_entropy_with_logits()}) {
+    Model model(spec, conv("conv1", 1, 1), {.device = "cpu", .threads = 1});
+    for (auto& e : model.parameters()->entries()) std::memset(e.tensor.as<void>(), 0, e.tensor.type().bytes());
+    TrainStep step(model, {.batch = 2, .precision = DType::bf16}, loss, sgd({}).options);
+    float const target = 1 + 0x1p-10f;
+    for (int i = 0; i < 32; ++i) step.images().as<float>()[i] = 1, step.targets().as<float>()[i] = target;
+    EXPECT_NEAR(step.run(), loss.name == mse().name ? double(target) * double(target) : std::log(2.0), 1e-6) << loss.name;
+    bool found = false;
+    for (auto const& l : step.session().plan().step)
+      found |= l.op == "loss" && l.problem.find("target=f32") != std::string::npos;
+    EXPECT_TRUE(found);
+  }
+}
+
+TEST(TrainStepOfOnesOwn, with_a_loss_that_is_not_finite_changes_nothing) {
+  ImageSpec const spec{Shape{2, 6, 6}, {0.f, 0.f}, {1.f, 1.f}, {"a", "b"}};
+  Model model(spec, conv("conv1", 4, 3) | batch_norm("bn1") | relu | conv("conv2", 3, 3) | batch_norm("bn2") | flatten | linear("fc", 2), {.device = "cpu", .threads = 1});
+  TrainStep step(model, {.batch = 4}, cross_entropy(), adam({}).options);
+  step.state().learning_rate = 0.01f;
+  hashed::fill_batch(step.images(), step.targets(), 0, 2);
+  step.run();
+  auto const bytes = [&] {
+    std::string out;
+    for (auto const& e : model.parameters()->entries()) out.append(e.tensor.as<char>(), e.tensor.type().bytes());
+    return out;
+  };
+  auto const before = bytes();
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    hashed::fill_batch(step.images(), step.targets(), 1, 2);
+    step.images().as<float>()[5] = bad;
+    EXPECT_NE(text_of_error([&] { step.run(); }, ErrorKind::numeric).find("step 2: the loss is NaN"), std::string::npos);
+    EXPECT_TRUE(bytes() == before) << "after " << bad;
+    EXPECT_EQ(step.state().step, 1);
+  }
+  hashed::fill_batch(step.images(), step.targets(), 1, 2);
+  EXPECT_TRUE(std::isfinite(step.run()));
+  EXPECT_FALSE(bytes() == before);
+}
 
 }  // namespace
 }  // namespace falconet

@@ -26,6 +26,15 @@ std::string folder_of(std::string const& path) {
   return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
 }
 
+// A name is on the disk only when its folder is. A file system that cannot do this (EINVAL) has no better way either.
+void sync_folder_of(std::string const& path) {
+  int const folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return;
+  int const code = ::fsync(folder) == 0 ? 0 : errno;
+  ::close(folder);
+  if (code == EIO || code == ENOSPC || code == EDQUOT) fail_file(path, "cannot be written to the disk", code);
+}
+
 bool same_file(struct stat const& a, struct stat const& b) { return a.st_dev == b.st_dev && a.st_ino == b.st_ino; }
 
 // Opens and locks `name` for writing; -1 with errno set. The lock tells a temporary in use from one left behind by a killed process.
@@ -139,12 +148,12 @@ void AtomicFile::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) give_up("cannot be replaced");
   ::close(descriptor_);
   descriptor_ = -1;
-  // The name is on the disk only when the folder is. A file system that cannot do this (EINVAL) has no better way either.
-  int const folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return;
-  int const code = ::fsync(folder) == 0 ? 0 : errno;
-  ::close(folder);
-  if (code == EIO || code == ENOSPC || code == EDQUOT) fail_file(path_, "cannot be written to the disk", code);
+  sync_folder_of(path_);
+}
+
+void replace_file(std::string const& from, std::string const& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail_file(to, "cannot be replaced by " + from, errno);
+  sync_folder_of(to);
 }
 
 void write_atomically(std::string const& path, std::span<std::byte const> bytes) {

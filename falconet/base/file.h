@@ -55,6 +55,9 @@ class AtomicFile {
 void write_atomically(std::string const& path, std::span<std::byte const> bytes);
 void write_atomically(std::string const& path, std::string_view text);
 
+// `from` takes the place of `to` in the same folder; when this returns, the new names are on the disk.
+void replace_file(std::string const& from, std::string const& to);
+
 void make_folders(std::string const& path);   // and its parents, where they are missing
 
 // Held while the object lives; the kernel lets go when the process ends, however it ends. The file holds the process id.

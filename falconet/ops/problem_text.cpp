@@ -26,6 +26,14 @@ std::int64_t parse_int(std::string_view text, std::string_view what) {
   return value;
 }
 
+double parse_real(std::string_view text, std::string_view what) {
+  double value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size())
+    fail(ErrorKind::usage, std::string(what) + " should be a number, not '" + std::string(text) + "'");
+  return value;
+}
+
 std::string exact(double value) {
   char buffer[40];
   auto [end, error] = std::to_chars(buffer, buffer + sizeof buffer, value);
@@ -69,11 +77,7 @@ std::int64_t ProblemText::take_int(std::string_view key, std::int64_t otherwise)
 double ProblemText::take_double(std::string_view key, double otherwise) {
   auto value = take(key, "");
   if (value.empty()) return otherwise;
-  double number = 0;
-  auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc() || end != value.data() + value.size())
-    fail(ErrorKind::usage, "problem '" + text_ + "': " + std::string(key) + " should be a number, not '" + value + "'");
-  return number;
+  return parse_real(value, "problem '" + text_ + "': " + std::string(key));
 }
 void ProblemText::finish() const {
   if (!fields_.empty()) fail(ErrorKind::usage, "problem '" + text_ + "': unknown '" + fields_.front().first + "'");

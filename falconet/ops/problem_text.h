@@ -32,6 +32,8 @@ class ProblemText {
   std::vector<std::pair<std::string, std::string>> fields_;
 };
 std::string exact(double value);                               // the shortest text that parses back to the same double
+// The whole text as a number, whatever the locale of the program; usage errors.
 std::int64_t parse_int(std::string_view text, std::string_view what);
+double parse_real(std::string_view text, std::string_view what);
 
 }  // namespace falconet

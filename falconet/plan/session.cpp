@@ -1,5 +1,6 @@
 #include "falconet/plan/session.h"
 
+#include <map>
 #include <new>
 
 #include "falconet/base/error.h"
@@ -51,13 +52,26 @@ View Session::at(Slot const& s) const {
   return {executor_->parameter(*entry), s.type};
 }
 
-bool Session::writes_parameters() const {
-  for (auto const& l : plan_.step) {
+template <class Found>
+void Session::each_written_parameter(int begin, int end, Found const& found) const {
+  for (int n = begin; n < end; ++n) {
+    auto const& l = plan_.step[std::size_t(n)];
     auto const operands = algorithms_of(l.op).operands(l.problem);
     for (std::size_t i = 0; i < operands.size(); ++i)
-      if (operands[i].written && l.operands[i].kind == Slot::parameter) return true;
+      if (operands[i].written && l.operands[i].kind == Slot::parameter) found(l.operands[i]);
   }
-  return false;
+}
+bool Session::writes_parameters() const {
+  bool any = false;
+  each_written_parameter(0, int(plan_.step.size()), [&](Slot const&) { any = true; });
+  return any;
+}
+std::vector<View> Session::parameters_written_by(int begin, int end) const {
+  std::map<std::string, View> written;
+  each_written_parameter(begin, end, [&](Slot const& s) { written.emplace(s.name, at(s)); });
+  std::vector<View> out;
+  for (auto const& [name, view] : written) out.push_back(view);
+  return out;
 }
 
 View Session::input(std::string_view name) const {

@@ -35,12 +35,16 @@ class Session {
   std::unique_ptr<StepsInFlight> in_flight(int guarded, std::string_view guard, Feed&);
   void run(int begin, int end) { executor_->run(launches_, begin, end); }   // launches [begin, end) in order
   std::vector<Tensor> results_of(int launch) const;   // what it wrote last
+  // Weights and states that launches [begin, end) write, each once. On the CPU they are the parameters' own memory.
+  std::vector<View> parameters_written_by(int begin, int end) const;
   // The same as step(), adding each launch's seconds to `seconds` (as many entries as launches).
   void step_timed(std::vector<double>& seconds);
   std::int64_t memory_bytes() const { return plan_.memory_bytes; }
 
  private:
   View at(Slot const&) const;
+  template <class Found>
+  void each_written_parameter(int begin, int end, Found const&) const;   // found(slot)
   bool writes_parameters() const;
   Plan plan_;
   std::shared_ptr<Parameters> parameters_;

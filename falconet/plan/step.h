@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "falconet/nn/layers.h"
 #include "falconet/nn/model.h"
@@ -33,7 +34,8 @@ class TrainStep {
   View targets() const { return targets_; }    // i32 [batch] labels, or f32 shaped as the output
   StepState& state() const { return session_->state(); }
   // One step on what images and targets hold. Advances state().step and state().sample. Returns the loss; throws a numeric
-  // error that names the first layer with NaN or infinity, before the update, if the loss is not finite.
+  // error that names the first layer with NaN or infinity, before the update, if the loss is not finite: weights, optimizer and, on
+  // the CPU, running statistics are then those of before the step (on a GPU the statistics may have taken in its batch).
   double run();
   // On a GPU: steps that nobody waits for, fed there. They advance state() as run() does. One at a time.
   std::unique_ptr<StepsInFlight> in_flight(Feed& feed) { return session_->in_flight(update_, "loss", feed); }
@@ -44,8 +46,15 @@ class TrainStep {
   int batch() const { return batch_; }
 
  private:
+  void keep_states();
+  void restore_states();
   std::unique_ptr<Session> session_;
   View images_, targets_, loss_, correct_;
+  struct KeptState {
+    View live;
+    Tensor before;
+  };
+  std::vector<KeptState> states_;              // what launches write before the update; on the CPU
   int batch_, update_ = 0;                     // the first launch of the update
 };
 

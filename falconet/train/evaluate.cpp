@@ -22,8 +22,18 @@ double Evaluation::precision(int label) const {
   return all ? double(confusion[std::size_t(label * classes + label)]) / double(all) : std::numeric_limits<double>::quiet_NaN();
 }
 
-Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), step_(model, {.batch = options.batch, .precision = options.precision}) {
+Evaluator::Evaluator(Model& model, EvaluateOptions options) : model_(model), options_(options) {
+  if (options.batch < 1) fail(ErrorKind::usage, "batch should be at least 1, not " + std::to_string(options.batch));
   if (model.output_shape().rank() != 2) fail(ErrorKind::model, "evaluation wants a network that ends in [N, classes], not " + model.output_shape().text());
+}
+
+int Evaluator::prepare(std::int64_t samples) {
+  int const batch = int(std::clamp<std::int64_t>(samples, 1, options_.batch));
+  if (!step_ || step_->batch() != batch) {
+    step_.reset();                                        // its memory first
+    step_.emplace(model_, StepOptions{.batch = batch, .precision = options_.precision});
+  }
+  return batch;
 }
 
 Evaluation Evaluator::operator()(data::Pipeline const& set) {
@@ -36,23 +46,23 @@ Evaluation Evaluator::operator()(data::Pipeline const& set) {
   Evaluation out;
   out.classes = classes;
   out.confusion.assign(std::size_t(classes) * std::size_t(classes), 0);
-  data::Loader loader(set, {.batch = step_.batch(), .threads = 1, .epochs = 1});
+  data::Loader loader(set, {.batch = prepare(set.size()), .threads = 1, .epochs = 1});
   double loss = 0;
   std::int64_t right = 0;
   for (std::int64_t b = 0; b < loader.batches_per_epoch(); ++b) {
     auto const& batch = loader.next();
-    convert(batch.images, step_.images());
-    step_.run();
+    convert(batch.images, step_->images());
+    step_->run();
     for (std::int32_t row = 0; row < batch.valid_count; ++row) {
       int const label = batch.labels.as<std::int32_t>()[row];
       int best = 0;
       double top = -std::numeric_limits<double>::infinity(), sum = 0;
       for (int c = 0; c < classes; ++c) {
-        double const v = load_element(step_.output(), std::int64_t(row) * classes + c);
+        double const v = load_element(step_->output(), std::int64_t(row) * classes + c);
         if (v > top) top = v, best = c;
       }
-      for (int c = 0; c < classes; ++c) sum += std::exp(load_element(step_.output(), std::int64_t(row) * classes + c) - top);
-      loss += std::log(sum) + top - load_element(step_.output(), std::int64_t(row) * classes + label);
+      for (int c = 0; c < classes; ++c) sum += std::exp(load_element(step_->output(), std::int64_t(row) * classes + c) - top);
+      loss += std::log(sum) + top - load_element(step_->output(), std::int64_t(row) * classes + label);
       right += best == label;
       ++out.confusion[std::size_t(label) * std::size_t(classes) + std::size_t(best)];
     }

@@ -1,6 +1,7 @@
 // Measures a model on a data set.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "falconet/data/pipeline.h"
@@ -26,10 +27,13 @@ class Evaluator {
  public:
   Evaluator(Model& model, EvaluateOptions options = {});
   Evaluation operator()(data::Pipeline const& set);
+  // Compiles for a set of so many samples ahead of time, and says the batch; keeps what it has where that batch is the same.
+  int prepare(std::int64_t samples);
 
  private:
   Model& model_;
-  InferenceStep step_;
+  EvaluateOptions options_;
+  std::optional<InferenceStep> step_;
 };
 
 }  // namespace falconet

@@ -1,7 +1,6 @@
 #include "falconet/train/model_file.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <set>
 #include <utility>
 #include <vector>
@@ -27,9 +26,9 @@ std::string join(std::vector<float> const& items) {
   for (float v : items) (out += out.empty() ? "" : " ") += exact(v);
   return out;
 }
-std::vector<float> floats(std::string const& text) {
+std::vector<float> floats(std::string const& text, char const* what) {
   std::vector<float> out;
-  for (auto item : split(text, ' ')) out.push_back(std::strtof(std::string(item).c_str(), nullptr));
+  for (auto item : split(text, ' ')) out.push_back(float(parse_real(item, what)));
   return out;
 }
 
@@ -101,7 +100,7 @@ constexpr std::int64_t most_image_size = 65536;
 
 // What the metadata say of the images; throws where they make no sense.
 ImageSpec spec_of(std::string const& image, std::string const& mean, std::string const& deviation, std::string const& labels) {
-  ImageSpec spec{Shape::parse(image), floats(mean), floats(deviation), {}};
+  ImageSpec spec{Shape::parse(image), floats(mean, "mean"), floats(deviation, "std"), {}};
   for (auto label : split(labels, '\n')) spec.labels.emplace_back(label);
   if (spec.image.rank() != 3 || std::any_of(spec.image.begin(), spec.image.end(), [](std::int64_t size) { return size < 1 || size > most_image_size; }))
     fail(ErrorKind::data, "an image of " + image + ", expected channels x height x width, each from 1 to " + std::to_string(most_image_size));

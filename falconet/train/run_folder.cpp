@@ -1,9 +1,6 @@
 #include "falconet/train/run_folder.h"
 
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -37,8 +34,8 @@ std::vector<EpochResult> read_csv(std::string const& text) {
       if (comma == std::string_view::npos) break;
       rest.remove_prefix(comma + 1);
     }
-    if (f.size() != 8) fail(ErrorKind::data, "checkpoint: a row of results has " + std::to_string(f.size()) + " fields instead of 8");
-    auto real = [](std::string const& t) { return t.empty() ? std::nan("") : std::strtod(t.c_str(), nullptr); };
+    if (f.size() != 8) fail(ErrorKind::data, "a row of its results has " + std::to_string(f.size()) + " fields instead of 8");
+    auto real = [](std::string const& t) { return t.empty() ? std::nan("") : parse_real(t, "its results"); };
     EpochResult e;
     e.epoch = int(parse_int(f[0], "epoch"));
     e.step = parse_int(f[1], "step");
@@ -47,10 +44,6 @@ std::vector<EpochResult> read_csv(std::string const& text) {
     out.push_back(e);
   }
   return out;
-}
-
-void rename_file(std::string const& from, std::string const& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) fail(ErrorKind::file, "cannot rename " + from + " to " + to + ": " + std::strerror(errno));
 }
 
 bool exists(std::string const& path) {
@@ -77,7 +70,7 @@ RunFolder::RunFolder(std::string path) : path_(std::move(path)) {
   lock_ = std::make_unique<FileLock>(file("lock"));
 }
 
-bool RunFolder::has_checkpoint() const { return exists(file("last.ckpt")) || exists(file("previous.ckpt")); }
+bool RunFolder::has_checkpoint() const { return exists(file("next.ckpt")) || exists(file("last.ckpt")) || exists(file("previous.ckpt")); }
 
 void RunFolder::write_checkpoint(Model const& model, RunPosition const& p) {
   io::CheckpointParts parts;
@@ -91,47 +84,59 @@ void RunFolder::write_checkpoint(Model const& model, RunPosition const& p) {
                  {"right", exact(p.right)},
                  {"best_accuracy", exact(p.best_accuracy)}};
   parts.integers = {{"step", p.state.step},   {"sample", p.state.sample}, {"seed", std::int64_t(p.state.seed)}, {"epoch", p.epoch}, {"batch", p.batch}, {"seen", p.seen},
-                    {"best_epoch", p.best_epoch}, {"finished", p.finished}};
+                    {"best_epoch", p.best_epoch}, {"finished", p.finished}, {"batch_size", p.batch_size}, {"set_size", p.set_size}};
   // The new file is complete before the old ones move.
   io::write_checkpoint(file("next.ckpt"), parts);
-  if (exists(file("last.ckpt"))) rename_file(file("last.ckpt"), file("previous.ckpt"));
-  rename_file(file("next.ckpt"), file("last.ckpt"));
+  promote_next();
+}
+
+void RunFolder::promote_next() {
+  if (exists(file("last.ckpt"))) replace_file(file("last.ckpt"), file("previous.ckpt"));
+  replace_file(file("next.ckpt"), file("last.ckpt"));
 }
 
 namespace {
-io::Checkpoint read_best_checkpoint(std::string const& last, std::string const& previous, std::function<void(std::string const&)> const& say) {
+struct Found {
+  io::Checkpoint checkpoint;
+  std::string path;
+};
+
+// The newest that is whole. A process that was killed while it renamed them has left next.ckpt, written before either moved.
+Found read_best_checkpoint(std::string const& folder, std::function<void(std::string const&)> const& say) {
+  auto const next = folder + "/next.ckpt", last = folder + "/last.ckpt", previous = folder + "/previous.ckpt";
+  if (exists(next)) {
+    try {
+      return {io::read_checkpoint(next), next};
+    } catch (Error const& e) {
+      if (!exists(last) && !exists(previous)) throw;
+      if (exists(next)) say(e.message + "; going on without it");   // else its own process has just renamed it
+    }
+  }
   if (!exists(last) && !exists(previous)) fail(ErrorKind::file, last + ": there is no checkpoint to go on from");
   try {
-    return io::read_checkpoint(last);
+    return {io::read_checkpoint(last), last};
   } catch (Error const& e) {
     if (!exists(previous)) throw;
     try {
-      auto checkpoint = io::read_checkpoint(previous);
+      Found found{io::read_checkpoint(previous), previous};
       say(e.message + "; going on from " + previous);
-      return checkpoint;
+      return found;
     } catch (Error const& older) {
       fail(ErrorKind::data, "there is no checkpoint to go on from: " + e.message + "; " + older.message);
     }
   }
 }
-}  // namespace
 
-RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::string const&)> const& say) {
-  auto const c = read_best_checkpoint(file("last.ckpt"), file("previous.ckpt"), say);
-  auto real = [&](char const* key) { return std::strtod(c.text(key).c_str(), nullptr); };
-  for (auto& e : model.parameters()->entries()) {
-    auto const& t = c.tensor(e.name);
-    if (!(t.type() == e.tensor.type()))
-      fail(ErrorKind::model, e.name + ": the checkpoint holds " + t.type().text() + ", the network wants " + e.tensor.type().text());
-  }
-  for (auto& e : model.parameters()->entries()) convert(c.tensor(e.name).view(), e.tensor.view());
+RunPosition position_of(io::Checkpoint const& c) {
+  auto real = [&](std::string const& key) { return parse_real(c.text(key), "its " + key); };
+  auto of_late = [&](char const* key) { return c.integers.contains(key) ? c.integer(key) : 0; };   // checkpoints of before have none
   RunPosition p;
   p.plan = c.text("plan");
   p.settings = c.text("settings");
   p.epochs = read_csv(c.text("results"));
   p.state.learning_rate = float(real("learning_rate"));
   p.loss_sum = real("loss_sum");
-  if (c.texts.contains("first_loss")) p.first_loss = real("first_loss");   // checkpoints of before have none
+  if (c.texts.contains("first_loss")) p.first_loss = real("first_loss");   // nor this
   p.right = real("right");
   p.best_accuracy = real("best_accuracy");
   p.state.step = c.integer("step");
@@ -142,6 +147,42 @@ RunPosition RunFolder::read_checkpoint(Model& model, std::function<void(std::str
   p.seen = c.integer("seen");
   p.best_epoch = int(c.integer("best_epoch"));
   p.finished = c.integer("finished") != 0;
+  p.batch_size = of_late("batch_size");
+  p.set_size = of_late("set_size");
+  return p;
+}
+
+// The rest of an epoch is made of the batches that its beginning left.
+void require_same_batches(std::string const& folder, RunPosition const& then, RunPosition const& now) {
+  auto same = [&](char const* what, std::uint64_t before, std::uint64_t wanted) {
+    if (before == wanted) return;
+    fail(ErrorKind::usage, folder + " stopped within epoch " + std::to_string(then.epoch + 1) + " and goes on with that epoch's own batches: " + what + " should be " +
+                               std::to_string(before) + " as before, not " + std::to_string(wanted) + "; it may change between epochs");
+  };
+  if (then.batch_size) same("batch", std::uint64_t(then.batch_size), std::uint64_t(now.batch_size));
+  same("seed", then.state.seed, now.state.seed);
+  if (then.set_size) same("the number of training images", std::uint64_t(then.set_size), std::uint64_t(now.set_size));
+}
+}  // namespace
+
+RunPosition RunFolder::read_checkpoint(Model& model, RunPosition const& now, std::function<void(std::string const&)> const& say) {
+  auto const [c, path] = read_best_checkpoint(path_, say);
+  RunPosition p;
+  try {
+    p = position_of(c);
+  } catch (Error const& e) {
+    fail(ErrorKind::data, path + ": " + e.message);
+  }
+  if (p.batch > 0) require_same_batches(path_, p, now);
+  for (auto& e : model.parameters()->entries()) {
+    auto const& t = c.tensor(e.name);
+    if (!(t.type() == e.tensor.type()))
+      fail(ErrorKind::model, e.name + ": the checkpoint holds " + t.type().text() + ", the network wants " + e.tensor.type().text());
+  }
+  if (path == file("next.ckpt")) promote_next();          // ends what was begun
+  for (auto& e : model.parameters()->entries()) convert(c.tensor(e.name).view(), e.tensor.view());
+  p.plan = now.plan, p.settings = now.settings, p.state.seed = now.state.seed;
+  p.batch_size = now.batch_size, p.set_size = now.set_size;
   return p;
 }
 
@@ -152,7 +193,7 @@ void RunFolder::write_results(std::vector<EpochResult> const& epochs) {
 void RunFolder::write_plan(Plan const& plan) { write_atomically(file("plan.tsv"), plan.text()); }
 
 RunRecord record_of_run(std::string const& path, std::function<void(std::string const&)> const& say) {
-  auto const c = read_best_checkpoint(path + "/last.ckpt", path + "/previous.ckpt", say);
+  auto const c = read_best_checkpoint(path, say).checkpoint;
   return {c.text("settings"), Plan::parse(c.text("plan"))};
 }
 

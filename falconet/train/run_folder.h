@@ -24,6 +24,7 @@ struct RunPosition {
   double best_accuracy = -1;
   int best_epoch = 0;
   bool finished = false;
+  std::int64_t batch_size = 0, set_size = 0;   // with state.seed they decide which batches an epoch has; 0: not known
   std::vector<EpochResult> epochs;
   std::string plan, settings;
 };
@@ -35,17 +36,21 @@ class RunFolder {
  public:
   // Makes the folder (and its parents) and takes its lock. Throws a file error if that cannot be done or another process has it.
   explicit RunFolder(std::string path);
+  std::string const& path() const { return path_; }
   std::string file(std::string const& name) const { return path_ + "/" + name; }
   bool has_checkpoint() const;
 
-  // last.ckpt becomes previous.ckpt, then the new one takes its place.
+  // Written to next.ckpt; then last.ckpt becomes previous.ckpt, and the new one last.ckpt. Wherever it is killed, the newest whole one is found.
   void write_checkpoint(Model const& model, RunPosition const& position);
-  // Restores parameters and position from last.ckpt, or from previous.ckpt if the former is damaged or missing (and says so).
-  RunPosition read_checkpoint(Model& model, std::function<void(std::string const&)> const& say);
+  // Restores parameters and position from the newest checkpoint that is whole (and says so if that is not the last one). Plan,
+  // settings, seed, batch and set size are those of `now`, for they are what goes on: within an epoch the last three must be the
+  // checkpoint's (usage error, before the model is touched), since another order of batches would repeat samples and miss others.
+  RunPosition read_checkpoint(Model& model, RunPosition const& now, std::function<void(std::string const&)> const& say);
   void write_results(std::vector<EpochResult> const& epochs);   // results.csv has these rows and no others; unchanged if it has them already
   void write_plan(Plan const& plan);
 
  private:
+  void promote_next();
   std::string path_;
   std::unique_ptr<FileLock> lock_;
 };

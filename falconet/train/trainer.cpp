@@ -34,6 +34,12 @@ void check_weights(Model const& model, std::int64_t step) {
       fail(ErrorKind::numeric, format("step {}: {} is not finite; a lower learning rate may help", step, e.name));
 }
 
+LossFunction const& over_labels(LossFunction const& loss) {
+  if (!loss.labels)
+    fail(ErrorKind::usage, "a Trainer hands labels to its loss, such as cross_entropy(); " + loss.name + " wants targets shaped as the output: use TrainStep with a loop of your own");
+  return loss;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -43,25 +49,29 @@ Trainer::Trainer(Model& model, TrainerOptions options)
     : model_(model),
       options_(std::move(options)),
       step_(model, {.batch = options_.batch, .precision = options_.precision, .rivals = options_.rivals, .fuse = options_.fuse, .pins = options_.pins, .recorded = options_.recorded},
-            options_.loss, options_.optimizer.options) {}
+            over_labels(options_.loss), options_.optimizer.options) {}
 
 FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   if (o.epochs < 1) fail(ErrorKind::usage, "epochs should be at least 1, not " + std::to_string(o.epochs));
   if (train.size() < 1) fail(ErrorKind::data, "the training set is empty");
   if (!(train.spec().image == model_.spec().image))
     fail(ErrorKind::data, "the data's images are " + train.spec().image.text() + ", the model wants " + model_.spec().image.text());
-  if (options_.loss.labels && std::int64_t(train.spec().labels.size()) > model_.output_shape()[1])
+  if (std::int64_t(train.spec().labels.size()) > model_.output_shape()[1])
     fail(ErrorKind::data, "the data has " + std::to_string(train.spec().labels.size()) + " classes, the model " + std::to_string(model_.output_shape()[1]));
 
-  std::optional<RunFolder> folder;
+  std::shared_ptr<RunFolder> folder = o.folder;
   RunPosition at;
   at.state = step_.state();
   at.plan = step_.session().plan().text();
   at.settings = o.settings;
-  if (!o.run.empty()) {
-    folder.emplace(o.run);
-    if (o.resume) at = folder->read_checkpoint(model_, o.on_message ? o.on_message : [](std::string const&) {});
-    else if (folder->has_checkpoint()) fail(ErrorKind::file, o.run + " holds a run already; resume it, or name another folder");
+  at.state.seed = model_.options().seed;
+  at.batch_size = options_.batch;
+  at.set_size = train.size();
+  if (folder && !o.run.empty()) fail(ErrorKind::usage, "a run has one folder: `run` or `folder`, not both");
+  if (!o.run.empty()) folder = std::make_shared<RunFolder>(o.run);
+  if (folder) {
+    if (o.resume) at = folder->read_checkpoint(model_, at, o.on_message ? o.on_message : [](std::string const&) {});
+    else if (folder->has_checkpoint()) fail(ErrorKind::file, folder->path() + " holds a run already; resume it, or name another folder");
     if (o.resume) folder->write_results(at.epochs);     // a full disk or kill -9 may have left rows that are newer than the checkpoint
     folder->write_plan(step_.session().plan());
   } else if (o.resume) {
@@ -78,15 +88,16 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   }
   at.finished = false;
   step_.state() = at.state;
-  step_.state().seed = model_.options().seed;
 
   std::int64_t const batches = (train.size() + options_.batch - 1) / options_.batch, total = batches * o.epochs;
   auto const runner = epoch_runner(model_, step_, train, {.batch = options_.batch, .seed = model_.options().seed, .epoch = at.epoch, .index = at.batch, .epochs = o.epochs}, o.feed,
                                    [&](std::int64_t step) { return float(options_.optimizer.lr * options_.schedule.factor(step, total, batches)); });
   if (o.on_feed) o.on_feed(runner->text());
   std::optional<Evaluator> evaluator;
-  std::int64_t const validation_size = o.validate ? o.validate->size() : 0;
-  if (validation_size > 0) evaluator.emplace(model_, EvaluateOptions{.batch = int(std::min<std::int64_t>(o.validation_batch, validation_size)), .precision = options_.precision});
+  if (o.validate && o.validate->size() > 0) {
+    evaluator.emplace(model_, EvaluateOptions{.batch = o.validation_batch, .precision = options_.precision});
+    evaluator->prepare(o.validate->size());               // what cannot be compiled, or finds no memory, is said now
+  }
 
   auto const begin = std::chrono::steady_clock::now();
   auto checkpoint = [&] {

@@ -1,6 +1,7 @@
 // Trains a model on a data set, with validation, a run folder, checkpoints and callbacks. The library itself is silent.
 #pragma once
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,8 @@
 #include "falconet/train/schedule.h"
 
 namespace falconet {
+
+class RunFolder;                        // train/run_folder.h
 
 struct TrainerOptions {
   int batch = 64;
@@ -45,16 +48,17 @@ struct Progress {
 
 struct FitOptions {
   int epochs = 1;
-  std::optional<data::Pipeline> validate;   // measured after each epoch; decides which weights are the best
-  std::string run;                      // run folder; empty: nothing is written
-  bool resume = false;                  // go on from the folder's checkpoint
-  std::string settings;                 // kept in checkpoints, for the command line
+  std::optional<data::Pipeline> validate = {};   // measured after each epoch; decides which weights are the best
+  std::string run = {};                 // run folder; empty: nothing is written
+  std::shared_ptr<RunFolder> folder = {};   // the same, where the caller holds it already and works in it before or after fit; instead of `run`
+  bool resume = false;                  // go on from the folder's checkpoint; within an epoch batch, seed and size of the set must be the same
+  std::string settings = {};            // kept in checkpoints, for the command line
   int validation_batch = 1000;
   Feeding feed = Feeding::automatic;    // how batches come to a GPU; the bytes are the same
-  std::function<bool(Progress const&)> on_step;         // false: stop, after the steps that a GPU has begun; the checkpoint is written first
-  std::function<bool(EpochResult const&)> on_epoch;
-  std::function<void(std::string const&)> on_feed;      // once, before the first step: "resident on cuda:0"
-  std::function<void(std::string const&)> on_message;   // "last.ckpt is damaged ...; going on from previous.ckpt"
+  std::function<bool(Progress const&)> on_step = {};    // false: stop, after the steps that a GPU has begun; the checkpoint is written first
+  std::function<bool(EpochResult const&)> on_epoch = {};
+  std::function<void(std::string const&)> on_feed = {}; // once, before the first step: "resident on cuda:0"
+  std::function<void(std::string const&)> on_message = {};   // "last.ckpt is damaged ...; going on from previous.ckpt"
 };
 
 struct FitResult {
@@ -67,6 +71,7 @@ struct FitResult {
 
 class Trainer {
  public:
+  // Throws a usage error for a loss that is not over labels (data sets hold labels; TrainStep takes any targets).
   Trainer(Model& model, TrainerOptions options);
   // Throws numeric errors (a loss or a weight is not finite; the mean loss over an epoch is above 1e4 times the run's first loss, or
   // above 1e4 if that was below 1), file errors (run folder), data errors. Same seed, same bytes.

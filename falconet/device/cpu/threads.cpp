@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -121,14 +123,64 @@ void ThreadPool::run_ranges(int tasks, void (*body)(void const*, int, int), void
   while ((left = s.unfinished.load(std::memory_order_acquire)) != 0) wait_while(s.unfinished, left);
 }
 
+namespace {
+// The whole text as a number, whatever the locale; NaN if it is none ("max").
+double number(std::string const& text) {
+  double value = 0;
+  auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() ? value : std::numeric_limits<double>::quiet_NaN();
+}
+std::string word_of(std::ifstream file) {
+  std::string word;
+  file >> word;
+  return word;
+}
+// QUOTA and PERIOD in microseconds; no quota is "max" in v2, -1 in v1.
+double cpus_of(std::string const& quota, std::string const& period) {
+  double const q = number(quota), p = number(period);
+  return q > 0 && p > 0 ? q / p : std::numeric_limits<double>::infinity();
+}
+}  // namespace
+
+double cgroup_cpus(std::string const& root) {
+  double least = std::numeric_limits<double>::infinity();
+  // A folder of a hierarchy and all those above it. A container may see its own group as the hierarchy's root, whatever its path says.
+  auto const walk = [&](std::string const& mount, std::string path, bool v2) {
+    while (true) {
+      std::string const folder = root + mount + path;
+      if (v2) {
+        std::ifstream file(folder + "/cpu.max");
+        std::string quota, period;
+        if (file >> quota >> period) least = std::min(least, cpus_of(quota, period));
+      } else {
+        least = std::min(least, cpus_of(word_of(std::ifstream(folder + "/cpu.cfs_quota_us")), word_of(std::ifstream(folder + "/cpu.cfs_period_us"))));
+      }
+      if (path.empty()) return;
+      path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+    }
+  };
+  std::ifstream groups(root + "/proc/self/cgroup");      // "0::/user.slice/job" (v2), "4:cpu,cpuacct:/job" (v1)
+  for (std::string line; std::getline(groups, line);) {
+    auto const first = line.find(':'), second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    std::string const controllers = line.substr(first + 1, second - first - 1);
+    std::string path = line.substr(second + 1);
+    while (path.ends_with('/')) path.pop_back();
+    if (controllers.empty()) {
+      for (char const* mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) walk(mount, path, true);
+    } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
+      for (std::string const& mount : {std::string("/sys/fs/cgroup/cpu"), "/sys/fs/cgroup/" + controllers}) walk(mount, path, false);
+    }
+  }
+  return least;
+}
+
 int usable_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
   int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
-  std::ifstream file("/sys/fs/cgroup/cpu.max");   // cgroup v2: "QUOTA PERIOD" in microseconds, or "max PERIOD"
-  std::string quota;
-  double period = 0;
-  if (file >> quota >> period && quota != "max" && period > 0) cpus = std::min(cpus, int(std::ceil(std::stod(quota) / period)));
+  double const quota = cgroup_cpus();
+  if (quota < cpus) cpus = int(std::ceil(quota));
   return std::max(1, cpus);
 }
 

@@ -2,6 +2,7 @@
 // threads, so results never depend on it. Waiting threads spin for some microseconds and then sleep.
 #pragma once
 #include <memory>
+#include <string>
 
 namespace falconet {
 
@@ -30,5 +31,8 @@ class ThreadPool {
 };
 
 int usable_cpus();   // CPUs that this process may use: affinity mask and cgroup quota, at least 1
+// The tightest quota, in CPUs, of the control groups that this process is in and of those around them (v2's cpu.max, v1's
+// cpu.cfs_quota_us); infinity where there is none. root: what stands before /proc and /sys.
+double cgroup_cpus(std::string const& root = {});
 
 }  // namespace falconet

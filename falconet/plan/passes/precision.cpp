@@ -1,4 +1,5 @@
-// precision: f64 turns every leaf into f64. bf16 converts the images and the weights that a convolution or matrix product reads;
+// precision: f64 turns every leaf into f64. bf16 converts the images (not those that a loss compares with) and the weights that a
+// convolution or matrix product reads;
 // activations then follow by the shape rules, while masters, vectors, losses and the optimizer stay f32.
 #include <map>
 
@@ -18,7 +19,7 @@ void to_bf16(Graph& graph) {
   std::vector<Node> old = std::move(graph.nodes);
   graph.nodes.clear();
   for (auto& node : old) {
-    if (node.direction != "update")
+    if (node.direction != "update" && node.op->name() != "loss")   // a loss reads its targets as they are
       for (std::size_t i = 0; i < node.in.size(); ++i) {
         ValueId id = node.in[i];
         auto const v = graph.values[std::size_t(id)];
