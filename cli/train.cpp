@@ -57,7 +57,6 @@ Schedule schedule_of(Settings const& s) {
 }
 
 data::Pipeline augmented(data::Pipeline pipeline, Settings const& s) {
-  if (s.has("examples")) pipeline = pipeline | data::take(s.whole("examples"));
   pipeline = pipeline | data::shuffle();
   if (!s.has("augment")) return pipeline;
   for (auto const& item : s.texts("augment")) {
@@ -71,6 +70,24 @@ data::Pipeline augmented(data::Pipeline pipeline, Settings const& s) {
       fail(ErrorKind::usage, format("augment should be a list of cropN (N pixels, such as crop4) and flip, not '{}'", item));
   }
   return pipeline;
+}
+
+// What is trained on and what is measured after each epoch: the training and the test set, or a part of the training set that is held out by
+// validation=, and of each as many as examples= says.
+struct Sets {
+  data::Pipeline train, validation;
+};
+Sets sets_of(data::Split const& split, Settings const& s) {
+  auto const seed = std::uint64_t(s.whole("seed"));
+  Sets sets{split.train, split.test};
+  if (double const share = s.real("validation"); share > 0) {
+    auto const count = std::max<std::int64_t>(1, std::llround(share * double(split.train.size())));
+    sets = {split.train | data::without_sample(count, seed), split.train | data::sample_evenly(count, seed)};
+  }
+  if (s.has("examples"))
+    for (auto* set : {&sets.train, &sets.validation})
+      if (s.whole("examples") < set->size()) *set = *set | data::sample_evenly(s.whole("examples"), seed);
+  return sets;
 }
 
 // The next free runs/trainN, made at once so that no other process takes it.
@@ -166,7 +183,8 @@ int train(Settings& settings) {
   auto const optimizer = optimizer_of(settings);
   auto const schedule = schedule_of(settings);
   NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")));
-  auto const training = augmented(data.split.train, settings);
+  auto const sets = sets_of(data.split, settings);
+  auto const training = augmented(sets.train, settings);
   auto const& d = data.split.train.spec();
   ImageSpec const spec{d.image, d.mean, d.std, d.labels};
   auto const model = make_model(settings, &spec);
@@ -194,7 +212,7 @@ int train(Settings& settings) {
   catch_signals();
   FitOptions fit;
   fit.epochs = int(settings.whole("epochs"));
-  fit.validate = data.split.test;
+  fit.validate = sets.validation;
   fit.run = run;
   fit.resume = resume;
   fit.settings = kept;
@@ -250,8 +268,9 @@ int train(Settings& settings) {
     report.plan = trainer.step().session().plan();
     report.promised_accuracy = promised;
     if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
-    report.evaluation = Evaluator(
-        *model, {.batch = int(std::min<std::int64_t>(250, data.split.test.size())), .precision = options.precision})(data.split.test);
+    auto const& measured = settings.real("validation") > 0 ? data.split.test : sets.validation;   // a held-out part is for choosing, the test set for the figure
+    report.evaluation =
+        Evaluator(*model, {.batch = int(std::min<std::int64_t>(250, measured.size())), .precision = options.precision})(measured);
     write_report(run, report);
   }
   auto const& end = result.epochs.back();
