@@ -82,7 +82,7 @@ constexpr Setting settings[] = {
     {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
     {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1, most_count},
-    {"budget", real, "1", "bench conv", "seconds for each algorithm and problem", "", 0, 1e6, true},
+    {"budget", real, "1", "bench conv", "seconds for each problem, shared by its algorithms", "", 0, 1e6, true},
     {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
     {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1, most_count},
     {"json", flag, "false", with_rows, "one JSON object a row, for machines"},
