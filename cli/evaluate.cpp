@@ -188,13 +188,17 @@ int predict(Settings& settings) {
   for (auto const& file : files) width = std::max(width, file.size());
   int const batch = int(std::clamp(std::int64_t(files.size()) + count, std::int64_t(1), settings.whole("batch")));  // no larger than need be
   Batches batches(*model, {.batch = batch, .precision = parse_dtype(settings.text("precision"))}, top, show);
+  std::size_t unread = 0;
   for (auto const& file : files) {
     data::Image image;
     try {
       image = data::read_image(file);
-    } catch (Error const&) {
-      batches.flush();  // those before it
-      throw;
+    } catch (Error const& e) {  // said at its place among the others, which go on
+      batches.flush();
+      std::fflush(stdout);
+      std::fprintf(stderr, "error: %s\n", e.what());
+      ++unread;
+      continue;
     }
     batches.add(std::move(image), file);
   }
@@ -213,7 +217,8 @@ int predict(Settings& settings) {
   if (data) {
     if (!settings.flag("json")) std::printf("%lld of %lld right\n", static_cast<long long>(right), static_cast<long long>(known));
   }
-  return 0;
+  if (unread > 0 && files.size() > 1) std::fprintf(stderr, "note: %zu of %zu files could not be read\n", unread, files.size());
+  return unread > 0 ? 1 : 0;
 }
 
 }  // namespace falconet::cli

@@ -126,21 +126,32 @@ bool same_values(std::string const& a, std::string const& b) {
   return values(a) == values(b);
 }
 
-// The accuracy that the run has to reach, or 0. A recipe's holds for its own epochs and all of its data only.
-double promised_accuracy(Settings const& settings) {
-  if (!settings.has("accuracy")) return 0;
+// The accuracy that the run has to reach in its last epoch, or 0, and who says so.
+struct Promise {
+  double accuracy = 0;
+  std::string who;
+  bool reached(EpochResult const& last) const { return last.val_accuracy >= accuracy; }
+};
+
+// A recipe's promise holds for its own model, epochs and all of its data only.
+Promise promise_of(Settings const& settings) {
+  if (!settings.has("accuracy")) return {};
   double const accuracy = settings.real("accuracy");
-  if (!settings.has("recipe")) return accuracy;
+  Promise const asked{accuracy, "accuracy= asks for"};
+  if (!settings.has("recipe")) return asked;
   try {
     auto const name = settings.text("recipe");
     auto const text = program_text("recipes", name, ".toml", "recipe");
     Settings recipe("train");
     recipe.read_toml(text.text, text.where, SettingSource::recipe, name);
     bool const from_recipe = recipe.has("accuracy") && recipe.real("accuracy") == accuracy;
-    bool const another_run = settings.has("examples") || recipe.whole("epochs") != settings.whole("epochs");
-    return from_recipe && another_run ? 0 : accuracy;
+    if (!from_recipe) return asked;
+    auto const kind = [](Settings const& s) { return s.has("data") ? s.text("data").substr(0, s.text("data").find(':')) : std::string(); };
+    bool const another_run = settings.has("examples") || settings.real("validation") > 0 || recipe.whole("epochs") != settings.whole("epochs") ||
+                             kind(recipe) != kind(settings) || (recipe.has("model") && recipe.text("model") != settings.text("model"));
+    return another_run ? Promise{} : Promise{accuracy, "recipe " + name + " promises"};
   } catch (Error const&) {  // a resumed run's recipe may be gone
-    return 0;
+    return {};
   }
 }
 
@@ -233,6 +244,14 @@ int train(Settings& settings) {
   };
   fit.on_epoch = [&](EpochResult const& r) {
     log.line(progress.epoch(r, last));
+    if (settings.flag("json")) {
+      JsonRow row;
+      row.add("what", "epoch").add("epoch", r.epoch).add("epochs", last.epochs).add("step", r.step);
+      row.add("train_loss", r.train_loss).add("train_accuracy", r.train_accuracy).add("val_loss", r.val_loss).add("val_accuracy", r.val_accuracy);
+      row.add("learning_rate", r.learning_rate).add("seconds", r.seconds);
+      std::fputs(row.text().c_str(), stdout);
+      std::fflush(stdout);
+    }
     return !stop_requested();
   };
   fit.on_message = [&](std::string const& text) { progress.message(text); };
@@ -257,7 +276,7 @@ int train(Settings& settings) {
   }
 
   bool const written_again = result.was_finished && !has_pictures(run);
-  double const promised = promised_accuracy(settings);
+  auto const promise = promise_of(settings);
   if (!result.was_finished || written_again) {
     Report report;
     report.title = model->name + " on " + data.kind;
@@ -266,7 +285,7 @@ int train(Settings& settings) {
     report.labels = spec.labels;
     report.settings = kept;
     report.plan = trainer.step().session().plan();
-    report.promised_accuracy = promised;
+    report.promised_accuracy = promise.accuracy;
     if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
     auto const& measured = settings.real("validation") > 0 ? data.split.test : sets.validation;   // a held-out part is for choosing, the test set for the figure
     report.evaluation =
@@ -295,6 +314,7 @@ int train(Settings& settings) {
         .add("seconds", now() - started)
         .add("peak_bytes", peak_resident_bytes())
         .add("run", run);
+    if (promise.accuracy > 0) row.add("promised", promise.accuracy).add("reached", promise.reached(end));
     std::fputs(row.text().c_str(), stdout);
     return 0;
   }
@@ -304,7 +324,8 @@ int train(Settings& settings) {
   else
     std::printf("%s: report.html, best.safetensors\n", run.c_str());
   std::printf("last val %.4f, loss %.4f (epoch %d)\nbest val %.4f\n", end.val_accuracy, end.val_loss, end.epoch, result.best_accuracy);
-  if (promised > 0 && end.val_accuracy < promised) std::fprintf(stderr, "note: the recipe promises a last val of %.4f\n", promised);
+  if (promise.accuracy > 0)
+    std::printf("%s %.4f: %s\n", promise.who.c_str(), promise.accuracy, promise.reached(end) ? "reached" : "not reached");
   return 0;
 }
 

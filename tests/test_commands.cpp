@@ -212,19 +212,20 @@ TEST_F(Commands, RowsOfResultsThatAreNewerThanTheCheckpointAreCut) {
 
 TEST_F(Commands, TheAccuracyOfARecipeIsAskedOfItsOwnEpochsAlone) {
   write(folder.path / "hard.toml", "model = \"lenet5\"\ndata = \"mnist:digits\"\nbatch = 32\nepochs = 1\naccuracy = 1.0\nlr = 0.0001\n");
-  auto const notes = [&](std::vector<std::string> const& more) {
+  auto const asked = [&](std::vector<std::string> const& more) {
     std::vector<std::string> words = {"train", "recipe=hard.toml"};
     words.insert(words.end(), more.begin(), more.end());
     auto const r = falconet(words);
     EXPECT_EQ(r.code, 0) << r.err;
-    return r.err.find("the recipe promises") != std::string::npos;
+    auto const at = r.out.find(": not reached\n");
+    return at == std::string::npos ? std::string() : r.out.substr(r.out.rfind('\n', at) + 1, at - r.out.rfind('\n', at) - 1);
   };
-  EXPECT_TRUE(notes({"run=own"}));
+  EXPECT_EQ(asked({"run=own"}), "recipe hard.toml promises 1.0000");
   EXPECT_NE(contents(folder.path / "own/report.html").find("not reached"), std::string::npos);
-  EXPECT_FALSE(notes({"run=longer", "epochs=2"}));
+  EXPECT_EQ(asked({"run=longer", "epochs=2"}), "");
   EXPECT_EQ(contents(folder.path / "longer/report.html").find("not reached"), std::string::npos);
-  EXPECT_FALSE(notes({"run=less", "examples=64"}));
-  EXPECT_TRUE(notes({"run=asked", "epochs=2", "accuracy=0.999"}));   // asked for by the user
+  EXPECT_EQ(asked({"run=less", "examples=64"}), "");
+  EXPECT_EQ(asked({"run=asked", "epochs=2", "accuracy=0.999"}), "accuracy= asks for 0.9990");   // asked for by the user
 }
 
 // A gray PNG file of one digit.
@@ -286,6 +287,14 @@ TEST_F(Commands, PredictTakesFilesAndFolders) {
   write(folder.path / "bad.png", png(test.images.substr(16, 784), 28).substr(0, 100));
   expect_refusal(falconet({"predict", "model=r", "bad.png"}), 1, {"bad.png"});
   expect_refusal(falconet({"predict", "model=r", "digits"}), 1, {"digits", ".png"});
+  fs::rename(folder.path / "bad.png", folder.path / "pictures/1a.png");   // one among others: they go on
+  fs::rename(folder.path / "pictures/2.png", folder.path / "pictures/2\xff\xc3.png");
+  auto const some = falconet({"predict", "model=r", "pictures", "json=true"});
+  EXPECT_EQ(some.code, 1);
+  EXPECT_EQ(labels(some.out).size(), 3u) << some.out;
+  EXPECT_NE(some.err.find("error: pictures/1a.png"), std::string::npos) << some.err;
+  EXPECT_NE(some.err.find("note: 1 of 4 files could not be read"), std::string::npos) << some.err;
+  EXPECT_NE(some.out.find("\"pictures/2\\ufffd\\ufffd.png\""), std::string::npos) << some.out;   // so that the row parses
 }
 
 TEST_F(Commands, RunsWithoutAFolderAreNumbered) {
@@ -306,8 +315,8 @@ TEST_F(Commands, TheSameSeedGivesTheSameBytesForAnyNumberOfThreads) {
 TEST_F(Commands, AnInterruptedRunGoesOnToTheSameBytes) {
   write_digits(folder.path / "digits", 2000, 120);
   ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
-  for (int signal : {SIGINT, SIGTERM}) {
-    std::string const name = signal == SIGINT ? "by_int" : "by_term";
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    std::string const name = "by_" + std::to_string(signal);
     Process p(training({"run=" + name, "epochs=4"}), folder.path);
     ASSERT_TRUE(eventually([&] { return fs::exists(folder.path / name / "last.ckpt"); }));
     p.kill(signal);
