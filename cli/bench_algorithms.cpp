@@ -41,8 +41,18 @@ std::vector<std::string> lines_of(std::string_view text) {
   return out;
 }
 
+// The first problem of the operation's own lists, as an example.
+std::string first_problem(std::string const& operation) {
+  for (auto const& file : embedded_files())
+    if (file.name.starts_with("problems/" + operation + "/"))
+      if (auto const lines = lines_of(file.text); !lines.empty()) return lines.front();
+  return {};
+}
+
 // The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
+  if (!settings.has("problems"))
+    fail(ErrorKind::usage, format("bench {} needs problems=...: {}, a file, or one problem such as '{}'", operation, problem_lists(operation), first_problem(operation)));
   auto const wanted = settings.text("problems");
   std::vector<std::string> texts;
   if (wanted.find(' ') != std::string::npos) {
@@ -370,6 +380,14 @@ class Bench {
 };
 
 }  // namespace
+
+std::string problem_lists(std::string_view operation) {
+  std::string const folder = "problems/" + std::string(operation) + "/";
+  std::string out;
+  for (auto const& file : embedded_files())
+    if (file.name.starts_with(folder)) out += (out.empty() ? "" : ", ") + std::string(file.name.substr(folder.size(), file.name.size() - folder.size() - 4));
+  return out;
+}
 
 int bench_algorithms(Settings& settings, std::string_view operation) {
   std::string const name(operation);

@@ -98,6 +98,16 @@ class Batches {
   std::vector<Shown> shown_;
 };
 
+// Labels of the data set that the network does not have, or has in other places, make its figures those of another task.
+void note_other_labels(Model const& model, TestData const& data) {
+  auto const &ours = model.spec().labels, &theirs = data.set.spec().labels;
+  if (ours == theirs || ours.empty() || theirs.empty()) return;
+  std::size_t i = 0;
+  while (i < ours.size() && i < theirs.size() && ours[i] == theirs[i]) ++i;
+  auto const at = [&](auto const& labels) { return i < labels.size() ? "'" + labels[i] + "'" : std::string("none"); };
+  std::fprintf(stderr, "note: the network's labels are not those of %s: label %zu is %s, there %s\n", data.kind.c_str(), i, at(ours).c_str(), at(theirs).c_str());
+}
+
 }  // namespace
 
 int evaluate(Settings& settings) {
@@ -106,6 +116,7 @@ int evaluate(Settings& settings) {
   TestData const data = open_test_data(settings.text("data"), model->spec());
   auto const& set = data.set;
   if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
+  note_other_labels(*model, data);
   EvaluateOptions const options{.batch = int(std::min(settings.whole("batch"), set.size())),
                                 .precision = parse_dtype(settings.text("precision"))};
   Evaluator evaluator(*model, options);
@@ -183,6 +194,7 @@ int predict(Settings& settings) {
   auto const files = image_files(paths);
   std::optional<TestData> data;
   if (settings.has("data")) data = open_test_data(settings.text("data"), model->spec());
+  if (data) note_other_labels(*model, *data);
   std::int64_t count = data ? data->set.size() : 0;
   if (settings.has("count")) count = std::min(settings.whole("count"), count);
   for (auto const& file : files) width = std::max(width, file.size());

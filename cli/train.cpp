@@ -34,6 +34,16 @@ void settle_defaults(Settings& s) {
   otherwise("warmup", s.text("schedule") == "one_cycle" ? "0.3" : "0", "default of " + s.text("schedule"));
 }
 
+// What was written on the command line and changes nothing.
+void note_settings_without_effect(Settings const& s) {
+  auto const note = [&](char const* name, char const* with) {
+    if (s.has(name) && s.source(name) == "command line")
+      std::fprintf(stderr, "note: %s= has no effect with %s=%s\n", name, with, s.text(with).c_str());
+  };
+  if (s.text("optimizer") != "sgd") note("momentum", "optimizer"), note("nesterov", "optimizer");
+  if (s.text("schedule") != "step") note("step_epochs", "schedule"), note("step_factor", "schedule");
+}
+
 Optimizer optimizer_of(Settings const& s) {
   auto const kind = s.text("optimizer");
   double const lr = s.real("lr"), decay = s.real("weight_decay");
@@ -193,6 +203,7 @@ int train(Settings& settings) {
   auto const options = step_options(settings);
   auto const optimizer = optimizer_of(settings);
   auto const schedule = schedule_of(settings);
+  note_settings_without_effect(settings);
   NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")));
   auto const sets = sets_of(data.split, settings);
   auto const training = augmented(sets.train, settings);

@@ -279,6 +279,13 @@ bool near_zero(std::vector<double> const& values) {
   return low >= 0 && low < 0.4 * high;
 }
 
+std::string key_text(double v) {   // 0.25, 283, 1,131
+  if (std::abs(v) < 999.5 || std::abs(v) >= 1e15) return format("{:.3g}", v);
+  std::string text = format("{:.0f}", v);
+  for (std::size_t at = text.size(); at > 3 + (v < 0);) text.insert(at -= 3, 1, ',');
+  return text;
+}
+
 std::string mix(double t) {   // white to deep blue
   t = std::clamp(t, 0.0, 1.0);
   auto channel = [t](double light, double middle, double dark) {
@@ -381,11 +388,12 @@ std::string draw(BarChart const& chart) {
   }
   Axis y = make_axis(values, chart.log_y, 6, true, true);
   double const bars = std::max<double>(1, double(chart.bars.size())), groups = std::max<double>(1, double(chart.categories.size()));
-  double const bar = std::clamp(560 / (bars * groups), 15.0, 56.0), group = bar * bars + std::max(14.0, bar * 0.6);
+  double const shared = bars * groups, narrow = std::clamp(1400 / shared, 6.0, 15.0);   // many bars are narrow, and then without numbers
+  double const bar = std::clamp(560 / shared, narrow, 56.0), group = bar * bars + std::max(bar < 15 ? 8.0 : 14.0, bar * 0.6);
   double longest = 0;
   std::vector<std::string> labels;
   for (auto const& c : chart.categories) {
-    labels.push_back(shortened(c, 12, 260));
+    labels.push_back(shortened(c, 12, 620));
     longest = std::max(longest, text_width(labels.back(), 12));
   }
   bool const turned = longest > group - 8;
@@ -414,6 +422,7 @@ std::string draw(BarChart const& chart) {
       std::string const text = std::abs(v) >= 1e-3 && std::abs(v) < 1e5 ? format("{:.3g}", v) : v == 0 ? "0" : format("{:.1e}", v);
       std::string const number = std::abs(v) >= 1000 && std::abs(v) < 1e5 ? format("{:.0f}", v) : text;
       double const above = end - 5;
+      if (bar < 10) continue;
       if (text_width(number, 10) < bar) canvas.text(x + bar / 2, v < 0 ? end + 12 : above, number, 10, "middle", faint);
       else if (v >= 0) canvas.text(x + bar / 2 + 3.5, above, number, 10, "start", faint, -90);
     }
@@ -477,7 +486,7 @@ std::string draw(HeatMap const& map) {
   for (int i = 0; i < int(steps); ++i)
     canvas.box(right + 22, top + key_height * (1 - (i + 1) / steps), 14, key_height / steps + 0.6, mix((i + 0.5) / steps));
   for (double t : {0.0, 0.5, 1.0})
-    canvas.text(right + 42, top + key_height * (1 - t) + (t == 1 ? 10 : t == 0 ? 0 : 4), format("{:.3g}", t * t * most), 11, "start", faint);
+    canvas.text(right + 42, top + key_height * (1 - t) + (t == 1 ? 10 : t == 0 ? 0 : 4), key_text(t * t * most), 11, "start", faint);
   return canvas.finish();
 }
 
