@@ -155,7 +155,7 @@ NamedData open_data(std::string const& text, models::Description const& network)
 namespace {
 // Where the test part of an image folder lies: in it, or the folder itself.
 std::string test_part(std::string const& folder) {
-  for (char const* part : {"/val", "/test", ""})
+  for (char const* part : {"/val", "/test", "/valid", ""})
     if (is_there(folder + part)) return folder + part;
   fail(ErrorKind::data, folder + ": no such folder");
 }

@@ -297,6 +297,18 @@ TEST_F(Commands, PredictTakesFilesAndFolders) {
   EXPECT_NE(some.out.find("\"pictures/2\\ufffd\\ufffd.png\""), std::string::npos) << some.out;   // so that the row parses
 }
 
+TEST_F(Commands, AHeldOutPartIsForChoosingAndTheTestSetForTheReport) {
+  auto const r = falconet(training({"run=held", "epochs=2", "validation=0.25", "json=true", "optimizer=adam", "momentum=0.5"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("note: momentum= has no effect with optimizer=adam\n"), std::string::npos) << r.err;
+  for (char const* row : {"{\"what\": \"epoch\", \"epoch\": 1, ", "{\"what\": \"epoch\", \"epoch\": 2, ", "{\"what\": \"train_run\""})
+    EXPECT_NE(r.out.find(row), std::string::npos) << r.out;
+  EXPECT_NE(contents(folder.path / "held/report.html").find("on 120 samples"), std::string::npos);
+  for (char const* file : {"held", "held/best.safetensors"})
+    EXPECT_EQ(falconet({"summary", std::string("model=") + file, "batch=4"}).code, 0) << file;
+  expect_refusal(falconet({"summary", "model=held", "weights=held"}), 2, {"model=held", "weights="});
+}
+
 TEST_F(Commands, RunsWithoutAFolderAreNumbered) {
   ASSERT_EQ(falconet(training({"epochs=1", "examples=64"})).code, 0);
   ASSERT_EQ(falconet(training({"epochs=1", "examples=64"})).code, 0);
@@ -371,6 +383,7 @@ TEST_F(Commands, TwoProcessesDoNotShareARunFolder) {
   auto const args = contents(folder.path / "shared/args.toml");
   expect_refusal(falconet(training({"run=shared", "epochs=7"})), 1, {"shared", "process"});
   EXPECT_EQ(args, contents(folder.path / "shared/args.toml"));
+  expect_refusal(falconet({"train", "resume=shared"}), 1, {"shared/lock", "in use by process"});
   first.kill(SIGINT);
   EXPECT_EQ(first.wait().code, 130);
 }
@@ -470,4 +483,11 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
   for (char const* key : {"problem", "algorithm", "config", "us", "us_min", "limit_us", "error"})
     EXPECT_NE(b.out.substr(0, b.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << b.out;
   EXPECT_NE(contents(folder.path / "conv.svg").find("</svg>"), std::string::npos);
+  expect_refusal(falconet({"bench", "conv", "problems=n2 c4 hw8 k4 rs3 p1 f32 nhwc", "plot=nowhere/conv.svg"}), 1, {"nowhere/conv.svg"});
+  expect_refusal(falconet({"bench", "conv", "problems=fwd n1 c3"}), 2, {"it does not say h, w, k, r, s"});
+  expect_refusal(falconet({"bench", "gemm"}), 2, {"bench gemm needs problems=", "networks"});
+  auto const slow = falconet({"bench", "conv", "problems=fwd n64 c256 hw28 k256 rs3 p1 f32 nhwc", "budget=0.1"});   // minutes by plain loops
+  EXPECT_EQ(slow.code, 0) << slow.err;
+  EXPECT_NE(slow.out.find("algorithms=naive runs it"), std::string::npos) << slow.out;
+  for (auto const& words : {std::vector<std::string>{"help", "bench", "gemm"}, {"help", "data"}, {"help", "json=true"}}) EXPECT_EQ(falconet(words).code, 0);
 }

@@ -135,6 +135,13 @@ TEST_F(DataFiles, PlainAndGzippedAndJoinedGzipFilesGiveTheSame) {
   }
 }
 
+TEST_F(DataFiles, BytesAfterAGzipStreamAreNamed) {
+  write_small_mnist();
+  gzip(path("z.gz"), std::string(read_file(path("train-images-idx3-ubyte")).text()));
+  write_atomically(path("longer.gz"), std::string(read_file(path("z.gz")).text()) + "x");
+  EXPECT_EQ(error_of([&] { data::read_idx_images(path("longer.gz")); }), path("longer.gz") + ": goes on after its end: what follows the gzip stream is no other one");
+}
+
 TEST_F(DataFiles, BadIdxFilesGetOneClearLine) {
   write_small_mnist();
   auto const image_file = path("train-images-idx3-ubyte"), label_file = path("train-labels-idx1-ubyte");
