@@ -5,10 +5,13 @@
 #include <cctype>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
+#include <tuple>
 
 #include "cli/commands.h"
 #include "cli/inputs.h"
+#include "cli/progress.h"
 #include "cli/table.h"
 #include "falconet/base/error.h"
 #include "falconet/base/file.h"
@@ -24,9 +27,22 @@ namespace falconet::cli {
 namespace {
 
 constexpr double reference_operations = 1e9;  // larger problems take the plain loops too long
+// An algorithm is left out when a run of it is expected to take longer than slow_run, or than slow_ratio times the best so far and not_slow.
+constexpr double slow_run = 2, slow_ratio = 30, not_slow = 0.1;   // seconds, -, seconds
+constexpr double enough = 0.3;                                    // seconds: a first run as long as this is the measurement
+
+// The first problem of the operation's own lists, as an example.
+std::string first_problem(std::string const& operation) {
+  for (auto const& file : embedded_files())
+    if (file.name.starts_with("problems/" + operation + "/"))
+      if (auto const lines = problem_lines(file.text); !lines.empty()) return lines.front();
+  return {};
+}
 
 // The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
+  if (!settings.has("problems"))
+    fail(ErrorKind::usage, format("bench {} needs problems=...: {}, a file, or one problem such as '{}'", operation, problem_lists(operation), first_problem(operation)));
   auto const wanted = settings.text("problems");
   std::vector<std::string> texts;
   if (wanted.find(' ') != std::string::npos) {
@@ -78,8 +94,17 @@ struct Rival {
   Device device;
   Alone alone;
   std::vector<double> seconds;
+  double once = 0;   // seconds of the first run
   int wanted = 0;
   double error = -1;
+};
+
+struct Pending {
+  Choice choice;
+  Device device;
+  double estimate;   // the algorithm's own, seconds on one core
+  bool baseline;
+  std::size_t row;
 };
 
 class Bench {
@@ -95,6 +120,12 @@ class Bench {
 
   void run(std::vector<std::string> const& problems) {
     check_names(problems);
+    if (settings_.has("plot")) {   // said before anything is measured
+      auto const file = settings_.text("plot");
+      if (std::error_code error; std::filesystem::is_directory(file, error)) fail(ErrorKind::file, file + ": is a folder, expected a file to draw into");
+      AtomicFile const writable(file);
+    }
+    catch_signals();
     for (auto const& p : problems) problem_width_ = std::max(problem_width_, p.size());
     std::vector<std::int64_t> threads = {usable_cpus()};
     if (settings_.has("threads")) threads = settings_.wholes("threads");
@@ -111,13 +142,16 @@ class Bench {
                     static_cast<long long>(settings_.whole("repetitions")));
         line("problem", "algorithm", "config", "us", "least", "limit", "of limit", "err(f64)", "vs best");
       }
-      for (auto const& problem : problems) one(problem, pool, limits);
+      for (auto const& problem : problems)
+        if (!stop_requested()) one(problem, pool, limits);
+      if (stop_requested()) break;
     }
     if (above_limit_ && !json_) std::printf("%s\n", above_limit_note);
     if (settings_.has("plot")) {
       write_atomically(settings_.text("plot"), bench_picture(operation_ + " on " + devices_.front().name, rows_));
       if (!json_) std::printf("\ndrawn in %s\n", settings_.text("plot").c_str());
     }
+    if (stop_requested()) fail(ErrorKind::interrupted, format("stopped; {} rows are measured", rows_.size()));
   }
 
  private:
@@ -146,8 +180,7 @@ class Bench {
     for (auto const& o : list) f64 |= o.type.dtype == DType::f64, in_place |= o.alias >= 0;
     Operands operands(list);
     std::vector<BenchRow> rows;
-    std::vector<Rival> rivals;
-    std::vector<std::size_t> row_of;
+    std::vector<Pending> pending;
     for (auto const& facts : devices_) {
       bool const cpu = facts.device.kind == DeviceKind::cpu;
       double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : bytes_of(list) / copy_rate(facts.device);
@@ -161,16 +194,36 @@ class Bench {
           BenchRow row;
           row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
           row.device = facts.device.text();
-          if (!c.refusal.empty())
-            row.refusal = "refused: " + c.refusal;
-          else if (wanted_.empty() && c.algorithm == "reference" && operations > reference_operations / 4)
-            row.refusal = format("left out: {:.1f} GFLOP take it long; algorithms=reference runs it", operations * 1e-9);
+          if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
-          if (!row.refusal.empty()) continue;
-          rivals.push_back({choice, facts.device, Alone(operation_, problem, choice, facts.device, operands.views(), pool, isa_), {}});
-          row_of.push_back(rows.size() - 1);
+          if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, rows.size() - 1});
         }
       }
+    }
+    // Baselines last, when it is known what they stand beside.
+    std::stable_sort(pending.begin(), pending.end(), [](Pending const& a, Pending const& b) { return !a.baseline && b.baseline; });
+    std::vector<Rival> rivals;
+    std::vector<std::size_t> row_of;
+    double soonest = HUGE_VAL;
+    for (auto const& p : pending) {
+      if (stop_requested()) {
+        rows[p.row].refusal = "stopped before it ran";
+        continue;
+      }
+      auto& known = slowness_[{p.choice.algorithm, problem.substr(0, problem.find(' ')), p.device.text(), pool.size()}];
+      bool const cpu = p.device.kind == DeviceKind::cpu;
+      double const estimate = p.estimate < 1e20 ? p.estimate / (cpu ? pool.size() : 1) : 0;
+      double const expected = estimate * (known > 0 ? known : 1) * (cpu ? 1 : 10);   // on a GPU a measurement is of ten runs
+      if (wanted_.empty() && expected > std::min(slow_run, std::max(not_slow, slow_ratio * soonest))) {
+        rows[p.row].refusal = format("left out: a run is expected to take {} s; algorithms={} runs it", short_number(expected), p.choice.algorithm);
+        continue;
+      }
+      rivals.push_back({p.choice, p.device, Alone(operation_, problem, p.choice, p.device, operands.views(), pool, isa_), {}});
+      row_of.push_back(p.row);
+      auto& once = rivals.back().once;
+      once = rivals.back().alone.time();
+      soonest = std::min(soonest, once);
+      if (estimate > 0 && once > 0.005) known = once / estimate;   // shorter runs say more of what starting one takes
     }
     Stream stream(pool, isa_);
     check(problem, operations, list, operands, in_place, rivals, pool, stream);
@@ -248,22 +301,22 @@ class Bench {
     }
   }
 
+  // Each rival's share of the problem's seconds, in turns. A run that takes long is not repeated: its first is taken.
   void time(std::vector<Rival>& rivals) const {
-    double const budget = settings_.real("budget");
+    double const budget = settings_.real("budget") / double(std::max<std::size_t>(rivals.size(), 1));
     int most = 0;
     for (auto& r : rivals) {
-      double once = 0;
-      for (int i = 0; i < 2 && once < budget; ++i) {  // the first run fills caches and wakes threads
-        once = r.alone.time();
+      if (r.once >= enough && r.once > budget / 2) {
+        r.seconds.push_back(r.once);
+        continue;
       }
-      r.wanted = std::clamp(int(budget / std::max(once, 1e-9)), 1, int(settings_.whole("repetitions")));
+      if (r.once < budget / 4) r.once = r.alone.time();   // the first run filled caches and woke threads
+      r.wanted = std::clamp(int(budget / std::max(r.once, 1e-9)), 1, int(settings_.whole("repetitions")));
       most = std::max(most, r.wanted);
     }
     for (int i = 0; i < most; ++i)
-      for (auto& r : rivals) {
-        if (i >= r.wanted) continue;
-        r.seconds.push_back(r.alone.time());
-      }
+      for (auto& r : rivals)
+        if (i < r.wanted && (i == 0 || !stop_requested())) r.seconds.push_back(r.alone.time());
   }
 
   void line(std::string const& problem, std::string const& algorithm, std::string const& config, std::string const& us,
@@ -310,12 +363,21 @@ class Bench {
   std::vector<DeviceFacts> devices_;
   Isa isa_ = Isa::plain;
   std::map<int, double> copy_rates_;
+  std::map<std::tuple<std::string, std::string, std::string, int>, double> slowness_;   // of algorithm, direction, device, threads: measured over estimated
   std::vector<Choice> wanted_;
   std::size_t problem_width_ = 7;
   std::vector<BenchRow> rows_;
 };
 
 }  // namespace
+
+std::string problem_lists(std::string_view operation) {
+  std::string const folder = "problems/" + std::string(operation) + "/";
+  std::string out;
+  for (auto const& file : embedded_files())
+    if (file.name.starts_with(folder)) out += (out.empty() ? "" : ", ") + std::string(file.name.substr(folder.size(), file.name.size() - folder.size() - 4));
+  return out;
+}
 
 int bench_algorithms(Settings& settings, std::string_view operation) {
   std::string const name(operation);

@@ -133,8 +133,7 @@ void report(Settings const& settings, std::string const& what, Model const& mode
 }  // namespace
 
 int bench_train(Settings& settings) {
-  auto const model = make_model(settings, nullptr);
-  read_weights(settings, *model);
+  auto const model = described_model(settings, nullptr);
   auto const options = step_options(settings);
   TrainStep step(*model, options, cross_entropy(), sgd({.momentum = 0.9}).options);
   fill_normal(floats(step.images()), random_key(1, hash("bench.images")), 0, 0, 1);
@@ -149,8 +148,7 @@ int bench_train(Settings& settings) {
 }
 
 int bench_predict(Settings& settings) {
-  auto const model = make_model(settings, nullptr);
-  read_weights(settings, *model);
+  auto const model = described_model(settings, nullptr);
   auto const options = step_options(settings);
   InferenceStep step(*model, options);
   fill_normal(floats(step.images()), random_key(1, hash("bench.images")), 0, 0, 1);

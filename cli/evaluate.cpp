@@ -98,6 +98,16 @@ class Batches {
   std::vector<Shown> shown_;
 };
 
+// Labels of the data set that the network does not have, or has in other places, make its figures those of another task.
+void note_other_labels(Model const& model, TestData const& data) {
+  auto const &ours = model.spec().labels, &theirs = data.set.spec().labels;
+  if (ours == theirs || ours.empty() || theirs.empty()) return;
+  std::size_t i = 0;
+  while (i < ours.size() && i < theirs.size() && ours[i] == theirs[i]) ++i;
+  auto const at = [&](auto const& labels) { return i < labels.size() ? "'" + labels[i] + "'" : std::string("none"); };
+  std::fprintf(stderr, "note: the network's labels are not those of %s: label %zu is %s, there %s\n", data.kind.c_str(), i, at(ours).c_str(), at(theirs).c_str());
+}
+
 }  // namespace
 
 int evaluate(Settings& settings) {
@@ -106,6 +116,7 @@ int evaluate(Settings& settings) {
   TestData const data = open_test_data(settings.text("data"), model->spec());
   auto const& set = data.set;
   if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
+  note_other_labels(*model, data);
   EvaluateOptions const options{.batch = int(settings.whole("batch")), .precision = parse_dtype(settings.text("precision"))};
   Evaluator evaluator(*model, options);
   int const batch = evaluator.prepare(set.size());
@@ -183,18 +194,23 @@ int predict(Settings& settings) {
   auto const files = image_files(paths);
   std::optional<TestData> data;
   if (settings.has("data")) data = open_test_data(settings.text("data"), model->spec());
+  if (data) note_other_labels(*model, *data);
   std::int64_t count = data ? data->set.size() : 0;
   if (settings.has("count")) count = std::min(settings.whole("count"), count);
   for (auto const& file : files) width = std::max(width, file.size());
   int const batch = int(std::clamp(std::int64_t(files.size()) + count, std::int64_t(1), settings.whole("batch")));  // no larger than need be
   Batches batches(*model, {.batch = batch, .precision = parse_dtype(settings.text("precision"))}, top, show);
+  std::size_t unread = 0;
   for (auto const& file : files) {
     data::Image image;
     try {
       image = data::read_image(file);
-    } catch (Error const&) {
-      batches.flush();  // those before it
-      throw;
+    } catch (Error const& e) {  // said at its place among the others, which go on
+      batches.flush();
+      std::fflush(stdout);
+      std::fprintf(stderr, "error: %s\n", e.what());
+      ++unread;
+      continue;
     }
     batches.add(std::move(image), file);
   }
@@ -213,7 +229,8 @@ int predict(Settings& settings) {
   if (data) {
     if (!settings.flag("json")) std::printf("%lld of %lld right\n", static_cast<long long>(right), static_cast<long long>(known));
   }
-  return 0;
+  if (unread > 0 && files.size() > 1) std::fprintf(stderr, "note: %zu of %zu files could not be read\n", unread, files.size());
+  return unread > 0 ? 1 : 0;
 }
 
 }  // namespace falconet::cli

@@ -74,6 +74,7 @@ void read_settings(Settings& settings, std::span<std::string const> words) {
     auto const run = trimmed(settings.text("resume"));
     std::error_code error;
     if (!fs::is_directory(run, error)) fail(ErrorKind::file, format("{}: no such run folder to resume", run));
+    if (is_there(run + "/lock")) FileLock const free(run + "/lock");   // says which process has it, if one has
     if (is_there(run + "/args.toml"))
       settings.read_file(run + "/args.toml", SettingSource::run, "run " + run);
     else
@@ -89,10 +90,13 @@ void read_settings(Settings& settings, std::span<std::string const> words) {
 
 std::span<DataKind const> data_kinds() {
   static constexpr DataKind kinds[] = {
-      {"mnist", "data/mnist", [](std::string const& folder, models::Description const&) { return data::mnist(folder); }},
-      {"fashion_mnist", "data/fashion-mnist", [](std::string const& folder, models::Description const&) { return data::fashion_mnist(folder); }},
-      {"cifar10", "data/cifar-10", [](std::string const& folder, models::Description const&) { return data::cifar10(folder); }},
-      {"folder", "",
+      {"mnist", "data/mnist", "60,000 and 10,000 digits, 1x28x28, 10 classes (IDX files, gzip or plain)",
+       [](std::string const& folder, models::Description const&) { return data::mnist(folder); }},
+      {"fashion_mnist", "data/fashion-mnist", "clothes in the same form",
+       [](std::string const& folder, models::Description const&) { return data::fashion_mnist(folder); }},
+      {"cifar10", "data/cifar-10", "50,000 and 10,000 pictures, 3x32x32, 10 classes (binary version)",
+       [](std::string const& folder, models::Description const&) { return data::cifar10(folder); }},
+      {"folder", "", "images of your own, a folder for each class",
        [](std::string const& folder, models::Description const& network) {
          data::ImageFolderOptions options{.height = int(network.image[1]), .width = int(network.image[2]), .channels = int(network.image[0])};
          if (network.imagenet) {
@@ -151,7 +155,7 @@ NamedData open_data(std::string const& text, models::Description const& network)
 namespace {
 // Where the test part of an image folder lies: in it, or the folder itself.
 std::string test_part(std::string const& folder) {
-  for (char const* part : {"/val", "/test", ""})
+  for (char const* part : {"/val", "/test", "/valid", ""})
     if (is_there(folder + part)) return folder + part;
   fail(ErrorKind::data, folder + ": no such folder");
 }
@@ -207,6 +211,23 @@ std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spe
   auto model = std::make_unique<Model>(*spec, description.make(int(spec->labels.size())), options);
   model->name = description.name;
   return model;
+}
+
+bool is_trained(std::string const& model) {
+  std::error_code error;
+  return fs::is_directory(model, error) || model.ends_with(".safetensors");
+}
+
+std::unique_ptr<Model> described_model(Settings const& settings, ImageSpec const* spec) {
+  auto const which = settings.text("model");
+  if (!is_trained(which)) {
+    auto model = make_model(settings, spec);
+    read_weights(settings, *model);
+    return model;
+  }
+  for (char const* other : {"weights", "classes"})
+    if (settings.has(other)) fail(ErrorKind::usage, format("model={} has weights and classes of its own: {}= is for a network by name", which, other));
+  return load_model(run_file(which), model_options(settings));
 }
 
 namespace {

@@ -47,7 +47,7 @@ struct TestData {
 TestData open_test_data(std::string const& text, ImageSpec const& spec);
 
 struct DataKind {
-  std::string_view name, folder;
+  std::string_view name, folder, help;
   data::Split (*open)(std::string const& folder, models::Description const& network);
 };
 std::span<DataKind const> data_kinds();
@@ -60,6 +60,9 @@ ModelOptions model_options(Settings const& settings);
 std::unique_ptr<Model> make_model(Settings const& settings, ImageSpec const* spec);
 // weights=FILE or weights=partial:FILE, if given: reads them into the model; what a partial file leaves out is noted on stderr.
 void read_weights(Settings const& settings, Model& model);
+bool is_trained(std::string const& model);   // a run folder or a .safetensors file, not the name of a network
+// The model of summary and bench: a network by name with the weights that weights= names, if any, or the trained one of a run folder or file.
+std::unique_ptr<Model> described_model(Settings const& settings, ImageSpec const* spec);
 // The model of eval and predict: model=RUN or FILE as it describes itself, or the network model=NAME with the weights of weights=FILE.
 std::unique_ptr<Model> trained_model(Settings const& settings);
 StepOptions step_options(Settings const& settings);

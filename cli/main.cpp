@@ -9,10 +9,12 @@
 
 #include "cli/commands.h"
 #include "cli/inputs.h"
+#include "cli/table.h"
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
 #include "falconet/nn/models.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/ops/problem_text.h"
 
 namespace falconet::cli {
 namespace {
@@ -22,15 +24,67 @@ constexpr struct {
   int (*run)(Settings&);
 } commands[] = {{"train", train}, {"eval", evaluate}, {"predict", predict}, {"summary", summary}, {"checks", checks}};
 
-std::string page_of(std::string_view verb) {
-  std::string networks;
-  for (auto const& known : models::known()) networks.append(networks.empty() ? "" : ", ").append(known.name);
-  return help_text(verb, networks);
+std::string networks() {
+  std::string out;
+  for (auto const& known : models::known()) out.append(out.empty() ? "" : ", ").append(known.name);
+  return out;
+}
+std::string page_of(std::string_view verb) { return help_text(verb, networks()); }
+
+// A row for every verb that the topic names (all without one), and for each of its settings.
+int help_rows(std::string const& topic) {
+  bool any = false;
+  for (auto const& verb : verbs_table()) {
+    if (!topic.empty() && verb.name != topic && !verb.name.starts_with(topic + " ")) continue;
+    any = true;
+    JsonRow row;
+    row.add("what", "verb").add("verb", verb.name).add("help", verb.help).add("example", "falconet " + std::string(verb.example)).add("paths", verb.paths);
+    std::fputs(row.text().c_str(), stdout);
+    for (auto const& setting : settings_table()) {
+      bool belongs = false;
+      for (auto const name : split(setting.verbs, ',')) belongs |= name.substr(std::min(name.find_first_not_of(' '), name.size())) == verb.name;
+      if (!belongs) continue;
+      JsonRow line;
+      line.add("what", "setting").add("verb", verb.name).add("name", setting.name).add("default", setting.fallback).add("help", setting.help == "the network: {networks}" ? "the network: " + networks() : std::string(setting.help));
+      line.add("expected", expected(setting));
+      std::fputs(line.text().c_str(), stdout);
+    }
+  }
+  if (!any) (void)page_of(topic);   // says which verbs there are
+  return 0;
+}
+
+std::string data_help() {
+  std::string out = "data=KIND:FOLDER: the data set; FOLDER may be left out where it lies in the usual place, here or below FALCONET_DATA\n\n";
+  for (auto const& kind : data_kinds()) {
+    std::string const usual = kind.folder.empty() ? std::string(kind.name) + ":PATH" : std::string(kind.name) + ":" + std::string(kind.folder);
+    out += format("  {:<36}{}\n", usual, kind.help);
+  }
+  return out +
+         "\nfolder: images of your own, PNG or JPEG, as PATH/train/CLASS/x.png and PATH/val/CLASS/y.png (or PATH/test/...). The class folders' names, sorted,\n"
+         "are the labels. Images are resized (and cut at the longer side) to what the network was made for, and made gray or RGB as it wants. eval\n"
+         "and predict need only PATH/val or PATH/test, or class folders right in PATH.\n"
+         "\nOf the others the validation set of `train` is the test set; validation=0.1 holds out a tenth of the training set instead, drawn by the seed.\n"
+         "\nfor example: falconet train model=resnet18 data=folder:PATH epochs=20\n";
 }
 
 int help(std::span<std::string const> words) {
   std::string topic;
-  for (auto const& word : words) topic.append(topic.empty() ? "" : " ").append(word);
+  bool json = false;
+  for (auto const& word : words)
+    if (word == "json=true" || word == "--json") json = true;
+    else topic.append(topic.empty() ? "" : " ").append(word);
+  if (json) return help_rows(topic);
+  if (topic == "data") {
+    std::fputs(data_help().c_str(), stdout);
+    return 0;
+  }
+  if (topic.starts_with("bench ") && topic != "bench conv")
+    for (auto operation : operations_with_algorithms())
+      if (topic.substr(6) == operation) {
+        std::printf("falconet %s: like bench conv, on problems of its own (lists: %s)\n\n%s", topic.c_str(), problem_lists(operation).c_str(), page_of("bench conv").c_str());
+        return 0;
+      }
   if (topic == "bench") {
     for (auto const& verb : verbs_table())
       if (verb.name.starts_with("bench ")) std::printf("%s\n", page_of(verb.name).c_str());

@@ -28,6 +28,8 @@ void catch_signals() {
   action.sa_handler = on_signal;
   action.sa_flags = int(SA_RESETHAND);
   for (int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  struct sigaction before {};
+  if (sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);   // nohup has it ignored
 }
 bool stop_requested() { return stop != 0; }
 

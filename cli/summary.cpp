@@ -67,13 +67,12 @@ void print_candidates(Plan const& plan, Model const& model, bool json) {
 int summary(Settings& settings) {
   std::unique_ptr<NamedData> data;
   std::unique_ptr<ImageSpec> spec;
-  if (settings.has("data")) {
+  if (settings.has("data") && !is_trained(settings.text("model"))) {   // a trained one knows its images and classes
     data = std::make_unique<NamedData>(open_data(settings.text("data"), models::find(settings.text("model"))));
     auto const& d = data->split.train.spec();
     spec = std::make_unique<ImageSpec>(ImageSpec{d.image, d.mean, d.std, d.labels});
   }
-  auto const model = make_model(settings, spec.get());
-  read_weights(settings, *model);
+  auto const model = described_model(settings, spec.get());
   auto const options = step_options(settings);
   Graph graph;
   CompileContext context;

@@ -60,9 +60,34 @@ std::string bytes_text(double bytes) {
   return unit ? format("{:.3g} {}", bytes, units[unit]) : format("{:.0f} B", bytes);
 }
 
+namespace {
+
+// Bytes of the UTF-8 character that begins there; 0 where there is none (RFC 3629).
+std::size_t character_length(std::string_view text) {
+  auto const at = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  unsigned const first = at(0);
+  if (first < 0x80) return 1;
+  std::size_t const length = first >= 0xc2 && first <= 0xdf ? 2 : first >= 0xe0 && first <= 0xef ? 3 : first >= 0xf0 && first <= 0xf4 ? 4 : 0;
+  for (std::size_t i = 1; i < length; ++i)
+    if ((at(i) & 0xc0) != 0x80) return 0;
+  bool const overlong = (first == 0xe0 && at(1) < 0xa0) || (first == 0xf0 && at(1) < 0x90);
+  bool const none = (first == 0xed && at(1) > 0x9f) || (first == 0xf4 && at(1) > 0x8f);   // surrogates, beyond U+10FFFF
+  return overlong || none ? 0 : length;
+}
+
+}  // namespace
+
+// A byte that is not UTF-8, as a file's name may hold, becomes U+FFFD: a row must parse.
 std::string json_text(std::string_view text) {
   std::string out(1, '"');
-  for (char c : text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    char const c = text[i];
+    std::size_t const length = character_length(text.substr(i));
+    if (length != 1) {
+      if (length == 0) out += "\\ufffd";
+      else out += text.substr(i, length), i += length - 1;
+      continue;
+    }
     if (c == '"' || c == '\\')
       (out += '\\') += c;
     else if (c == '\n')

@@ -34,6 +34,16 @@ void settle_defaults(Settings& s) {
   otherwise("warmup", s.text("schedule") == "one_cycle" ? "0.3" : "0", "default of " + s.text("schedule"));
 }
 
+// What was written on the command line and changes nothing.
+void note_settings_without_effect(Settings const& s) {
+  auto const note = [&](char const* name, char const* with) {
+    if (s.has(name) && s.source(name) == "command line")
+      std::fprintf(stderr, "note: %s= has no effect with %s=%s\n", name, with, s.text(with).c_str());
+  };
+  if (s.text("optimizer") != "sgd") note("momentum", "optimizer"), note("nesterov", "optimizer");
+  if (s.text("schedule") != "step") note("step_epochs", "schedule"), note("step_factor", "schedule");
+}
+
 Optimizer optimizer_of(Settings const& s) {
   auto const kind = s.text("optimizer");
   double const lr = s.real("lr"), decay = s.real("weight_decay");
@@ -57,7 +67,6 @@ Schedule schedule_of(Settings const& s) {
 }
 
 data::Pipeline augmented(data::Pipeline pipeline, Settings const& s) {
-  if (s.has("examples")) pipeline = pipeline | data::take(s.whole("examples"));
   pipeline = pipeline | data::shuffle();
   if (!s.has("augment")) return pipeline;
   for (auto const& item : s.texts("augment")) {
@@ -71,6 +80,24 @@ data::Pipeline augmented(data::Pipeline pipeline, Settings const& s) {
       fail(ErrorKind::usage, format("augment should be a list of cropN (N pixels, such as crop4) and flip, not '{}'", item));
   }
   return pipeline;
+}
+
+// What is trained on and what is measured after each epoch: the training and the test set, or a part of the training set that is held out by
+// validation=, and of each as many as examples= says.
+struct Sets {
+  data::Pipeline train, validation;
+};
+Sets sets_of(data::Split const& split, Settings const& s) {
+  auto const seed = std::uint64_t(s.whole("seed"));
+  Sets sets{split.train, split.test};
+  if (double const share = s.real("validation"); share > 0) {
+    auto const count = std::max<std::int64_t>(1, std::llround(share * double(split.train.size())));
+    sets = {split.train | data::without_sample(count, seed), split.train | data::sample_evenly(count, seed)};
+  }
+  if (s.has("examples"))
+    for (auto* set : {&sets.train, &sets.validation})
+      if (s.whole("examples") < set->size()) *set = *set | data::sample_evenly(s.whole("examples"), seed);
+  return sets;
 }
 
 // The next free runs/trainN, made at once so that no other process takes it.
@@ -109,21 +136,32 @@ bool same_values(std::string const& a, std::string const& b) {
   return values(a) == values(b);
 }
 
-// The accuracy that the run has to reach, or 0. A recipe's holds for its own epochs and all of its data only.
-double promised_accuracy(Settings const& settings) {
-  if (!settings.has("accuracy")) return 0;
+// The accuracy that the run has to reach in its last epoch, or 0, and who says so.
+struct Promise {
+  double accuracy = 0;
+  std::string who;
+  bool reached(EpochResult const& last) const { return last.val_accuracy >= accuracy; }
+};
+
+// A recipe's promise holds for its own model, epochs and all of its data only.
+Promise promise_of(Settings const& settings) {
+  if (!settings.has("accuracy")) return {};
   double const accuracy = settings.real("accuracy");
-  if (!settings.has("recipe")) return accuracy;
+  Promise const asked{accuracy, "accuracy= asks for"};
+  if (!settings.has("recipe")) return asked;
   try {
     auto const name = settings.text("recipe");
     auto const text = program_text("recipes", name, ".toml", "recipe");
     Settings recipe("train");
     recipe.read_toml(text.text, text.where, SettingSource::recipe, name);
     bool const from_recipe = recipe.has("accuracy") && recipe.real("accuracy") == accuracy;
-    bool const another_run = settings.has("examples") || recipe.whole("epochs") != settings.whole("epochs");
-    return from_recipe && another_run ? 0 : accuracy;
+    if (!from_recipe) return asked;
+    auto const kind = [](Settings const& s) { return s.has("data") ? s.text("data").substr(0, s.text("data").find(':')) : std::string(); };
+    bool const another_run = settings.has("examples") || settings.real("validation") > 0 || recipe.whole("epochs") != settings.whole("epochs") ||
+                             kind(recipe) != kind(settings) || (recipe.has("model") && recipe.text("model") != settings.text("model"));
+    return another_run ? Promise{} : Promise{accuracy, "recipe " + name + " promises"};
   } catch (Error const&) {  // a resumed run's recipe may be gone
-    return 0;
+    return {};
   }
 }
 
@@ -165,8 +203,10 @@ int train(Settings& settings) {
   auto const options = step_options(settings);
   auto const optimizer = optimizer_of(settings);
   auto const schedule = schedule_of(settings);
+  note_settings_without_effect(settings);
   NamedData const data = open_data(settings.text("data"), models::find(settings.text("model")));
-  auto const training = augmented(data.split.train, settings);
+  auto const sets = sets_of(data.split, settings);
+  auto const training = augmented(sets.train, settings);
   auto const& d = data.split.train.spec();
   ImageSpec const spec{d.image, d.mean, d.std, d.labels};
   auto const model = make_model(settings, &spec);
@@ -196,7 +236,7 @@ int train(Settings& settings) {
   catch_signals();
   FitOptions fit;
   fit.epochs = int(settings.whole("epochs"));
-  fit.validate = data.split.test;
+  fit.validate = sets.validation;
   fit.folder = folder;
   fit.resume = resume;
   fit.settings = kept;
@@ -217,6 +257,14 @@ int train(Settings& settings) {
   };
   fit.on_epoch = [&](EpochResult const& r) {
     log.line(progress.epoch(r, last));
+    if (settings.flag("json")) {
+      JsonRow row;
+      row.add("what", "epoch").add("epoch", r.epoch).add("epochs", last.epochs).add("step", r.step);
+      row.add("train_loss", r.train_loss).add("train_accuracy", r.train_accuracy).add("val_loss", r.val_loss).add("val_accuracy", r.val_accuracy);
+      row.add("learning_rate", r.learning_rate).add("seconds", r.seconds);
+      std::fputs(row.text().c_str(), stdout);
+      std::fflush(stdout);
+    }
     return !stop_requested();
   };
   fit.on_message = [&](std::string const& text) { progress.message(text); };
@@ -241,7 +289,7 @@ int train(Settings& settings) {
   }
 
   bool const written_again = result.was_finished && !has_pictures(run);
-  double const promised = promised_accuracy(settings);
+  auto const promise = promise_of(settings);
   if (!result.was_finished || written_again) {
     Report report;
     report.title = model->name + " on " + data.kind;
@@ -250,9 +298,10 @@ int train(Settings& settings) {
     report.labels = spec.labels;
     report.settings = kept;
     report.plan = trainer.step().session().plan();
-    report.promised_accuracy = promised;
+    report.promised_accuracy = promise.accuracy;
     if (result.best_epoch != result.epochs.back().epoch) load_weights(*model, run + "/best.safetensors");
-    report.evaluation = Evaluator(*model, {.batch = fit.validation_batch, .precision = options.precision})(data.split.test);
+    auto const& measured = settings.real("validation") > 0 ? data.split.test : sets.validation;   // a held-out part is for choosing, the test set for the figure
+    report.evaluation = Evaluator(*model, {.batch = fit.validation_batch, .precision = options.precision})(measured);
     write_report(run, report);
   }
   auto const& end = result.epochs.back();
@@ -277,6 +326,7 @@ int train(Settings& settings) {
         .add("seconds", now() - started)
         .add("peak_bytes", peak_resident_bytes())
         .add("run", run);
+    if (promise.accuracy > 0) row.add("promised", promise.accuracy).add("reached", promise.reached(end));
     std::fputs(row.text().c_str(), stdout);
     return 0;
   }
@@ -286,7 +336,8 @@ int train(Settings& settings) {
   else
     std::printf("%s: report.html, best.safetensors\n", run.c_str());
   std::printf("last val %.4f, loss %.4f (epoch %d)\nbest val %.4f\n", end.val_accuracy, end.val_loss, end.epoch, result.best_accuracy);
-  if (promised > 0 && end.val_accuracy < promised) std::fprintf(stderr, "note: the recipe promises a last val of %.4f\n", promised);
+  if (promise.accuracy > 0)
+    std::printf("%s %.4f: %s\n", promise.who.c_str(), promise.accuracy, promise.reached(end) ? "reached" : "not reached");
   return 0;
 }
 

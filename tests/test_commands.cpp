@@ -216,19 +216,20 @@ TEST_F(Commands, RowsOfResultsThatAreNewerThanTheCheckpointAreCut) {
 
 TEST_F(Commands, TheAccuracyOfARecipeIsAskedOfItsOwnEpochsAlone) {
   write(folder.path / "hard.toml", "model = \"lenet5\"\ndata = \"mnist:digits\"\nbatch = 32\nepochs = 1\naccuracy = 1.0\nlr = 0.0001\n");
-  auto const notes = [&](std::vector<std::string> const& more) {
+  auto const asked = [&](std::vector<std::string> const& more) {
     std::vector<std::string> words = {"train", "recipe=hard.toml"};
     words.insert(words.end(), more.begin(), more.end());
     auto const r = falconet(words);
     EXPECT_EQ(r.code, 0) << r.err;
-    return r.err.find("the recipe promises") != std::string::npos;
+    auto const at = r.out.find(": not reached\n");
+    return at == std::string::npos ? std::string() : r.out.substr(r.out.rfind('\n', at) + 1, at - r.out.rfind('\n', at) - 1);
   };
-  EXPECT_TRUE(notes({"run=own"}));
+  EXPECT_EQ(asked({"run=own"}), "recipe hard.toml promises 1.0000");
   EXPECT_NE(contents(folder.path / "own/report.html").find("not reached"), std::string::npos);
-  EXPECT_FALSE(notes({"run=longer", "epochs=2"}));
+  EXPECT_EQ(asked({"run=longer", "epochs=2"}), "");
   EXPECT_EQ(contents(folder.path / "longer/report.html").find("not reached"), std::string::npos);
-  EXPECT_FALSE(notes({"run=less", "examples=64"}));
-  EXPECT_TRUE(notes({"run=asked", "epochs=2", "accuracy=0.999"}));   // asked for by the user
+  EXPECT_EQ(asked({"run=less", "examples=64"}), "");
+  EXPECT_EQ(asked({"run=asked", "epochs=2", "accuracy=0.999"}), "accuracy= asks for 0.9990");   // asked for by the user
 }
 
 // A gray PNG file of one digit.
@@ -290,6 +291,26 @@ TEST_F(Commands, PredictTakesFilesAndFolders) {
   write(folder.path / "bad.png", png(test.images.substr(16, 784), 28).substr(0, 100));
   expect_refusal(falconet({"predict", "model=r", "bad.png"}), 1, {"bad.png"});
   expect_refusal(falconet({"predict", "model=r", "digits"}), 1, {"digits", ".png"});
+  fs::rename(folder.path / "bad.png", folder.path / "pictures/1a.png");   // one among others: they go on
+  fs::rename(folder.path / "pictures/2.png", folder.path / "pictures/2\xff\xc3.png");
+  auto const some = falconet({"predict", "model=r", "pictures", "json=true"});
+  EXPECT_EQ(some.code, 1);
+  EXPECT_EQ(labels(some.out).size(), 3u) << some.out;
+  EXPECT_NE(some.err.find("error: pictures/1a.png"), std::string::npos) << some.err;
+  EXPECT_NE(some.err.find("note: 1 of 4 files could not be read"), std::string::npos) << some.err;
+  EXPECT_NE(some.out.find("\"pictures/2\\ufffd\\ufffd.png\""), std::string::npos) << some.out;   // so that the row parses
+}
+
+TEST_F(Commands, AHeldOutPartIsForChoosingAndTheTestSetForTheReport) {
+  auto const r = falconet(training({"run=held", "epochs=2", "validation=0.25", "json=true", "optimizer=adam", "momentum=0.5"}));
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.err.find("note: momentum= has no effect with optimizer=adam\n"), std::string::npos) << r.err;
+  for (char const* row : {"{\"what\": \"epoch\", \"epoch\": 1, ", "{\"what\": \"epoch\", \"epoch\": 2, ", "{\"what\": \"train_run\""})
+    EXPECT_NE(r.out.find(row), std::string::npos) << r.out;
+  EXPECT_NE(contents(folder.path / "held/report.html").find("on 120 samples"), std::string::npos);
+  for (char const* file : {"held", "held/best.safetensors"})
+    EXPECT_EQ(falconet({"summary", std::string("model=") + file, "batch=4"}).code, 0) << file;
+  expect_refusal(falconet({"summary", "model=held", "weights=held"}), 2, {"model=held", "weights="});
 }
 
 TEST_F(Commands, RunsWithoutAFolderAreNumbered) {
@@ -310,8 +331,8 @@ TEST_F(Commands, TheSameSeedGivesTheSameBytesForAnyNumberOfThreads) {
 TEST_F(Commands, AnInterruptedRunGoesOnToTheSameBytes) {
   write_digits(folder.path / "digits", 2000, 120);
   ASSERT_EQ(falconet(training({"run=whole", "epochs=4"})).code, 0);
-  for (int signal : {SIGINT, SIGTERM}) {
-    std::string const name = signal == SIGINT ? "by_int" : "by_term";
+  for (int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    std::string const name = "by_" + std::to_string(signal);
     // The program waits within step 1 for a reader of its log, so the signal comes within epoch 1, however fast or slow the machine is.
     auto const log = folder.path / name / "log.txt";
     fs::create_directories(log.parent_path());
@@ -373,6 +394,7 @@ TEST_F(Commands, TwoProcessesDoNotShareARunFolder) {
   auto const args = contents(folder.path / "shared/args.toml");
   expect_refusal(falconet(training({"run=shared", "epochs=7"})), 1, {"shared", "process"});
   EXPECT_EQ(args, contents(folder.path / "shared/args.toml"));
+  expect_refusal(falconet({"train", "resume=shared"}), 1, {"shared/lock", "in use by process"});
   first.kill(SIGINT);
   EXPECT_EQ(first.wait().code, 130);
 }
@@ -487,4 +509,11 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
   for (char const* key : {"problem", "algorithm", "config", "us", "us_min", "limit_us", "error"})
     EXPECT_NE(b.out.substr(0, b.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << b.out;
   EXPECT_NE(contents(folder.path / "conv.svg").find("</svg>"), std::string::npos);
+  expect_refusal(falconet({"bench", "conv", "problems=n2 c4 hw8 k4 rs3 p1 f32 nhwc", "plot=nowhere/conv.svg"}), 1, {"nowhere/conv.svg"});
+  expect_refusal(falconet({"bench", "conv", "problems=fwd n1 c3"}), 2, {"it does not say h, w, k, r, s"});
+  expect_refusal(falconet({"bench", "gemm"}), 2, {"bench gemm needs problems=", "networks"});
+  auto const slow = falconet({"bench", "conv", "problems=fwd n64 c256 hw28 k256 rs3 p1 f32 nhwc", "budget=0.1"});   // minutes by plain loops
+  EXPECT_EQ(slow.code, 0) << slow.err;
+  EXPECT_NE(slow.out.find("algorithms=naive runs it"), std::string::npos) << slow.out;
+  for (auto const& words : {std::vector<std::string>{"help", "bench", "gemm"}, {"help", "data"}, {"help", "json=true"}}) EXPECT_EQ(falconet(words).code, 0);
 }

@@ -135,6 +135,13 @@ TEST_F(DataFiles, PlainAndGzippedAndJoinedGzipFilesGiveTheSame) {
   }
 }
 
+TEST_F(DataFiles, BytesAfterAGzipStreamAreNamed) {
+  write_small_mnist();
+  gzip(path("z.gz"), std::string(read_file(path("train-images-idx3-ubyte")).text()));
+  write_atomically(path("longer.gz"), std::string(read_file(path("z.gz")).text()) + "x");
+  EXPECT_EQ(error_of([&] { data::read_idx_images(path("longer.gz")); }), path("longer.gz") + ": goes on after its end: what follows the gzip stream is no other one");
+}
+
 TEST_F(DataFiles, BadIdxFilesGetOneClearLine) {
   write_small_mnist();
   auto const image_file = path("train-images-idx3-ubyte"), label_file = path("train-labels-idx1-ubyte");
@@ -295,6 +302,37 @@ TEST(Pipelines, ShuffleTakeAndSubsetSelectSamplesInOrder) {
   EXPECT_EQ((all | data::shuffle() | data::random_crop(4) | data::random_flip()).text(), "shuffle random_crop(4) random_flip");
   EXPECT_EQ(error_of([&] { all | data::subset(100, 200); }), "subset(100,200) leaves nothing of 100 samples");
   EXPECT_EQ(error_of([&] { all | data::take(0); }, ErrorKind::usage), "take(0): expected at least 1 sample");
+}
+
+TEST(Pipelines, ASampleIsDrawnEvenlyBySeedAndLeavesTheOthers) {
+  std::vector<std::uint32_t> order, other;
+  data::Pipeline const all = Counting(1003);
+  for (std::int64_t count : {1, 7, 100, 502, 1002, 1003, 5000}) {
+    auto const some = all | data::sample_evenly(count, 3);
+    some.order(order, 1, 0);
+    some.order(other, 2, 5);
+    EXPECT_EQ(order, other) << "only its own seed decides";
+    auto const kept = std::min<std::int64_t>(count, 1003);
+    ASSERT_EQ(some.size(), kept);
+    ASSERT_EQ(std::int64_t(order.size()), kept);
+    for (std::int64_t part = 0; part < kept; ++part) {
+      EXPECT_GE(order[std::size_t(part)], part * 1003 / kept);
+      EXPECT_LT(order[std::size_t(part)], (part + 1) * 1003 / kept);
+    }
+    if (kept == 1003) continue;
+    auto const rest = all | data::without_sample(count, 3);
+    rest.order(other, 1, 0);
+    EXPECT_EQ(std::int64_t(other.size()), rest.size());
+    EXPECT_TRUE(std::is_sorted(other.begin(), other.end()));
+    order.insert(order.end(), other.begin(), other.end());
+    std::sort(order.begin(), order.end());
+    for (std::uint32_t i = 0; i < 1003; ++i) ASSERT_EQ(order[i], i);
+  }
+  (all | data::sample_evenly(100, 3)).order(order, 1, 0);
+  (all | data::sample_evenly(100, 4)).order(other, 1, 0);
+  EXPECT_NE(order, other);
+  EXPECT_EQ(error_of([&] { all | data::without_sample(2000, 1); }), "without_sample(2000) leaves nothing of 1003 samples");
+  EXPECT_EQ(error_of([&] { all | data::sample_evenly(0, 1); }, ErrorKind::usage), "sample_evenly(0): expected at least 1 sample");
 }
 
 TEST(Pipelines, RandomCropShiftsByUpToThePaddingAndFillsWithBlack) {

@@ -150,6 +150,21 @@ TEST(Svg, ManySeriesWithLongNamesWrapTheirLegend) {
   check("legend", svg::draw(chart));
 }
 
+TEST(Svg, ManyGroupsGoIntoPanelsWithWholeLabels) {
+  svg::BarChart chart{.title = "conv", .y_label = "microseconds", .categories = {}, .log_y = true};
+  chart.bars = {{"naive", {}}, {"direct", {}}, {"limit", {}}};
+  for (int p = 0; p < 138; ++p) {
+    chart.categories.push_back("bwd_filter n32 c" + std::to_string(1000 + p) + " hw56 k256 rs3 p1 st2 f32 nhwc, 2 threads");
+    for (auto& b : chart.bars) b.values.push_back(p == 70 ? 1e5 : 10 + p);
+  }
+  auto const text = svg::draw(chart);
+  check("panels", text);
+  for (auto const& label : chart.categories) EXPECT_NE(text.find(">" + label + "<"), std::string::npos) << label;
+  EXPECT_LT(std::stod(text.substr(text.find("width=\"") + 7)), 2000);
+  svg::HeatMap const counts{.title = "c", .x_label = "", .y_label = "", .rows = {"a", "b"}, .columns = {"a", "b"}, .values = {1131, 0, 2, 980}};
+  EXPECT_NE(svg::draw(counts).find(">1,131<"), std::string::npos);
+}
+
 TEST(Svg, GroupedBarsOnALogAxis) {
   svg::BarChart chart{.title = "conv, forward: microseconds by algorithm", .y_label = "microseconds", .categories = {}, .log_y = true};
   for (int p = 0; p < 8; ++p) chart.categories.push_back("n=64 c=" + std::to_string(16 << p) + " h=28 w=28 k=64 r=3 s=3 pad=1");

@@ -233,7 +233,7 @@ std::vector<Pin> Settings::pins() const {
 std::string help_text() {
   std::string text = "falconet VERB key=value ... [paths]     (--key value and --key=value too)\n\n";
   for (Verb const& verb : verbs_table()) text += format("  {:<14}{:<58}  falconet {}\n", verb.name, verb.help, verb.example);
-  text += "\n`falconet help VERB` lists the settings of a verb.\n";
+  text += "\n`falconet help VERB` lists the settings of a verb, `falconet help data` the kinds of data; json=true gives rows.\n";
   text += "A setting comes from its default, the recipe, the config file or the command line; the later wins.\n";
   return text;
 }

@@ -30,9 +30,10 @@ constexpr Setting settings[] = {
     // What is trained, and on what
     {"recipe", text, "", "train, eval, summary, bench train, bench predict", "a recipe by name (recipes/NAME.toml) or file"},
     {"config", text, "", all_that_run, "a TOML file with settings, above the recipe and below the command line"},
-    {"model", text, "", "train, summary, bench train, bench predict", "the network: {networks}"},
+    {"model", text, "", "train", "the network: {networks}"},
+    {"model", text, "", "summary, bench train, bench predict", "a network by name (`falconet help train` lists them), a run folder or a .safetensors file"},
     {"model", text, "", "eval, predict", "a run folder or a .safetensors file; with weights=: the name of a network"},
-    {"data", text, "", "train, eval, predict", "the data set, KIND:FOLDER, such as mnist:data/mnist or cifar10:data/cifar-10"},
+    {"data", text, "", "train, eval, predict", "the data set, KIND:FOLDER: mnist, fashion_mnist, cifar10, or folder:PATH with images of your own (`falconet help data`)"},
     {"data", text, "", "summary", "take image size and classes from this data set"},
 
     // How it is trained
@@ -51,7 +52,8 @@ constexpr Setting settings[] = {
     {"step_epochs", wholes, "", "train", "step schedule: the epochs after which the rate falls", "", 1, most_count},
     {"step_factor", real, "0.1", "train", "step schedule: by what it is multiplied", "", 0, 1, true},
     {"augment", texts, "", "train", "random changes to training images: cropN (shifts of up to N pixels), flip"},
-    {"examples", whole, "", "train", "only so many samples of the training set", "", 1, 1e9},
+    {"examples", whole, "", "train", "only so many samples, drawn by the seed evenly over the set; of the validation set too", "", 1, 1e9},
+    {"validation", real, "0", "train", "share of the training set held out to choose the best weights by; 0: the test set, which val is then", "", 0, 1, false, true},
     {"seed", whole, "1", "train, summary, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
     {"run", text, "", "train", "the run folder; default: the next free runs/trainN"},
     {"resume", text, "", "train", "a run folder to go on with"},
@@ -81,7 +83,7 @@ constexpr Setting settings[] = {
     {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
     {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1, most_count},
-    {"budget", real, "1", "bench conv", "seconds for each algorithm and problem", "", 0, 1e6, true},
+    {"budget", real, "1", "bench conv", "seconds for each problem, shared by its algorithms", "", 0, 1e6, true},
     {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
     {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1, most_count},
     {"json", flag, "false", with_rows, "one JSON object a row, for machines"},

@@ -62,27 +62,30 @@ std::string shortened(std::string const& text, double size, double room) {
 
 class Canvas {
  public:
-  Canvas(double width, double height) {
-    out_ = format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
+  Canvas(double width, double height) : out_(head(width, height)) {}
+  explicit Canvas(double down) : down_(down) {}   // a part of a picture, so many pixels down in it, without its head and end
+  static std::string head(double width, double height) {
+    return format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" width=\"{0:.0f}\" height=\"{1:.0f}\" "
                   "font-family=\"Helvetica, Arial, 'DejaVu Sans', sans-serif\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n",
                   width, height);
   }
   // turn: degrees; the text is turned about (x, y), which is its start, middle or end.
   void text(double x, double y, std::string const& what, double size, char const* anchor, char const* fill = ink, double turn = 0, bool bold = false) {
+    y += down_;
     std::string const turned = turn == 0 ? "" : format(" transform=\"rotate({:.0f} {:.1f} {:.1f})\"", turn, x, y);
     out_ += format("<text x=\"{:.1f}\" y=\"{:.1f}\" font-size=\"{:.1f}\" text-anchor=\"{}\" fill=\"{}\"{}{}>{}</text>\n", x, y, size, anchor, fill,
                    bold ? " font-weight=\"600\"" : "", turned, escape(what));
   }
   void line(double x1, double y1, double x2, double y2, char const* stroke, double width = 1) {
-    out_ += format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"{}\"/>\n", x1, y1, x2, y2, stroke, width);
+    out_ += format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"{}\"/>\n", x1, y1 + down_, x2, y2 + down_, stroke, width);
   }
   void box(double x, double y, double width, double height, std::string_view fill, double round = 0) {
-    out_ += format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"{}\" fill=\"{}\"/>\n", x, y, width, height, round, fill);
+    out_ += format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" rx=\"{}\" fill=\"{}\"/>\n", x, y + down_, width, height, round, fill);
   }
   void dot(double x, double y, double radius, char const* fill) {
-    out_ += format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:.1f}\" fill=\"{}\"/>\n", x, y, radius, fill);
+    out_ += format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:.1f}\" fill=\"{}\"/>\n", x, y + down_, radius, fill);
   }
-  void path(std::string const& steps, char const* stroke, bool dashed, double width = 2) {
+  void path(std::string const& steps, char const* stroke, bool dashed, double width = 2) {   // where it says, never moved down
     if (steps.empty()) return;
     out_ += format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\" stroke-linecap=\"round\"{}/>\n", steps, stroke, width,
                    dashed ? " stroke-dasharray=\"7 5\"" : "");
@@ -91,10 +94,12 @@ class Canvas {
     double const size = std::clamp(17 * room / std::max(1.0, text_width(what, 17)), 12.0, 17.0);
     text(x, 30, shortened(what, size, room), size, "start", ink, 0, true);
   }
-  std::string finish() { return std::move(out_) + "</svg>\n"; }
+  std::string part() { return std::move(out_); }
+  std::string finish() { return part() + "</svg>\n"; }
 
  private:
   std::string out_;
+  double down_ = 0;
 };
 
 // One axis: a range of values, its ticks and where they lie.
@@ -279,6 +284,13 @@ bool near_zero(std::vector<double> const& values) {
   return low >= 0 && low < 0.4 * high;
 }
 
+std::string key_text(double v) {   // 0.25, 283, 1,131
+  if (std::abs(v) < 999.5 || std::abs(v) >= 1e15) return format("{:.3g}", v);
+  std::string text = format("{:.0f}", v);
+  for (std::size_t at = text.size(); at > 3 + (v < 0);) text.insert(at -= 3, 1, ',');
+  return text;
+}
+
 std::string mix(double t) {   // white to deep blue
   t = std::clamp(t, 0.0, 1.0);
   auto channel = [t](double light, double middle, double dark) {
@@ -372,20 +384,26 @@ std::string draw(LineChart const& chart) {
   return canvas.finish();
 }
 
-std::string draw(BarChart const& chart) {
-  std::vector<double> values;
+namespace {
+
+constexpr double narrowest_bar = 15, narrowest_gap = 14, widest_plot = 1500;
+
+struct Panel {
+  std::string text;
+  double width = 0, height = 0;
+};
+
+// values: those that the axis covers, of all panels. down: where the panel begins.
+Panel draw_panel(BarChart const& chart, std::vector<double> const& values, double down) {
   std::vector<std::string> names;
-  for (auto const& b : chart.bars) {
-    append(values, b.values);
-    names.push_back(b.name);
-  }
+  for (auto const& b : chart.bars) names.push_back(b.name);
   Axis y = make_axis(values, chart.log_y, 6, true, true);
   double const bars = std::max<double>(1, double(chart.bars.size())), groups = std::max<double>(1, double(chart.categories.size()));
-  double const bar = std::clamp(560 / (bars * groups), 15.0, 56.0), group = bar * bars + std::max(14.0, bar * 0.6);
+  double const bar = std::clamp(560 / (bars * groups), narrowest_bar, 56.0), group = bar * bars + std::max(narrowest_gap, bar * 0.6);
   double longest = 0;
   std::vector<std::string> labels;
   for (auto const& c : chart.categories) {
-    labels.push_back(shortened(c, 12, 260));
+    labels.push_back(shortened(c, 12, 620));
     longest = std::max(longest, text_width(labels.back(), 12));
   }
   bool const turned = longest > group - 8;
@@ -394,12 +412,12 @@ std::string draw(BarChart const& chart) {
   double const left = std::max(24 + y.widest(12) + (chart.y_label.empty() ? 0 : 24), overhang + 12);
   double const plot = std::max(group * groups, 420.0), pitch = plot / groups, width = left + plot + 28;
   double const legend_height = names.size() > 1 ? legend(nullptr, names, left, 0, plot, {}) : 0;
-  double const top = 66 + legend_height, below = std::any_of(values.begin(), values.end(), [](double v) { return v < 0; }) ? 12 : 0,
-               label_height = (turned ? longest * sine + 22 : 28) + below;   // below: the numbers of bars that hang down
+  double const top = 66 + legend_height + (bar < 45 ? 20 : 0), below = std::any_of(values.begin(), values.end(), [](double v) { return v < 0; }) ? 12 : 0,
+               label_height = (turned ? longest * sine + 22 : 28) + below;   // top: upright numbers above bars; below: those of bars that hang down
   double const bottom = std::max(double(chart.height), top + label_height + 200) - label_height, height = bottom + label_height + 8;
   y.from = bottom, y.to = top;
 
-  Canvas canvas(width, height);
+  Canvas canvas(down);
   canvas.title(chart.title, left, plot);
   if (names.size() > 1) legend(&canvas, names, left, 56, plot, {});
   draw_y_axis(canvas, y, chart.y_label, left, false, left + plot, left - y.widest(12) - 24);
@@ -422,7 +440,34 @@ std::string draw(BarChart const& chart) {
   }
   canvas.line(left, base, left + plot, base, faint);
   if (values.empty()) canvas.text(left + plot / 2, (top + bottom) / 2, "no data", 15, "middle", faint);
-  return canvas.finish();
+  return {canvas.part(), width, height};
+}
+
+}  // namespace
+
+std::string draw(BarChart const& chart) {
+  std::vector<double> values;
+  for (auto const& b : chart.bars) append(values, b.values);
+  double const group = narrowest_bar * double(std::max<std::size_t>(chart.bars.size(), 1)) + narrowest_gap;
+  std::size_t const all = chart.categories.size(), most = std::size_t(std::max(1.0, widest_plot / group));
+  // More than fit side by side: panels below each other, on the same axis.
+  std::size_t const rows = std::max<std::size_t>(1, (all + most - 1) / most), each = std::max<std::size_t>(1, (all + rows - 1) / rows);
+  std::string inside;
+  double width = 0, height = 0;
+  for (std::size_t begin = 0; begin == 0 || begin < all; begin += each) {
+    std::size_t const end = std::min(begin + each, all);
+    BarChart part = chart;
+    if (begin > 0) part.title = format("{} ({} of {})", chart.title, begin / each + 1, (all + each - 1) / each);
+    part.categories.assign(chart.categories.begin() + std::ptrdiff_t(begin), chart.categories.begin() + std::ptrdiff_t(end));
+    for (auto& b : part.bars) {
+      b.values.resize(all, nothing);
+      b.values = std::vector(b.values.begin() + std::ptrdiff_t(begin), b.values.begin() + std::ptrdiff_t(end));
+    }
+    auto const panel = draw_panel(part, values, height);
+    inside += panel.text;
+    width = std::max(width, panel.width), height += panel.height;
+  }
+  return Canvas::head(width, height) + inside + "</svg>\n";
 }
 
 std::string draw(HeatMap const& map) {
@@ -477,7 +522,7 @@ std::string draw(HeatMap const& map) {
   for (int i = 0; i < int(steps); ++i)
     canvas.box(right + 22, top + key_height * (1 - (i + 1) / steps), 14, key_height / steps + 0.6, mix((i + 0.5) / steps));
   for (double t : {0.0, 0.5, 1.0})
-    canvas.text(right + 42, top + key_height * (1 - t) + (t == 1 ? 10 : t == 0 ? 0 : 4), format("{:.3g}", t * t * most), 11, "start", faint);
+    canvas.text(right + 42, top + key_height * (1 - t) + (t == 1 ? 10 : t == 0 ? 0 : 4), key_text(t * t * most), 11, "start", faint);
   return canvas.finish();
 }
 

@@ -33,7 +33,7 @@ struct BarChart {
   std::vector<std::string> categories;
   std::vector<Bars> bars = {};
   bool log_y = false;
-  int height = 480;              // the width grows with the number of bars
+  int height = 480;              // the width grows with the number of bars; what does not fit goes into panels below, each of this height
 };
 std::string draw(BarChart const&);
 

@@ -77,6 +77,7 @@ class PlainOrGzip {
       done += room - stream_.avail_out;
       if (code == Z_STREAM_END) {
         finished_ = stream_.avail_in == 0 && !refill();
+        if (!finished_ && *stream_.next_in != 0x1f) fail_data("goes on after its end: what follows the gzip stream is no other one");
         if (!finished_ && inflateReset(&stream_) != Z_OK) fail_data("cannot be decompressed");   // gzip files may be joined
       } else if (code != Z_OK && code != Z_BUF_ERROR) {
         fail_data(format("is damaged: the gzip stream says \"{}\"", stream_.msg ? stream_.msg : "data error"));

@@ -65,6 +65,23 @@ void mirror(std::span<T> pixels, int height, int width, int channels) {
   }
 }
 
+// Keeps the samples that Transform::drawn says.
+void draw_evenly(std::vector<std::uint32_t>& order, Transform const& t) {
+  auto const all = std::uint64_t(order.size()), count = std::min(std::uint64_t(t.drawn), all);
+  auto const key = random_key(t.seed, hash("data.sample"));
+  std::size_t kept = 0;
+  for (std::uint64_t part = 0; part < count; ++part) {
+    auto const begin = part * all / count, end = (part + 1) * all / count;
+    auto const bits = draw(key, 0, part);
+    auto const chosen = begin + bounded(wide_bits(bits.word[0], bits.word[1]), std::uint32_t(end - begin));
+    if (!t.others) order[kept++] = order[chosen];
+    else
+      for (auto i = begin; i < end; ++i)
+        if (i != chosen) order[kept++] = order[i];
+  }
+  order.resize(kept);
+}
+
 }  // namespace
 
 Transform shuffle() { return {.name = "shuffle", .shuffles = true}; }
@@ -77,6 +94,16 @@ Transform take(std::int64_t count) {
 Transform subset(std::int64_t begin, std::int64_t end) {
   if (begin < 0 || end <= begin) fail(ErrorKind::usage, format("subset({}, {}): expected 0 <= begin < end", begin, end));
   return {.name = format("subset({},{})", begin, end), .begin = begin, .end = end};
+}
+
+Transform sample_evenly(std::int64_t count, std::uint64_t seed) {
+  if (count < 1) fail(ErrorKind::usage, format("sample_evenly({}): expected at least 1 sample", count));
+  return {.name = format("sample_evenly({})", count), .drawn = count, .seed = seed};
+}
+
+Transform without_sample(std::int64_t count, std::uint64_t seed) {
+  if (count < 1) fail(ErrorKind::usage, format("without_sample({}): expected at least 1 sample", count));
+  return {.name = format("without_sample({})", count), .drawn = count, .seed = seed, .others = true};
 }
 
 Transform random_crop(int padding) {
@@ -110,7 +137,8 @@ Pipeline::Pipeline(std::shared_ptr<Dataset const> dataset) : dataset_(std::move(
 }
 
 Pipeline operator|(Pipeline pipeline, Transform transform) {
-  auto const end = std::min(transform.end, pipeline.size_);
+  auto const drawn = std::min(transform.drawn, pipeline.size_);
+  auto const end = drawn == 0 ? std::min(transform.end, pipeline.size_) : transform.others ? pipeline.size_ - drawn : drawn;
   if (transform.begin >= end) fail(ErrorKind::data, format("{} leaves nothing of {} samples", transform.name, pipeline.size_));
   pipeline.size_ = end - transform.begin;
   pipeline.transforms_.push_back(std::move(transform));
@@ -129,6 +157,7 @@ void Pipeline::order(std::vector<std::uint32_t>& order, std::uint64_t seed, std:
   for (std::size_t place = 0; place < transforms_.size(); ++place) {
     auto const& t = transforms_[place];
     if (t.shuffles) falconet::shuffle(order, random_key(seed, hash("data.shuffle") + place), std::uint64_t(epoch));
+    if (t.drawn > 0) draw_evenly(order, t);
     if (t.end < std::int64_t(order.size())) order.resize(std::size_t(t.end));
     if (t.begin > 0) order.erase(order.begin(), order.begin() + t.begin);
   }

@@ -27,11 +27,18 @@ struct Transform {
   // What `alter` does, said so that a GPU can do it too (train/feeds.h); `unknown` is done on the CPU.
   enum Kind : std::uint8_t { unknown, crop, flip } kind = unknown;
   int padding = 0;                                              // of crop
+  std::int64_t drawn = 0;                                       // 0, or so many samples are drawn by the seed, and only they or only the others kept
+  std::uint64_t seed = 0;
+  bool others = false;
 };
 
 Transform shuffle();                                            // a new order every epoch
 Transform take(std::int64_t count);                             // the first `count`, or all if there are fewer
 Transform subset(std::int64_t begin, std::int64_t end);         // [begin, end); to hold out a part of a training set
+// `count` samples drawn evenly over the set: one from each of `count` parts of it of (nearly) the same size, which one by the seed alone; in
+// the order of the set. So a set that is sorted by class keeps the shares of its classes. All if there are fewer.
+Transform sample_evenly(std::int64_t count, std::uint64_t seed);
+Transform without_sample(std::int64_t count, std::uint64_t seed);   // the others: to train on what is not held out
 Transform random_crop(int padding);                             // shifts by up to `padding` pixels each way, black comes in
 Transform random_flip();                                        // left to right, every second image
 

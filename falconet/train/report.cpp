@@ -108,7 +108,7 @@ std::string report_html(Report const& report) {
     h.table(rows, 0);
   }
   if (auto const& e = report.evaluation; e.samples > 0) {
-    h.heading(format("Classes, of the best weights on {} validation samples", e.samples));
+    h.heading(format("Classes, of the best weights on {} samples", e.samples));
     h.text += inline_svg(confusion_svg(e, report.labels));
     std::vector<std::vector<std::string>> rows = {{"label", "samples", "recall", "precision"}};
     for (int c = 0; c < e.classes; ++c) {

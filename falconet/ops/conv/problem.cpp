@@ -160,6 +160,7 @@ std::string ConvProblem::text() const {
 
 ConvProblem ConvProblem::parse(std::string_view text) {
   ConvProblem p;
+  std::string given;   // the sizes' letters
   auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "convolution problem '" + std::string(text) + "': " + why); };
   for (auto token : split(text, ' ')) {
     if (token.empty()) continue;
@@ -187,6 +188,7 @@ ConvProblem ConvProblem::parse(std::string_view text) {
       continue;
     }
     if (digit == std::string_view::npos) bad("'" + std::string(token) + "' is not understood");
+    if (key == "n" || key == "c" || key == "h" || key == "w" || key == "hw" || key == "k" || key == "r" || key == "s" || key == "rs") given += key;
     int v[4] = {0, 0, 0, 0}, count = 0;
     for (auto part : split(token.substr(digit), '.')) {
       if (count == 4) bad("'" + std::string(token) + "' has too many numbers");
@@ -217,6 +219,10 @@ ConvProblem ConvProblem::parse(std::string_view text) {
     else if (key == "p" && count == 4) p.pad_top = v[0], p.pad_left = v[1], p.pad_bottom = v[2], p.pad_right = v[3];
     else bad("'" + std::string(token) + "' is not understood");
   }
+  std::string missing;
+  for (char size : std::string_view("nchwkrs"))
+    if (given.find(size) == std::string::npos) (missing += missing.empty() ? "" : ", ") += size;
+  if (!missing.empty()) bad("it does not say " + missing + "; a whole one: fwd n1 c3 hw8 k4 rs3 p1 f32 nhwc");
   for (int v : {p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w, p.groups})
     if (v < 1) bad("every size is at least 1");
   if (p.c % p.groups || p.k % p.groups) bad("groups must divide c and k");
