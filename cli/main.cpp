@@ -45,7 +45,9 @@ int help_rows(std::string const& topic) {
       for (auto const name : split(setting.verbs, ',')) belongs |= name.substr(std::min(name.find_first_not_of(' '), name.size())) == verb.name;
       if (!belongs) continue;
       JsonRow line;
-      line.add("what", "setting").add("verb", verb.name).add("name", setting.name).add("default", setting.fallback).add("help", setting.help == "the network: {networks}" ? "the network: " + networks() : std::string(setting.help));
+      std::string help(setting.help);
+      if (auto const at = help.find("{networks}"); at != help.npos) help.replace(at, std::string_view("{networks}").size(), networks());
+      line.add("what", "setting").add("verb", verb.name).add("name", setting.name).add("default", setting.fallback).add("help", help);
       line.add("expected", expected(setting));
       std::fputs(line.text().c_str(), stdout);
     }
