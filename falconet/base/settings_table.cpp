@@ -31,7 +31,7 @@ constexpr Setting settings[] = {
     {"recipe", text, "", "train, eval, summary, bench train, bench predict", "a recipe by name (recipes/NAME.toml) or file"},
     {"config", text, "", all_that_run, "a TOML file with settings, above the recipe and below the command line"},
     {"model", text, "", "train", "the network: {networks}"},
-    {"model", text, "", "summary, bench train, bench predict", "a network by name (`falconet help train` lists them), a run folder or a .safetensors file"},
+    {"model", text, "", "summary, bench train, bench predict", "a run folder, a .safetensors file, or the network: {networks}"},
     {"model", text, "", "eval, predict", "a run folder or a .safetensors file; with weights=: the name of a network"},
     {"data", text, "", "train, eval, predict", "the data set, KIND:FOLDER: mnist, fashion_mnist, cifar10, or folder:PATH with images of your own (`falconet help data`)"},
     {"data", text, "", "summary", "take image size and classes from this data set"},
