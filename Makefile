@@ -39,7 +39,7 @@ endif
 else
 	@echo "make test: no nvcc, so the cuda preset is not compiled"
 endif
-	ctest --test-dir build --output-on-failure
+	ctest --test-dir build --output-on-failure --parallel $(shell nproc)
 
 install: build
 	cmake --install build --prefix $(PREFIX)
