@@ -36,7 +36,7 @@ void Limits::measure_again() {
 double Limits::seconds(double operations, double bytes, bool f64) { return std::max(operations / fma(f64), bytes / copy(bytes)); }
 
 std::string Limits::text() {
-  return fmt::format("{}, {} thread{}: {:.0f} GFLOP/s of multiply-adds, {:.0f} GB/s copied in memory, {:.0f} GB/s in caches (1 MiB)", name(isa_),
+  return format("{}, {} thread{}: {:.0f} GFLOP/s of multiply-adds, {:.0f} GB/s copied in memory, {:.0f} GB/s in caches (1 MiB)", name(isa_),
                 threads_.size(), threads_.size() == 1 ? "" : "s", fma() * 1e-9, copy(1 << 28) * 1e-9, copy(1 << 20) * 1e-9);
 }
 

@@ -6,5 +6,14 @@
 #include <fmt/format.h>
 
 namespace falconet {
-using fmt::format;
-}
+
+// An object, not a function: where a standard library has <format>, a call with a std::string would find std::format too.
+struct Format {
+  template <class... Values>
+  std::string operator()(fmt::format_string<Values...> text, Values&&... values) const {
+    return fmt::format(text, std::forward<Values>(values)...);
+  }
+};
+inline constexpr Format format;
+
+}  // namespace falconet

@@ -104,7 +104,14 @@ class CudaExecutor final : public Executor {
     return cuda_steps_in_flight(std::move(step), feed);
   }
 
-  void set_lanes(std::vector<int> lane, std::vector<std::vector<int>> waits) override { lane_ = std::move(lane), waits_ = std::move(waits); }
+  // Streams and events are made here: nothing may be allocated while a step is captured.
+  void set_lanes(std::vector<int> lane, std::vector<std::vector<int>> waits) override {
+    lane_ = std::move(lane), waits_ = std::move(waits);
+    int const lanes = lane_.empty() ? 0 : *std::max_element(lane_.begin(), lane_.end());
+    if (!lanes) return;
+    while (int(lanes_.size()) < lanes) lanes_.emplace_back(device_);
+    while (ended_.size() < lane_.size()) ended_.emplace_back(device_);
+  }
 
   void time(std::vector<Bound> const& launches, std::vector<double>& seconds) override {
     while (events_.size() <= launches.size()) events_.emplace_back(device_);
@@ -139,10 +146,8 @@ class CudaExecutor final : public Executor {
   }
   // Launches [0, end) on their lanes, which leave stream_ and come back to it; captured, they become branches of the graph.
   void launch_lanes(std::vector<Bound> const& launches, int end) {
-    if (std::all_of(lane_.begin(), lane_.end(), [](int l) { return l == 0; })) return launch(launches, 0, end);
-    std::vector<int> last(std::size_t(*std::max_element(lane_.begin(), lane_.end())) + 1, -1);
-    while (lanes_.size() + 1 < last.size()) lanes_.emplace_back(device_);
-    while (ended_.size() < launches.size()) ended_.emplace_back(device_);
+    if (lanes_.empty()) return launch(launches, 0, end);
+    std::vector<int> last(lanes_.size() + 1, -1);
     fork_.record(stream_);
     for (int i = 0; i < end; ++i) {
       auto const at = std::size_t(i), lane = std::size_t(lane_[at]);
@@ -180,7 +185,7 @@ class CudaExecutor final : public Executor {
   std::vector<int> lane_;
   std::vector<std::vector<int>> waits_;
   std::vector<CudaStream> lanes_;
-  std::vector<CudaEvent> ended_;                 // by launch
+  std::vector<CudaEvent> ended_;   // by launch
   std::vector<Staged> inputs_, outputs_;
   std::vector<CudaEvent> events_;
   std::optional<CudaGraph> graph_;
