@@ -247,9 +247,11 @@ int train(Settings& settings) {
     if (!log.open()) {  // the first step
       if (!fs::exists(run + "/args.toml") || !same_values(kept, std::string(read_file(run + "/args.toml").text())))
         write_atomically(run + "/args.toml", kept);
-      log.line(format("{} {} on {}, {} images, batch {}, {}, {} ({}), {} threads, data {}, falconet {}", resume ? "resumed:" : "training",
-                      model->name, data.kind, training.size(), options.batch, name(options.precision), model->device().text(),
-                      name(model->facts().isa), model->threads()->size(), fed, FALCONET_VERSION));
+      auto const& facts = model->facts();
+      auto const place = format("{} ({})", model->device().text(), facts.device.kind == DeviceKind::cpu ? std::string(name(facts.isa)) : facts.name);
+      log.line(format("{} {} on {}, {} images, batch {}, {}, {}, {} threads, data {}, falconet {}", resume ? "resumed:" : "training",
+                      model->name, data.kind, training.size(), options.batch, name(options.precision), place,
+                      model->threads()->size(), fed, FALCONET_VERSION));
     }
     last = p;
     progress.step(p);

@@ -236,6 +236,10 @@ TEST(Plan, a_pin_comes_first_then_the_recorded_plan) {
   EXPECT_EQ(choice(pinned, "layer1.conv1", "bwd_data"), "reference");
   EXPECT_NE(choice(pinned, "layer1.conv1", "bwd_filter"), "reference");
   EXPECT_EQ(training_plan("resnet_mini", 4, DType::f32, &pinned), pinned);
+  // A pin counts for more than a fusion: im2col_gemm takes no pooling, so conv2 is not fused with its pooling.
+  auto const apart = training_plan("mnist_cnn", 4, DType::f32, nullptr, {{"conv2:fwd", "im2col_gemm"}});
+  EXPECT_EQ(choice(apart, "conv2", "fwd"), "im2col_gemm");
+  EXPECT_GT(apart.step.size(), free_choice.step.size());
 }
 
 TEST(Plan, pins_that_match_nothing_are_errors_with_the_nearest_name) {

@@ -1,5 +1,6 @@
 // fuse: merges neighbours. A fusion is an offer: it is taken only if an algorithm (no baseline) accepts the fused problem and its
-// estimate does not exceed that of the parts. A missing kernel costs speed, never correctness.
+// estimate does not exceed that of the parts, and not where a pin names an algorithm that runs the part but not the fused problem.
+// A missing kernel costs speed, never correctness.
 #include <algorithm>
 
 #include "falconet/ops/algorithms.h"
@@ -29,12 +30,34 @@ double Fusion::seconds(Op const& op, std::vector<TensorType> const& in, bool bas
   return best;
 }
 
-bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& replaced) const {
-  auto types = [&](std::vector<ValueId> const& values) {
-    std::vector<TensorType> out;
-    for (ValueId v : values) out.push_back(value(v).type);
-    return out;
+bool Fusion::against_a_pin(Offer const& offer, NodeId n) const {
+  if (offer.op->name() != node(n).op->name()) return false;
+  if (!offer.layer.empty() && (offer.layer != node(n).layer || offer.direction != node(n).direction)) return false;
+  auto const accepts = [&](Op const& op, std::vector<ValueId> const& values, std::string const& algorithm) {
+    auto const in = types(values);
+    for (auto const& c : algorithms_of(op.name()).candidates(op.problem(in, op.infer(in)), context_.options.facts))
+      if (c.algorithm == algorithm) return c.refusal.empty();
+    return false;
   };
+  for (auto const& key : {node(n).layer + ":" + node(n).direction, node(n).layer})
+    if (auto const pin = context_.options.pins.find(key); pin != context_.options.pins.end()) {
+      std::string const algorithm = Choice::parse(pin->second).algorithm;
+      return accepts(*node(n).op, node(n).in, algorithm) && !accepts(*offer.op, offer.in, algorithm);
+    }
+  return false;
+}
+
+std::vector<TensorType> Fusion::types(std::vector<ValueId> const& values) const {
+  std::vector<TensorType> out;
+  for (ValueId v : values) out.push_back(value(v).type);
+  return out;
+}
+
+bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& replaced) const {
+  if (!context_.options.pins.empty())
+    for (auto const& o : offers)
+      for (NodeId n : replaced)
+        if (against_a_pin(o, n)) return false;
   double together = 0, parts = 0;
   for (auto const& o : offers) {
     double const s = seconds(*o.op, types(o.in), context_.options.fuse_baselines);
@@ -47,9 +70,7 @@ bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& r
 }
 
 void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
-  std::vector<TensorType> in;
-  for (ValueId v : offer.in) in.push_back(value(v).type);
-  auto const types = offer.op->infer(in);
+  auto const made = offer.op->infer(types(offer.in));
   Node& target = graph.nodes[std::size_t(n)];
   target.op = offer.op;
   target.in = offer.in;
@@ -72,7 +93,7 @@ void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
     graph.values.push_back(left);
   }
   Node& done = graph.nodes[std::size_t(n)];
-  for (std::size_t i = 0; i < types.size(); ++i) {
+  for (std::size_t i = 0; i < made.size(); ++i) {
     if (i == done.out.size()) {
       Value fresh;
       fresh.role = done.direction == "fwd" ? Role::activation : Role::gradient;
@@ -81,16 +102,14 @@ void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
       graph.values.push_back(fresh);
       done.out.push_back(ValueId(graph.values.size() - 1));
     }
-    graph.values[std::size_t(done.out[i])].type = types[i];
+    graph.values[std::size_t(done.out[i])].type = made[i];
   }
-  done.out.resize(types.size());
+  done.out.resize(made.size());
   refresh();
 }
 
 ValueId Fusion::insert(NodeId before, Offer const& offer) {
-  std::vector<TensorType> in;
-  for (ValueId v : offer.in) in.push_back(value(v).type);
-  auto const types = offer.op->infer(in);
+  auto const made = offer.op->infer(types(offer.in));
   Node fresh;
   fresh.op = offer.op;
   fresh.in = offer.in;
@@ -99,9 +118,9 @@ ValueId Fusion::insert(NodeId before, Offer const& offer) {
   fresh.at = node(before).at;
   for (auto& v : graph.values)
     if (v.from >= before) ++v.from;
-  for (std::size_t i = 0; i < types.size(); ++i) {
+  for (std::size_t i = 0; i < made.size(); ++i) {
     Value v;
-    v.type = types[i];
+    v.type = made[i];
     v.role = fresh.direction == "fwd" ? Role::activation : Role::gradient;
     v.from = before;
     v.output = int(i);

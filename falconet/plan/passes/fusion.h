@@ -50,6 +50,9 @@ class Fusion {
 
  private:
   double seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const;
+  // Whether a pin names an algorithm for node n that would refuse the offer.
+  bool against_a_pin(Offer const&, NodeId n) const;
+  std::vector<TensorType> types(std::vector<ValueId> const&) const;
   CompileContext& context_;
   std::vector<std::vector<NodeId>> users_;
 };
