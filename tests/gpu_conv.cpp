@@ -130,7 +130,8 @@ std::vector<std::string> problems_to_check() {
       "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
-  char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot"};
+  char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
+                              " store=residual+dot_other", " store=residual+mask"};
   char const* const filter[] = {" bf16", " bf16,f32,bf16"};
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);

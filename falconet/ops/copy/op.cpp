@@ -34,6 +34,25 @@ std::vector<Var> Convert::gradient(Graph& g, Node const& node, std::span<Var con
 }
 std::string Convert::problem(std::span<TensorType const> in, std::span<TensorType const> out) const { return copy_problem(in[0], out[0]); }
 
+std::string ConvertEach::attributes() const { return "convert " + std::string(falconet::name(dtype)); }
+std::vector<TensorType> ConvertEach::infer(std::span<TensorType const> in) const {
+  std::vector<TensorType> out(in.begin(), in.end());
+  for (auto& t : out) {
+    if (t.dtype != in[0].dtype) fail_shape("tensors converted together have one element type, not " + in[0].text() + " and " + t.text());
+    t.dtype = dtype;
+  }
+  return out;
+}
+std::string ConvertEach::problem(std::span<TensorType const> in, std::span<TensorType const>) const {
+  CopyProblem p;
+  p.kind = CopyKind::each;
+  p.from.dtype = in[0].dtype, p.to.dtype = dtype;
+  std::int64_t all = 0;
+  for (auto const& x : in) p.channels.push_back(x.shape.elements()), all += p.channels.back();
+  p.from.shape = p.to.shape = Shape{all};
+  return p.text();
+}
+
 std::vector<TensorType> Concat::infer(std::span<TensorType const> in) const {
   TensorType y = in[0];
   if (y.shape.rank() < 2) fail_shape("concat joins channels (axis 1); " + y.shape.text() + " has none");

@@ -34,6 +34,18 @@ class Convert final : public Op {
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 
+// Tensors x0, x1, ... of one element type -> the same in another, all in one launch. It has no gradient: pass *fuse* makes it.
+class ConvertEach final : public Op {
+ public:
+  explicit ConvertEach(DType dtype) : dtype(dtype) {}
+  DType const dtype;
+
+  std::string_view name() const override { return "copy"; }
+  std::string attributes() const override;
+  std::vector<TensorType> infer(std::span<TensorType const> in) const override;
+  std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
+};
+
 // x0 [N,C0,...], x1 [N,C1,...], ... -> y [N,C0+C1+...,...], in the first one's element type and layout, which all must have.
 class Concat final : public Op {
  public:

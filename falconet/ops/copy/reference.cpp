@@ -25,7 +25,10 @@ void copy_channels(View const& from, std::int64_t source, View const& to, std::i
 
 void run(CopyProblem const& p, Config const&, CopyArgs const& args, View, Stream&) {
   if (p.to.shape.elements() == 0) return;
-  if (p.kind == CopyKind::copy) {
+  if (p.kind == CopyKind::each) {
+    for (std::size_t part = 0; part < p.channels.size(); ++part)
+      for (std::int64_t i = 0; i < p.channels[part]; ++i) store_element(args.results[part], i, load_element(args.parts[part], i));
+  } else if (p.kind == CopyKind::copy) {
     for (std::int64_t i = 0; i < p.to.shape.elements(); ++i)
       store_element(args.to, position(p.to, i), load_element(args.from, position(p.from, i)));
   } else if (p.kind == CopyKind::slice) {

@@ -2,8 +2,11 @@
 #include <algorithm>
 
 #include "falconet/ops/batch_norm/op.h"
+#include "falconet/ops/conv/op.h"
 #include "falconet/ops/elementwise/op.h"
+#include "falconet/ops/gemm/op.h"
 #include "falconet/ops/loss/op.h"
+#include "falconet/ops/pool/op.h"
 #include "falconet/ops/reduce/op.h"
 #include "falconet/plan/passes/fusion.h"
 
@@ -99,6 +102,27 @@ bool fuse_normalise(Fusion& f, NodeId n) {
                                            norm->eps, norm->momentum, slots);
   if (!f.pays({offer}, {b, n})) return false;
   f.replace(n, offer, {f.node(b).out[1], f.node(b).out[2]});
+  return true;
+}
+
+// ReLU's gradient(max-pool's gradient(dy, winner), y), y the pool's input -> max-pool's gradient(ReLU's gradient(dy, pooled), winner): what
+// reaches a pixel comes from windows that it won, and their results equal it. Smaller, and y need not be kept. Where the ReLU follows a
+// product, fuse_conv_activation_pool does more.
+bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
+  auto const* gradient = is(f, n, F::activation_gradient);
+  if (!gradient || gradient->form.act != Activation::relu) return false;
+  ValueId const dmap = f.node(n).in[0], y = f.node(n).in[1];
+  NodeId const pool_gradient = f.maker(dmap), act = f.maker(y);
+  auto const* op = f.op<PoolGradient>(pool_gradient);
+  if (!op || op->kind != PoolKind::max || f.only_user(dmap) != n || !is(f, act, F::activation)) return false;
+  NodeId const source = f.maker(f.node(act).in[0]);
+  if (f.op<ConvOp>(source) || f.op<GemmOp>(source)) return false;
+  ValueId const dy = f.node(pool_gradient).in[0], winner = f.node(pool_gradient).in[1];
+  NodeId const pool = f.maker(winner);
+  if (!f.op<Pool>(pool) || f.node(pool).in[0] != y) return false;
+  Fusion::Offer offer = f.offer_as(pool_gradient, f.node(pool_gradient).op, {});
+  offer.in = {f.insert(n, f.offer_as(n, f.node(n).op, {dy, f.node(pool).out[0]})), winner};
+  f.replace(n + 1, offer);
   return true;
 }
 

@@ -247,6 +247,29 @@ bool fuse_filter_gradient_bias(Fusion& f, NodeId n) {
   return false;
 }
 
+// The first convert(w) of a weight and all later ones that change neither shape nor layout -> one launch before the first.
+bool fuse_conversions(Fusion& f, NodeId n) {
+  auto const weight = [&](NodeId m) {
+    auto const* op = f.op<Convert>(m);
+    if (!op || op->dtype != DType::bf16) return false;
+    auto const &from = f.value(f.node(m).in[0]), &to = f.value(f.node(m).out[0]);
+    return from.from < 0 && from.role == Role::parameter && from.type.dtype == DType::f32 && from.type.layout == to.type.layout;
+  };
+  if (!weight(n)) return false;
+  Fusion::Offer offer{std::make_shared<ConvertEach>(DType::bf16), {}, "weights", "fwd", f.node(n).at};
+  std::vector<NodeId> replaced;
+  std::vector<ValueId> more;
+  for (NodeId m = n; m < f.count(); ++m)
+    if (weight(m)) {
+      offer.in.push_back(f.node(m).in[0]);
+      replaced.push_back(m);
+      if (m != n) more.push_back(f.node(m).out[0]);
+    }
+  if (replaced.size() < 2 || !f.pays({offer}, replaced)) return false;
+  f.replace(n, offer, more);
+  return true;
+}
+
 // conv(x, convert(w)): an algorithm that reads the f32 filter and rounds it as it does so saves the launch.
 bool fuse_filter_conversion(Fusion& f, NodeId n) {
   auto const* conv = f.op<ConvOp>(n);

@@ -62,6 +62,7 @@ using FusionRule = bool (*)(Fusion&, NodeId);
 
 bool fuse_loss_with_gradient(Fusion&, NodeId);      // loss and its gradient in one launch
 bool fuse_two_operand(Fusion&, NodeId);             // batch norm: scale * dy + gradient of the sums, one pass
+bool move_relu_gradient_before_pool(Fusion&, NodeId);  // ReLU's gradient behind a max-pool's gradient: at the pooled size
 bool fuse_affine_residual(Fusion&, NodeId);         // affine + skip, then the activation
 bool fuse_elementwise_activation(Fusion&, NodeId);  // affine or add, then the activation
 bool fuse_batch_norm_gradient(Fusion&, NodeId);     // the vectors of batch norm's gradient in one launch
@@ -73,6 +74,7 @@ bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sum
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
+bool fuse_conversions(Fusion&, NodeId);             // conversions of all weights in one launch
 bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 

@@ -1,17 +1,22 @@
-// Batch norm applied to an image, and its gradient, in one launch with their vectors, channels last: every block computes the vectors of
-// all channels in f64 (a few numbers per channel, cheaper than a launch of their own) while its first loads are under way, then passes over
-// its share of the image, 16 bytes per thread and tensor. The first block also writes what else there is per channel. The formulas stand in
-// reference.cpp. Bound by memory: every image once.
+// Batch norm applied to an image, and its gradient, in one launch with their vectors, channels last. A block stays with up to 256 channels:
+// it computes their vectors in f64 while its first loads are under way, then walks over the image, 16 bytes per thread and tensor, a
+// thread always at the same channels. The first block of a set of channels also writes what else there is
+// per channel. The formulas stand in reference.cpp. Bound by memory: every image once.
 #include <algorithm>
+#include <type_traits>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/batch_norm/algorithms.h"
 
 namespace falconet {
 namespace {
 
-constexpr int threads = 256, together = 4;  // vectors of one thread, loaded before the first is used
+constexpr int threads = 256;
+constexpr int most_channels = 256;          // of a block
+// Vectors of one thread and tensor that are loaded before the first is used; what registers allow three blocks of a multiprocessor.
+constexpr int together_of(bool gradient, int tensors) { return tensors == 1 ? 4 : gradient && tensors == 2 ? 3 : 2; }
 
 template <class E, class T>
 struct Work {
@@ -20,84 +25,126 @@ struct Work {
   T const *sums, *gamma, *beta, *dscale_shift;
   T *running_mean, *running_var, *dgamma, *dbeta;
   StepState const* step;
-  std::int64_t elements, sample;
-  int channels;
+  std::int64_t rows;   // pixels of all images
+  int channels, sets;  // sets of channels: blocks s, s + sets, .. take set s
+  int across, down;    // vectors of a set, and rows that the threads cover at a time
   double per_sample, eps, momentum;
   bool relu;
 };
 
-template <class E, class T, bool gradient, int v>
-__global__ void __launch_bounds__(threads) one_pass(Work<E, T> const w) {
+template <class E, class T, bool gradient, int tensors, int v>
+__global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
   using P = Pack<E, v>;
-  extern __shared__ __align__(16) char memory[];
-  T* const vectors = reinterpret_cast<T*>(memory);  // [2 or 3][channels]
-  std::int64_t const begin = (blockIdx.x * std::int64_t(together) * threads + threadIdx.x) * v;
+  constexpr int together = together_of(gradient, tensors);
+  // In pieces of 16 bytes, so that neighbouring threads read neighbouring ones: piece i of every thread, then piece i + 1.
+  constexpr int piece = v > int(16 / sizeof(T)) ? int(16 / sizeof(T)) : v, pieces = v / piece;
+  __shared__ __align__(16) T vectors[gradient ? 3 : 2][most_channels];
+  auto const place = [&](int at) { return at % v / piece * (most_channels / pieces) + at / v * piece + at % piece; };
+  wait_for_work_ahead();
+  int const set = blockIdx.x % w.sets, block = blockIdx.x / w.sets, blocks = gridDim.x / w.sets;
+  int const first_channel = set * w.across * v, line = threadIdx.x / w.across, local = threadIdx.x % w.across * v, channel = first_channel + local;
+  bool const mine = line < w.down && channel < w.channels;
+  std::int64_t const rows = mine ? w.rows : 0, stride = std::int64_t(blocks) * w.down * together;
+  std::int64_t row = std::int64_t(block) * w.down * together + line;
   P a[together], b[together], m[together];
+  auto const fetch = [&] {
 #pragma unroll
-  for (int t = 0; t < together; ++t) {
-    std::int64_t const i = begin + std::int64_t(t) * threads * v;
-    if (i >= w.elements) continue;
-    a[t] = *reinterpret_cast<P const*>(w.first + i);
-    if (w.second) b[t] = *reinterpret_cast<P const*>(w.second + i);
-    if (gradient && w.third) m[t] = *reinterpret_cast<P const*>(w.third + i);
-  }
+    for (int t = 0; t < together; ++t) {
+      std::int64_t const r = row + t * w.down, i = r * w.channels + channel;
+      if (r >= rows) continue;
+      a[t] = *reinterpret_cast<P const*>(w.first + i);
+      if constexpr (tensors > 1) b[t] = *reinterpret_cast<P const*>(w.second + i);
+      if constexpr (tensors > 2) m[t] = *reinterpret_cast<P const*>(w.third + i);
+    }
+  };
+  fetch();
   int const valid = w.step->valid_count;
-  for (int c = threadIdx.x; c < w.channels; c += threads) {
+  for (int at = threadIdx.x; at < w.across * v && first_channel + at < w.channels; at += threads) {
+    int const c = first_channel + at;
     double const sum = double(w.sums[c]), squares = double(w.sums[w.channels + c]), gamma = double(w.gamma[c]);
     double const other = double(gradient ? w.dscale_shift[c] : w.beta[c]), dshift = gradient ? double(w.dscale_shift[w.channels + c]) : 0;
     double const count = double(max(valid, 1)) * w.per_sample, per = 1 / count, mean = sum * per,
                  var = fmax(squares * per - mean * mean, 0.0), inverse = rsqrt(var + w.eps);
     double const scale = gamma * inverse;
-    vectors[c] = T(scale);
+    vectors[0][place(at)] = T(scale);
     if constexpr (gradient) {
       double const g = other - mean * dshift, dvar = -0.5 * g * gamma * inverse * inverse * inverse,
                    dmean = -scale * dshift - 2 * mean * dvar;
-      vectors[w.channels + c] = T(2 * dvar * per);
-      vectors[2 * w.channels + c] = T(dmean * per);
-      if (blockIdx.x == 0) w.dgamma[c] = T(g * inverse), w.dbeta[c] = T(dshift);
+      vectors[1][place(at)] = T(2 * dvar * per);
+      vectors[2][place(at)] = T(dmean * per);
+      if (block == 0) w.dgamma[c] = T(g * inverse), w.dbeta[c] = T(dshift);
     } else {
-      vectors[w.channels + c] = T(other - mean * scale);
-      if (blockIdx.x == 0) {
+      vectors[1][place(at)] = T(other - mean * scale);
+      if (block == 0) {
         w.running_mean[c] = T((1 - w.momentum) * double(w.running_mean[c]) + w.momentum * mean);
         w.running_var[c] = T((1 - w.momentum) * double(w.running_var[c]) + w.momentum * var * count / fmax(count - 1, 1.0));
       }
     }
   }
   __syncthreads();
-  std::int64_t const end = std::int64_t(valid) * w.sample;
+  std::int64_t const end = std::int64_t(valid) * std::int64_t(w.per_sample);   // rows that count
+  while (row < rows) {
+    asm volatile("" ::: "memory");   // the vectors are read again for every row: there are not registers enough to keep them
 #pragma unroll
-  for (int t = 0; t < together; ++t) {
-    std::int64_t const i = begin + std::int64_t(t) * threads * v;
-    if (i >= w.elements) continue;
-    int const channel = w.elements < std::int64_t(1) << 32 ? int(unsigned(i) % unsigned(w.channels)) : int(i % w.channels);
-    Pack<T, v> rows[3];
+    for (int i = 0; i < pieces; ++i) {
+      Pack<T, piece> of[3];
 #pragma unroll
-    for (int row = 0; row < (gradient ? 3 : 2); ++row)
-      rows[row] = *reinterpret_cast<Pack<T, v> const*>(vectors + row * w.channels + channel);
-    P y;
+      for (int k = 0; k < (gradient ? 3 : 2); ++k) of[k] = *reinterpret_cast<Pack<T, piece> const*>(vectors[k] + place(local + i * piece));
 #pragma unroll
-    for (int e = 0; e < v; ++e) {
-      T r;
-      if constexpr (gradient) {
-        bool const masked_out = w.third && !(load(m[t].e[e]) > T(0));
-        r = i + e >= end ? T(0) : (masked_out ? T(0) : rows[0].e[e] * load(a[t].e[e])) + rows[1].e[e] * load(b[t].e[e]) + rows[2].e[e];
-      } else {
-        r = rows[0].e[e] * load(a[t].e[e]) + rows[1].e[e] + (w.second ? T(load(b[t].e[e])) : T(0));
-        if (w.relu) r = r < T(0) ? T(0) : r;
+      for (int t = 0; t < together; ++t) {
+        bool const counts = row + t * w.down < end;
+#pragma unroll
+        for (int j = 0; j < piece; ++j) {
+          int const e = i * piece + j;
+          T result;
+          if constexpr (gradient) {
+            T const dy = tensors > 2 && !(load(m[t].e[e]) > T(0)) ? T(0) : T(load(a[t].e[e]));
+            result = of[0].e[j] * dy + (of[1].e[j] * T(load(b[t].e[e])) + of[2].e[j]);
+            if (!counts) result = T(0);
+          } else {
+            result = of[0].e[j] * T(load(a[t].e[e])) + of[1].e[j] + (tensors > 1 ? T(load(b[t].e[e])) : T(0));
+            if (w.relu) result = result < T(0) ? T(0) : result;
+          }
+          put(a[t].e[e], result);   // in the place of what it was made of
+        }
       }
-      put(y.e[e], r);
     }
-    *reinterpret_cast<P*>(w.y + i) = y;
+#pragma unroll
+    for (int t = 0; t < together; ++t)
+      if (row + t * w.down < rows) *reinterpret_cast<P*>(w.y + (row + t * w.down) * w.channels + channel) = a[t];
+    row += stride;
+    fetch();
   }
 }
 
 std::string reject(BatchNormProblem const& p, DeviceFacts const&) {
   if (!p.applies()) return "batch norm applied to images only";
   if (p.layout != Layout::nhwc) return "nhwc only";
-  if (p.c > 2000) return "more than 2000 channels";
+  if (p.c >= std::int64_t(1) << 31) return "2^31 channels or more";
   return {};
 }
 double seconds(BatchNormProblem const& p, DeviceFacts const&) { return 2.5e-6 + bytes_of(p.operands()) / 3.8e12; }
+
+// Blocks that fill the card once, but no more than there is work for.
+template <class E, class T, bool gradient, int tensors, int v>
+void launch_form(BatchNormProblem const& p, Work<E, T> w, cudaStream_t stream) {
+  static int const at_once = [] {
+    int device = 0, multiprocessors = 0, blocks = 0;
+    check_cuda(cudaGetDevice(&device), "cudaGetDevice", "");
+    check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute", "");
+    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, one_pass<E, T, gradient, tensors, v>, threads, 0),
+               "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "");
+    return std::max(1, multiprocessors * blocks);
+  }();
+  int const vectors = (w.channels + v - 1) / v;
+  w.across = std::min(vectors, most_channels / v);
+  w.down = threads / w.across;
+  w.sets = (vectors + w.across - 1) / w.across;
+  std::int64_t const tile = std::int64_t(w.down) * together_of(gradient, tensors), tiles = (w.rows + tile - 1) / tile;
+  auto const blocks = std::min<std::int64_t>(tiles, std::max(1, at_once / w.sets));
+  launch_ahead(one_pass<E, T, gradient, tensors, v>, dim3(unsigned(blocks * w.sets)), dim3(threads), 0, 1, stream, w);
+  check_launch("batch_norm one_pass", p, stream);
+}
 
 template <class E, class T>
 void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stream) {
@@ -117,25 +164,23 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      a.dgamma.as<T>(),
                      a.dbeta.as<T>(),
                      a.step,
-                     p.elements(),
-                     p.c * p.per_sample,
+                     p.n * p.per_sample,
                      int(p.c),
+                     1,
+                     1,
+                     1,
                      double(p.per_sample),
                      p.eps,
                      p.momentum,
                      p.act == Activation::relu};
   constexpr int most = 16 / sizeof(E);
-  bool const wide = p.c % most == 0;
-  std::int64_t const per_block = std::int64_t(threads) * together * (wide ? most : 1);
-  unsigned const blocks = unsigned((p.elements() + per_block - 1) / per_block);
-  std::size_t const shared = std::size_t(gradient ? 3 : 2) * std::size_t(p.c) * sizeof(T);
-  if (gradient)
-    wide ? one_pass<E, T, true, most><<<blocks, threads, shared, stream>>>(w)
-         : one_pass<E, T, true, 1><<<blocks, threads, shared, stream>>>(w);
-  else
-    wide ? one_pass<E, T, false, most><<<blocks, threads, shared, stream>>>(w)
-         : one_pass<E, T, false, 1><<<blocks, threads, shared, stream>>>(w);
-  check_launch("batch_norm one_pass", p, stream);
+  if (w.rows == 0 || w.channels == 0) return;
+  auto const wide = [&](auto vector) {
+    constexpr int v = decltype(vector)::value;
+    if (gradient) w.third ? launch_form<E, T, true, 3, v>(p, w, stream) : launch_form<E, T, true, 2, v>(p, w, stream);
+    else w.second ? launch_form<E, T, false, 2, v>(p, w, stream) : launch_form<E, T, false, 1, v>(p, w, stream);
+  };
+  p.c % most == 0 ? wide(std::integral_constant<int, most>{}) : wide(std::integral_constant<int, 1>{});
 }
 
 void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream& stream) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/small_channels.cuh"
 
@@ -131,6 +132,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
              at.column * w.stride - w.pad_left, w.n, w.height, w.width, w.real);
     copies_done();
   };
+  wait_for_work_ahead();
   start(blockIdx.x, 0);
   place_filter<C, N, side>(filter, w);
 
@@ -366,7 +368,7 @@ template <int C, int N, int side, bool slots>
 void launch_form(Work const& w, Layout4 const& l, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(halo_mma<C, N, side, slots>, 200 * 1024), true);
   (void)allowed;
-  halo_mma<C, N, side, slots><<<l.blocks, l.threads, l.shared, stream>>>(w);
+  launch_ahead(halo_mma<C, N, side, slots>, dim3(unsigned(l.blocks)), dim3(unsigned(l.threads)), std::size_t(l.shared), 1, stream, w);
 }
 template <int C, int N, int side>
 void launch_slots(Work const& w, Layout4 const& l, bool slots, cudaStream_t stream) {

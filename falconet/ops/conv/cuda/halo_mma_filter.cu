@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/small_channels.cuh"
 
@@ -59,6 +60,7 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
              w.n, w.height, w.width, w.real);
     copies_done();
   };
+  wait_for_work_ahead();
   int ahead = blockIdx.x;  // the next tile to fetch
   for (int i = 0; i < max(1, w.stages - 1); ++i, ahead += gridDim.x) ahead < t.count ? start(ahead, i) : copies_done();
   for (int i = threadIdx.x; i < steps * 16; i += F::threads) {
@@ -155,11 +157,12 @@ template <class E>
 __global__ void __launch_bounds__(1024) add_blocks(float4 const* partial, int blocks, int elements, int channels, int real, E* dw) {
   __shared__ float4 sums[32][32];
   int const i = blockIdx.x * 32 + threadIdx.x;
+  wait_for_work_ahead();
   float4 sum = make_float4(0, 0, 0, 0), v[5];  // at most 132 blocks: all loads under way at once
 #pragma unroll
   for (int k = 0; k < 5; ++k) {
     int const b = threadIdx.y + 32 * k;
-    v[k] = b < blocks ? __ldg(partial + b * (elements / 4) + i) : make_float4(0, 0, 0, 0);
+    v[k] = b < blocks ? __ldcg(partial + b * (elements / 4) + i) : make_float4(0, 0, 0, 0);
   }
 #pragma unroll
   for (int k = 0; k < 5; ++k) sum.x += v[k].x, sum.y += v[k].y, sum.z += v[k].z, sum.w += v[k].w;
@@ -237,7 +240,7 @@ template <class F>
 void launch_form(Work const& w, Layout4 const& l, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(halo_mma_filter<F>, most_shared), true);
   (void)allowed;
-  halo_mma_filter<F><<<l.blocks, F::threads, l.shared, stream>>>(w);
+  launch_ahead(halo_mma_filter<F>, dim3(unsigned(l.blocks)), dim3(F::threads), std::size_t(l.shared), 1, stream, w);
 }
 
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory, Stream& on) {
@@ -259,9 +262,9 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   unsigned const grid = unsigned(elements_of(p) / 128);  // every form has a multiple of 128 elements
   if (p.w_type == DType::f32)
-    add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
+    launch_ahead(add_blocks<float>, dim3(grid), dim3(32, 32), 0, 1, stream, partial, l.blocks, elements_of(p), c, p.c, args.w.as<float>());
   else
-    add_blocks<<<grid, dim3(32, 32), 0, stream>>>(partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
+    launch_ahead(add_blocks<bf16>, dim3(grid), dim3(32, 32), 0, 1, stream, partial, l.blocks, elements_of(p), c, p.c, args.w.as<bf16>());
   check_launch("conv halo_mma_filter", p, stream);
 }
 

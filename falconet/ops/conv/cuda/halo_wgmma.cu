@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -28,14 +29,15 @@ enum class Ending {
   store,      // nothing
   pointwise,  // scale and shift per channel, residual, clamp
   squares,    // channel sums of v and v*v
-  gradient,   // residual or mask; channel sums of v*m and v
+  gradient,   // residual, mask, channel sums of v*m or v*o and v
 };
 
 struct Work {
-  CUtensorMap in, filter, out, other;    // other: the residual or the mask
+  CUtensorMap in, filter, out, residual, mask, other;   // other: the last of the tensors that are read beside
   int n = 0, h = 0, w = 0, tile_rows = 0, tile_columns = 0, tiles = 0;
   float const *affine = nullptr, *bias = nullptr;
-  bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;
+  bool residual_first = false, mask_first = false;      // read and applied before the last one
+  bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // of the last one
   float highest = 0;
   StepState const* step = nullptr;
   float* partial = nullptr;              // [blocks][2][2][64]
@@ -63,6 +65,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
     prefetch_map(&work.out);
   }
   __syncthreads();
+  wait_for_work_ahead();
 
   int const tiles_of_image = work.tile_rows * work.tile_columns;
   if (group == 0) {
@@ -127,26 +130,51 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
 
     // The result goes where only this warpgroup has read: rows 0.. of the slot for the first, rows 352.. for the second.
     std::uint32_t const staging = in + me * 352 * 128;
+    // Of the 16 pixels from 8j on (matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more), where this lane's row lies.
+    int const half = 2 * warp + (lane >> 3 & 1);
+    auto const row_at = [&](int j) {
+      int const at = 8 * j + 8 * (lane >> 4) + (lane & 7), i = at / pitch, q = at - i * pitch;
+      return q < width && at < 4 * pitch ? staging + swizzled(i * width + q, half) : nowhere;
+    };
     if constexpr (ending == Ending::pointwise || ending == Ending::gradient) {
-      if (work.has_residual || work.has_mask) {
-        named_sync(1 + me, 128);   // all four warps have read
+      auto const fetch = [&](CUtensorMap const* map) {
+        named_sync(1 + me, 128);   // all four warps have read what was there
         if (leader) {
           barrier_expect(shared_address(other_full + me), 4 * width * 128);
-          load_4d(staging, &work.other, 0, column, row, n, shared_address(other_full + me));
+          load_4d(staging, map, 0, column, row, n, shared_address(other_full + me));
         }
         barrier_wait(shared_address(other_full + me), other_phase);
         other_phase ^= 1;
+      };
+      if constexpr (ending == Ending::gradient) {
+        auto const apply = [&](auto residual) {
+#pragma unroll
+          for (int j = 0; j < 29; j += 2) {
+            std::uint32_t beside[4];
+            load_matrices_transposed(beside, row_at(j));
+#pragma unroll
+            for (int e = 0; e < (j + 1 < 29 ? 4 : 2); ++e) {
+              float &low = d[4 * j + 2 * e], &high = d[4 * j + 2 * e + 1];
+              if constexpr (decltype(residual)::value) {
+                low += low_bf16(beside[e]), high += high_bf16(beside[e]);
+              } else {
+                low = low_bf16(beside[e]) > 0 ? low : 0.f, high = high_bf16(beside[e]) > 0 ? high : 0.f;
+              }
+            }
+          }
+        };
+        if (work.residual_first) fetch(&work.residual), apply(std::true_type{});
+        if (work.mask_first) fetch(&work.mask), apply(std::false_type{});
       }
+      if (work.has_residual || work.has_mask) fetch(&work.other);
     }
     int const columns_left = work.w - column, rows_left = work.h - row;
     bool const counts = n < valid_images;
-    int const half = 2 * warp + (lane >> 3 & 1);
     auto const finish = [&](auto whole_tile) {
       [[maybe_unused]] constexpr bool whole = decltype(whole_tile)::value;
 #pragma unroll
-      for (int j = 0; j < 29; j += 2) {   // 16 pixels; matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more
-        int const at = 8 * j + 8 * (lane >> 4) + (lane & 7), i = at / pitch, q = at - i * pitch, pixel = i * width + q;
-        std::uint32_t const address = q < width && at < 4 * pitch ? staging + swizzled(pixel, half) : nowhere;
+      for (int j = 0; j < 29; j += 2) {
+        std::uint32_t const address = row_at(j);
         float* const v = d + 4 * j;
         int const values = j + 1 < 29 ? 8 : 4;
         [[maybe_unused]] std::uint32_t other[4] = {0, 0, 0, 0};
@@ -238,6 +266,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
 // sums[i] = the sum of partial[p][i] over p; a warp per element, lanes and then their sums in a fixed order.
 __global__ void __launch_bounds__(256) sum_rows(float const* partial, int rows, int elements, float* sums) {
   int const element = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  wait_for_work_ahead();
   if (element >= elements) return;
   double sum = 0;
   for (int i = lane; i < rows; i += 32) sum += partial[std::int64_t(i) * elements + element];
@@ -277,6 +306,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     prefetch_map(&work.x);
   }
   __syncthreads();
+  wait_for_work_ahead();
   int const tiles_of_image = work.tile_rows * work.tile_columns;
   if (group == 0) {
     give_registers<32>();
@@ -347,9 +377,10 @@ __global__ void __launch_bounds__(256) add_partials(float4 const* partial, int b
   __shared__ float4 sums[8][32];
   int const element = blockIdx.x * 32 + threadIdx.x;
   float4 sum = make_float4(0, 0, 0, 0);
+  wait_for_work_ahead();
 #pragma unroll 4
   for (int i = threadIdx.y; i < blocks; i += 8) {
-    float4 const v = __ldg(partial + std::int64_t(i) * (64 * 576 / 4) + element);
+    float4 const v = __ldcg(partial + std::int64_t(i) * (64 * 576 / 4) + element);
     sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
   }
   sums[threadIdx.y][threadIdx.x] = sum;
@@ -380,15 +411,13 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     if (p.w > width && p.w % width) return "images wider than 56 that are no multiple of 56";
   } else {
     if (s.pool.kind != PoolSlot::none) return "pooling";
-    if (s.stats == Stats::dot_other) return "sums with a tensor of their own";
     if (p.direction == Direction::fwd) {
-      if (s.mask != Mask::none || s.stats == Stats::dot) return "forward with a mask";
+      if (s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other) return "forward with a mask";
       if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";
       if (s.affine == Affine::two_operand) return "a result has no second operand";
       if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "only relu and relu6";
     } else {
       if (s.affine != Affine::none || s.bias || s.act != Activation::none || s.stats == Stats::squares) return "data gradient with forward slots";
-      if (s.residual && (s.mask != Mask::none || s.stats != Stats::none)) return "residual beside a mask";
     }
   }
   if (std::int64_t(p.n) * p.h * p.w >= std::int64_t(1) << 30) return "2^30 pixels or more";
@@ -408,7 +437,9 @@ std::size_t scratch(ConvProblem const& p, Config const&) {
 double seconds(ConvProblem const& p, DeviceFacts const&) {
   bool const filter = p.direction == Direction::bwd_filter;
   double const waves = std::ceil(double(tiles_of(p)) / most_blocks);
-  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.6e-6), bytes_of(p.operands()) / 3.9e12);
+  // Each tensor that is read beside is waited for.
+  int const beside = p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
+  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.6e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
 }
 
 void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_t stream) {
@@ -423,18 +454,18 @@ void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cuda
   work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
   work.partial = memory.as<float>();
   int const blocks = blocks_of(p);
-  halo_filter<<<blocks, 512, filter_shared, stream>>>(work);
+  launch_ahead(halo_filter, dim3(unsigned(blocks)), dim3(512), filter_shared, 1, stream, work);
   auto const* partial = reinterpret_cast<float4 const*>(work.partial);
-  dim3 const block(32, 8);
-  if (p.w_type == DType::f32) add_partials<<<64 * 576 / 128, block, 0, stream>>>(partial, blocks, args.w.as<float>());
-  else add_partials<<<64 * 576 / 128, block, 0, stream>>>(partial, blocks, args.w.as<bf16>());
+  dim3 const grid(64 * 576 / 128), block(32, 8);
+  if (p.w_type == DType::f32) launch_ahead(add_partials<float>, grid, block, 0, 1, stream, partial, blocks, args.w.as<float>());
+  else launch_ahead(add_partials<bf16>, grid, block, 0, 1, stream, partial, blocks, args.w.as<bf16>());
 }
 
 template <bool gradient, Ending ending>
 void launch_tiles(Work const& work, int blocks, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(halo<gradient, ending>, halo_shared), true);
   (void)allowed;
-  halo<gradient, ending><<<blocks, 384, halo_shared, stream>>>(work);
+  launch_ahead(halo<gradient, ending>, dim3(unsigned(blocks)), dim3(384), halo_shared, 1, stream, work);
 }
 
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory, Stream& on) {
@@ -451,11 +482,13 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   work.in = map(gradient ? args.y : args.x, pitch, rows_of_tile + 2);
   work.filter = tiled_map(args.w.data, {64, 9, 64}, {64, 576}, {64, 1, 64});
   work.out = map(gradient ? args.x : args.y, width, 4);
-  work.has_residual = s.residual;
-  work.masked = s.mask != Mask::none;
   work.has_stats = s.stats != Stats::none;
-  work.has_mask = gradient && (work.masked || work.has_stats);
-  if (work.has_residual || work.has_mask) work.other = map(work.has_residual ? args.residual : args.mask, width, 4);
+  bool const masked = s.mask != Mask::none, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other;
+  work.residual_first = s.residual && (masked || sums), work.mask_first = masked && other;
+  work.has_residual = s.residual && !work.residual_first, work.masked = masked && !work.mask_first, work.has_mask = work.masked || sums;
+  if (work.residual_first) work.residual = map(args.residual, width, 4);
+  if (work.mask_first) work.mask = map(args.mask, width, 4);
+  if (work.has_residual || work.has_mask) work.other = map(work.has_residual ? args.residual : other ? args.other : args.mask, width, 4);
   work.n = p.n, work.h = p.h, work.w = p.w, work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
   if (s.affine != Affine::none) work.affine = args.store_affine.as<float>();
   if (s.bias) work.bias = args.bias.as<float>();
@@ -469,7 +502,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   else if (plain) launch_tiles<false, Ending::store>(work, blocks, stream);
   else if (work.has_stats) launch_tiles<false, Ending::squares>(work, blocks, stream);
   else launch_tiles<false, Ending::pointwise>(work, blocks, stream);
-  if (work.has_stats) sum_rows<<<16, 256, 0, stream>>>(work.partial, 2 * blocks, 128, args.stats.as<float>());
+  if (work.has_stats) launch_ahead(sum_rows, dim3(16), dim3(256), 0, 1, stream, work.partial, 2 * blocks, 128, args.stats.as<float>());
   check_launch("conv halo_wgmma", p, stream);
 }
 

@@ -50,9 +50,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   bool const forward = p.direction == Direction::fwd;
   auto const& s = p.store;
   if (s.pool.kind != PoolSlot::none) return "pooling";
-  if (s.stats == Stats::dot_other) return "sums with a tensor of their own";
   if (forward) {
-    if (s.mask != Mask::none || s.stats == Stats::dot) return "forward with a mask";
+    if (s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other) return "forward with a mask";
     if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";
     if (s.affine == Affine::two_operand) return "a result has no second operand";
     if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "only relu and relu6";

@@ -9,6 +9,7 @@
 // order; warpgroup 0 copies, warpgroups 1 and 2 multiply and store. They share a tile, or alternate between tiles (one multiplies while
 // the other stores). Statistics are taken from the stored bf16 values by tensor core and written per block, then added in order.
 #pragma once
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/device/device.h"
 #include "falconet/ops/conv/cuda/slice_sums.cuh"
@@ -21,6 +22,7 @@ enum class Ending {
   squares,    // + channel sums of v and v*v
   pointwise,  // affine, bias, residual, clamp
   gradient,   // residual, mask, channel sums of v*m and v
+  gradient_other,   // residual, mask, channel sums of v*o and v with a tensor o of its own
 };
 
 struct Part {
@@ -34,7 +36,7 @@ struct Part {
 
 constexpr int most_parts = 4;
 struct Work {
-  CUtensorMap source[most_parts], result[most_parts], residual[most_parts], mask[most_parts], filter;
+  CUtensorMap source[most_parts], result[most_parts], residual[most_parts], mask[most_parts], other[most_parts], filter;
   Part part[most_parts];
   int parts = 1, tiles = 0, channel_tiles = 0, channels = 0;       // channels of the result
   int blocks_of_64 = 0, filter_width = 0;                          // of source channels; s
@@ -53,12 +55,12 @@ struct Form {
   static constexpr int blocks = pixels / 64 / (alternate ? 1 : 2); // of 64 pixels per warpgroup
   static constexpr int slices = channels / 64;
   static constexpr int stage_bytes = (pixels + channels) * 128;
-  static constexpr bool inputs = ending == Ending::pointwise || ending == Ending::gradient;
+  static constexpr bool inputs = ending == Ending::pointwise || ending == Ending::gradient || ending == Ending::gradient_other;
   static constexpr int staging = inputs ? (stage_bytes <= 32768 || ending == Ending::pointwise ? 4 : 3) : 2;   // buffers of 64x64 per warpgroup
-  static constexpr int masks = ending == Ending::gradient ? 2 : 0;
-  static constexpr int room = 232448 - 2048 - 1024 - 2 * (staging + masks) * 8192;
+  static constexpr int masks = ending == Ending::gradient || ending == Ending::gradient_other ? 2 : 0, others = ending == Ending::gradient_other ? 2 : 0;
+  static constexpr int room = 232448 - 2048 - 1024 - 2 * (staging + masks + others) * 8192;
   static constexpr int stages = room / stage_bytes > 6 ? 6 : room / stage_bytes;
-  static constexpr int shared_bytes = stages * stage_bytes + 2 * (staging + masks) * 8192 + 1024;
+  static constexpr int shared_bytes = stages * stage_bytes + 2 * (staging + masks + others) * 8192 + 1024;
   static constexpr int threads = 384;
 };
 
@@ -78,7 +80,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages], residual_full[2][4], mask_full[2][2];
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
-  std::uint32_t const staging_base = base + F::stages * F::stage_bytes, mask_base = staging_base + 2 * F::staging * 8192;
+  std::uint32_t const staging_base = base + F::stages * F::stage_bytes, mask_base = staging_base + 2 * F::staging * 8192,
+                      other_base = mask_base + 2 * F::masks * 8192;
   int const group = threadIdx.x / 128;
 
   if (threadIdx.x == 0) {
@@ -93,6 +96,7 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
     prefetch_map(&work.result[0]);
   }
   __syncthreads();
+  wait_for_work_ahead();
 
   if (group == 0) {
     // Copies: thread 0 the source, thread 32 the filter.
@@ -136,9 +140,10 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   int const me = group - 1, thread = threadIdx.x & 127, warp = thread / 32, lane = thread % 32;
   bool const leader = thread == 0;
   constexpr int slices_per_tile = F::blocks * F::slices;
-  std::uint32_t const staging = staging_base + me * F::staging * 8192, masks = mask_base + me * F::masks * 8192;
+  std::uint32_t const staging = staging_base + me * F::staging * 8192, masks = mask_base + me * F::masks * 8192, others = other_base + me * F::others * 8192;
 
-  // Fetches the residual (or mask) of the slice with running number `slice`, if there is one. Leader only.
+  bool const beside = F::others > 0 || work.has_mask;   // mask and other tensor arrive together
+  // Fetches the residual (or what is beside) of the slice with running number `slice`, if there is one. Leader only.
   auto fetch = [&](int slice, bool residual) {
     int const turn = slice / slices_per_tile, rest = slice % slices_per_tile;
     int const tile = blockIdx.x + (F::alternate ? 2 * turn + me : turn) * gridDim.x;
@@ -148,31 +153,35 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
     int const pixel = at.pixel_tile * F::pixels + (F::alternate ? 0 : me * F::blocks * 64) + rest / F::slices * 64;
     int const channel = at.channel_tile * F::channels + rest % F::slices * 64;
     std::uint32_t const ready = residual ? shared_address(&residual_full[me][slice % F::staging]) : shared_address(&mask_full[me][slice & 1]);
-    std::uint32_t const to = residual ? staging + slice % F::staging * 8192 : masks + (slice & 1) * 8192;
-    CUtensorMap const* map = residual ? &work.residual[at.part] : &work.mask[at.part];
     if (pixel >= part.pixels) {   // nothing of this slice exists
       barrier_arrive(ready);
       return;
     }
-    barrier_expect(ready, 8192);
-    if constexpr (F::lattice) {
-      int const n = pixel / part.image, in_image = pixel - n * part.image, row = in_image / part.columns;
-      load_im2col(to, map, channel, in_image - row * part.columns, row, n, 0, 0, ready);
-    } else {
-      load_2d(to, map, channel, pixel, ready);
-    }
+    barrier_expect(ready, !residual && F::others > 0 && work.has_mask ? 2 * 8192 : 8192);
+    auto const load = [&](std::uint32_t to, CUtensorMap const* map) {
+      if constexpr (F::lattice) {
+        int const n = pixel / part.image, in_image = pixel - n * part.image, row = in_image / part.columns;
+        load_im2col(to, map, channel, in_image - row * part.columns, row, n, 0, 0, ready);
+      } else {
+        load_2d(to, map, channel, pixel, ready);
+      }
+    };
+    if (residual) load(staging + slice % F::staging * 8192, &work.residual[at.part]);
+    else if (work.has_mask) load(masks + (slice & 1) * 8192, &work.mask[at.part]);
+    if constexpr (F::others > 0)
+      if (!residual) load(others + (slice & 1) * 8192, &work.other[at.part]);
   };
   if constexpr (F::inputs) {
     if (leader) {
       if (work.has_residual)
         for (int i = 0; i < F::staging - 2; ++i) fetch(i, true);
       if constexpr (F::masks > 0)
-        if (work.has_mask) fetch(0, false);
+        if (beside) fetch(0, false);
     }
   }
 
   float d[F::blocks][F::channels / 2];
-  constexpr bool can_sum = F::ending == Ending::squares || F::ending == Ending::gradient;
+  constexpr bool can_sum = F::ending == Ending::squares || F::masks > 0;
   float sums[can_sum ? F::slices : 1][4];   // per lane: total and product of two channels
   int valid_images = 0;
   if constexpr (can_sum) {
@@ -246,10 +255,10 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         if constexpr (F::inputs) {
           if (leader && work.has_residual) fetch(slice_number + F::staging - 2, true);
           if constexpr (F::masks > 0)
-            if (leader && work.has_mask) fetch(slice_number + 1, false);
+            if (leader && beside) fetch(slice_number + 1, false);
           if (work.has_residual) barrier_wait(shared_address(&residual_full[me][slice_number % F::staging]), (slice_number / F::staging) & 1);
           if constexpr (F::masks > 0)
-            if (work.has_mask) barrier_wait(shared_address(&mask_full[me][slice_number & 1]), (slice_number >> 1) & 1);
+            if (beside) barrier_wait(shared_address(&mask_full[me][slice_number & 1]), (slice_number >> 1) & 1);
         }
         std::uint32_t const mask_buffer = masks + (slice_number & 1) * 8192;
         int const fragment_row = 16 * warp + (lane / 8 & 1) * 8 + lane % 8;
@@ -263,12 +272,12 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
               int const c = channel + 16 * j + 8 * half + 2 * (lane & 3);
               if (c < work.channels) {
                 if (work.affine) {
-                  float2 const scale = __ldg(reinterpret_cast<float2 const*>(work.affine + c)), shift = __ldg(reinterpret_cast<float2 const*>(work.affine + work.channels + c));
+                  float2 const scale = *reinterpret_cast<float2 const*>(work.affine + c), shift = *reinterpret_cast<float2 const*>(work.affine + work.channels + c);
                   v[4 * half] = v[4 * half] * scale.x + shift.x, v[4 * half + 1] = v[4 * half + 1] * scale.y + shift.y;
                   v[4 * half + 2] = v[4 * half + 2] * scale.x + shift.x, v[4 * half + 3] = v[4 * half + 3] * scale.y + shift.y;
                 }
                 if (work.bias) {
-                  float2 const b = __ldg(reinterpret_cast<float2 const*>(work.bias + c));
+                  float2 const b = *reinterpret_cast<float2 const*>(work.bias + c);
                   v[4 * half] += b.x, v[4 * half + 1] += b.y, v[4 * half + 2] += b.x, v[4 * half + 3] += b.y;
                 }
               }
@@ -314,7 +323,7 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         if constexpr (can_sum) {
           if (work.has_stats) {
             int const left = valid_images * part.image - pixel;   // pixels that count
-            add_slice<F::ending == Ending::gradient>(sums[slice], buffer, mask_buffer, warp, lane, left);
+            add_slice<(F::masks > 0)>(sums[slice], buffer, F::others > 0 ? others + (slice_number & 1) * 8192 : mask_buffer, warp, lane, left);
           }
         }
       }

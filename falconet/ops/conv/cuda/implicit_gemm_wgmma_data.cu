@@ -91,6 +91,7 @@ void launch_data(ConvProblem const& p, Tile tile, ConvArgs const& args, View scr
     work.result[i] = map(args.x, p.n, rows.extent, columns.extent);
     if (p.store.residual) work.residual[i] = map(args.residual, p.n, rows.extent, columns.extent);
     if (args.mask) work.mask[i] = map(args.mask, p.n, rows.extent, columns.extent);
+    if (args.other) work.other[i] = map(args.other, p.n, rows.extent, columns.extent);
   }
   work.channels = p.c;
   work.blocks_of_64 = (p.k + 63) / 64;
@@ -98,12 +99,15 @@ void launch_data(ConvProblem const& p, Tile tile, ConvArgs const& args, View scr
   work.has_residual = p.store.residual;
   work.masked = p.store.mask != Mask::none;
   work.has_stats = p.store.stats != Stats::none;
-  work.has_mask = work.masked || work.has_stats;
+  bool const other = p.store.stats == Stats::dot_other;
+  work.has_mask = work.masked || (work.has_stats && !other);
   work.step = args.step;
   auto const s = static_cast<cudaStream_t>(stream);
   bool const plain = p.store == OnStore{};
   if (plain && lattice) launch<Ending::store, true>(p, tile, work, residues, args, scratch, s);
   else if (plain) launch<Ending::store, false>(p, tile, work, residues, args, scratch, s);
+  else if (other && lattice) launch<Ending::gradient_other, true>(p, tile, work, residues, args, scratch, s);
+  else if (other) launch<Ending::gradient_other, false>(p, tile, work, residues, args, scratch, s);
   else if (lattice) launch<Ending::gradient, true>(p, tile, work, residues, args, scratch, s);
   else launch<Ending::gradient, false>(p, tile, work, residues, args, scratch, s);
 }

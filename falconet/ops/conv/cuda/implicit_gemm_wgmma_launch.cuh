@@ -1,6 +1,7 @@
 // The launch of implicit_gemm_wgmma's kernel, and the ordered sum of its per-block statistics.
 #pragma once
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/ops/conv/cuda/implicit_gemm_wgmma.cuh"
 #include "falconet/ops/conv/cuda/implicit_gemm_wgmma.h"
@@ -11,6 +12,7 @@ namespace falconet::wgmma_conv {
 static __global__ void __launch_bounds__(256) sum_partials(float const* partial, int blocks, int channel_tiles, int channels_of_tile, int channels, bool dot,
                                                            float* stats) {
   int const channel = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
+  wait_for_work_ahead();
   if (channel >= channels) return;
   double total = 0, product = 0;
   for (int i = lane; i < 2 * (blocks / channel_tiles); i += 32) {
@@ -31,9 +33,10 @@ void launch_form(ConvProblem const& problem, Work work, View scratch, float* sta
   (void)allowed;
   work.partial = scratch.as<float>();
   int const blocks = blocks_for(work.tiles, work.channel_tiles, work.has_stats);
-  implicit_gemm<F><<<blocks, F::threads, F::shared_bytes, stream>>>(work);
+  launch_ahead(implicit_gemm<F>, dim3(unsigned(blocks)), dim3(F::threads), F::shared_bytes, 1, stream, work);
   if (work.has_stats)
-    sum_partials<<<(work.channels + 7) / 8, 256, 0, stream>>>(work.partial, blocks, work.channel_tiles, F::channels, work.channels, F::ending == Ending::gradient, stats);
+    launch_ahead(sum_partials, dim3(unsigned((work.channels + 7) / 8)), dim3(256), 0, 1, stream, work.partial, blocks, work.channel_tiles, F::channels, work.channels,
+                 F::masks > 0, stats);
   check_launch("conv implicit_gemm_wgmma", problem, stream);
 }
 

@@ -15,6 +15,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -81,6 +82,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
     prefetch_map(&work.dy);
   }
   __syncthreads();
+  wait_for_work_ahead();
 
   if (group == 0) {
     // Copies: one thread of each of the four warps, every fourth box of a stage.
@@ -196,9 +198,10 @@ __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw
   std::int64_t const step = splits ? slot * tiles : slot;
   float4 const* from = partial + (splits ? tile : begin + tile) * slot + element + threadIdx.y * step;
   float4 sum = make_float4(0, 0, 0, 0);
+  wait_for_work_ahead();
 #pragma unroll 4
   for (int i = threadIdx.y; i < count; i += blockDim.y, from += blockDim.y * step) {
-    float4 const v = __ldg(from);
+    float4 const v = __ldcg(from);
     sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
   }
   sums[threadIdx.y * blockDim.x + threadIdx.x] = sum;
@@ -309,12 +312,13 @@ void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scrat
   w.step_h = p.stride_h, w.step_w = p.stride_w, w.lower_h = -p.pad_top, w.lower_w = -p.pad_left, w.dilation_h = p.dilation_h, w.dilation_w = p.dilation_w;
   w.advance_n = chunk / w.image, w.advance_p = chunk % w.image / Q, w.advance_q = chunk % w.image % Q;
   w.splits = s.splits, w.partial = scratch.as<float>();
-  split_k<F><<<s.blocks, F::threads, F::shared_bytes, stream>>>(w);
+  launch_ahead(split_k<F>, dim3(unsigned(s.blocks)), dim3(F::threads), F::shared_bytes, 1, stream, w);
   int const partials = s.splits ? s.splits : s.blocks / s.tiles + 2, together = partials >= 16 ? 8 : partials >= 8 ? 4 : partials >= 4 ? 2 : 1;
   dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles);
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   auto const add = [&](auto* dw) {
-    add_partials<F><<<grid, block, 0, stream>>>(partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles, s.boxes, w.blocks_of_64, p.k, p.c);
+    launch_ahead(add_partials<F, std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles,
+                 s.boxes, w.blocks_of_64, p.k, p.c);
   };
   if (p.w_type == DType::f32) add(args.w.as<float>());
   else add(args.w.as<bf16>());

@@ -15,6 +15,7 @@ bool in_order(TensorType const& t) {
 }
 
 std::string reject(CopyProblem const& p, DeviceFacts const&) {
+  if (p.kind == CopyKind::each) return "many tensors at once";
   if (p.kind != CopyKind::copy) return {};
   if (p.from.dtype != p.to.dtype) return "needs equal element types";
   if (!(p.from == p.to) && !(in_order(p.from) && in_order(p.to))) return "needs elements that keep their order";

@@ -1,7 +1,10 @@
 // Copies between element types and layouts, concatenation and slices on an NVIDIA GPU: a thread per element of the result, in the order in
-// which the result lies in memory; equal types and layouts go to the copy engine.
+// which the result lies in memory; equal types and layouts go to the copy engine, f32 and bf16 in the same order are converted 8 at a time.
+#include <algorithm>
+
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/element.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/copy/algorithms.h"
 #include "falconet/tensor/bf16.h"
@@ -69,6 +72,83 @@ __global__ void __launch_bounds__(threads) copy_elements(Side from, Side to, std
   move(from, from.at(i / from.rest / from.channels, channel, rest), to, j);
 }
 
+// Conversion alone, in the order in which both lie: 8 elements per thread, 16 bytes at a time.
+template <class From, class To>
+__global__ void __launch_bounds__(threads) convert_vectors(From const* from, To* to, std::int64_t vectors) {
+  wait_for_work_ahead();
+  std::int64_t const first = blockIdx.x * std::int64_t(2 * threads) + threadIdx.x;
+  Pack<From, 8> in[2];
+#pragma unroll
+  for (int t = 0; t < 2; ++t)
+    if (first + t * threads < vectors) in[t] = reinterpret_cast<Pack<From, 8> const*>(from)[first + t * threads];
+#pragma unroll
+  for (int t = 0; t < 2; ++t) {
+    if (first + t * threads >= vectors) continue;
+    Pack<To, 8> out;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) put(out.e[e], load(in[t].e[e]));
+    reinterpret_cast<Pack<To, 8>*>(to)[first + t * threads] = out;
+  }
+}
+template <class From, class To>
+bool convert_in_order(CopyArgs const& a, std::int64_t elements, cudaStream_t stream) {
+  auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 32 == 0; };
+  if (elements % 8 || !aligned(a.from.data) || !aligned(a.to.data)) return false;
+  unsigned const blocks = unsigned((elements / 8 + 2 * threads - 1) / (2 * threads));
+  launch_ahead(convert_vectors<From, To>, dim3(blocks), dim3(threads), 0, 1, stream, static_cast<From const*>(a.from.data), static_cast<To*>(a.to.data), elements / 8);
+  return true;
+}
+
+// Many tensors from f32 to bf16: a block takes 2048 elements of one of them.
+constexpr int each_chunk = 8 * threads, most_tensors = 96;
+struct Each {
+  struct Tensor {
+    float const* from;
+    bf16* to;
+    std::int64_t size;
+    int first_block;
+  } tensor[most_tensors];
+  int count;
+};
+__global__ void __launch_bounds__(threads) convert_each(const __grid_constant__ Each w) {
+  wait_for_work_ahead();
+  int low = 0, high = w.count - 1;   // the tensor of this block
+  while (low < high) {
+    int const middle = (low + high + 1) / 2;
+    if (int(blockIdx.x) >= w.tensor[middle].first_block) low = middle;
+    else high = middle - 1;
+  }
+  auto const& t = w.tensor[low];
+  std::int64_t const begin = std::int64_t(blockIdx.x - t.first_block) * each_chunk;
+  bool const whole = begin + each_chunk <= t.size && reinterpret_cast<std::uintptr_t>(t.from) % 32 == 0 && reinterpret_cast<std::uintptr_t>(t.to) % 16 == 0;
+  if (whole) {
+    Pack<float, 8> const in = reinterpret_cast<Pack<float, 8> const*>(t.from + begin)[threadIdx.x];
+    Pack<bf16, 8> out;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) put(out.e[e], in.e[e]);
+    reinterpret_cast<Pack<bf16, 8>*>(t.to + begin)[threadIdx.x] = out;
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    std::int64_t const i = begin + e * threads + threadIdx.x;
+    if (i < t.size) put(t.to[i], t.from[i]);
+  }
+}
+void convert_all(CopyProblem const& p, CopyArgs const& a, cudaStream_t stream) {
+  for (std::size_t from = 0; from < a.parts.size(); from += most_tensors) {
+    Each w;
+    w.count = int(std::min<std::size_t>(most_tensors, a.parts.size() - from));
+    std::int64_t blocks = 0;
+    for (int i = 0; i < w.count; ++i) {
+      std::size_t const at = from + std::size_t(i);
+      w.tensor[i] = {a.parts[at].as<float>(), a.results[at].as<bf16>(), p.channels[at], int(blocks)};
+      blocks += (p.channels[at] + each_chunk - 1) / each_chunk;
+    }
+    if (blocks) launch_ahead(convert_each, dim3(unsigned(blocks)), dim3(threads), 0, 1, stream, w);
+  }
+}
+
 // `count` channels from channel `source` on go to channel `target` on.
 __global__ void __launch_bounds__(threads) copy_channels(Side from, std::int64_t source, Side to, std::int64_t target, std::int64_t count, std::int64_t elements) {
   std::int64_t const j = blockIdx.x * std::int64_t(threads) + threadIdx.x;
@@ -81,6 +161,7 @@ __global__ void __launch_bounds__(threads) copy_channels(Side from, std::int64_t
 }
 
 std::string reject(CopyProblem const& p, DeviceFacts const&) {
+  if (p.kind == CopyKind::each && (p.from.dtype != DType::f32 || p.to.dtype != DType::bf16)) return "many tensors at once from f32 to bf16 only";
   return p.to.shape.elements() >= std::int64_t(1) << 38 ? "2^38 elements or more" : "";
 }
 double seconds(CopyProblem const& p, DeviceFacts const&) { return 2e-6 + bytes_of(p.operands()) / 2e12; }
@@ -91,13 +172,20 @@ void run(CopyProblem const& p, Config const&, CopyArgs const& a, View, Stream& o
   auto const stream = static_cast<cudaStream_t>(on.cuda());
   std::int64_t const elements = p.to.shape.elements();
   if (elements == 0) return;
+  if (p.kind == CopyKind::each) {
+    convert_all(p, a, stream);
+    return check_launch("copy elements", p, stream);
+  }
   Side const to = side_of(a.to);
   auto const channels = [&](View const& from, std::int64_t source, std::int64_t target, std::int64_t count) {
     std::int64_t const moved = elements / to.channels * count;
     if (moved) copy_channels<<<blocks_for(moved), threads, 0, stream>>>(side_of(from), source, to, target, count, moved);
   };
   if (p.kind == CopyKind::copy) {
-    bool const alike = p.from.dtype == p.to.dtype && (p.from == p.to || (p.from.layout == Layout::nchw && p.to.layout == Layout::nchw));
+    bool const in_order = (p.from.layout == p.to.layout && p.from.shape == p.to.shape) || (p.from.layout == Layout::nchw && p.to.layout == Layout::nchw);
+    bool const alike = in_order && p.from.dtype == p.to.dtype, rounds = in_order && p.from.dtype == DType::f32 && p.to.dtype == DType::bf16,
+               widens = in_order && p.from.dtype == DType::bf16 && p.to.dtype == DType::f32;
+    if ((rounds && convert_in_order<float, bf16>(a, elements, stream)) || (widens && convert_in_order<bf16, float>(a, elements, stream))) return check_launch("copy elements", p, stream);
     if (alike) check_cuda(cudaMemcpyAsync(a.to.data, a.from.data, p.to.bytes(), cudaMemcpyDeviceToDevice, stream), "cudaMemcpyAsync", p.text());
     else launch_ahead(copy_elements, dim3(blocks_for(elements)), dim3(threads), 0, 1, stream, side_of(a.from), to, elements);
   } else if (p.kind == CopyKind::slice) {

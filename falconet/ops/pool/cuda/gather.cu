@@ -44,7 +44,8 @@ __device__ Place place_of(Geometry const& g, int index) {
   return t;
 }
 
-template <class E, class A, class W, bool maximum, int v>
+// size: of a square window, known when compiled, all of it under way before the first is compared; 0: any window.
+template <class E, class A, class W, bool maximum, int size, int v>
 __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int elements, E const* x, E* y, W* winner) {
   int const index = blockIdx.x * threads + threadIdx.x;
   if (index >= elements) return;
@@ -53,18 +54,36 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
   int which[v];
 #pragma unroll
   for (int e = 0; e < v; ++e) best[e] = 0, which[e] = -1;
-  for (int r = 0; r < g.r; ++r)
-    for (int s = 0; s < g.s; ++s) {
-      int const h = t.row * g.st_h - g.pad_top + r, w = t.column * g.st_w - g.pad_left + s;
-      if (h < 0 || h >= g.h || w < 0 || w >= g.w) continue;
-      Pack<E, v> const in = *reinterpret_cast<Pack<E, v> const*>(x + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w));
+  int const top = t.row * g.st_h - g.pad_top, left = t.column * g.st_w - g.pad_left;
+  auto const exists = [&](int r, int s) { return unsigned(top + r) < unsigned(g.h) && unsigned(left + s) < unsigned(g.w); };
+  auto const fetch = [&](int r, int s) {
+    return *reinterpret_cast<Pack<E, v> const*>(x + g.at(t.n, t.c, std::int64_t(top + r) * g.w + left + s, std::int64_t(g.h) * g.w));
+  };
+  auto const take = [&](Pack<E, v> const& in, int place) {
 #pragma unroll
-      for (int e = 0; e < v; ++e) {
-        A const value = load(in.e[e]);
-        if constexpr (!maximum) best[e] += value;
-        else if (which[e] < 0 || value > best[e] || value != value) best[e] = value, which[e] = r * g.s + s;
-      }
+    for (int e = 0; e < v; ++e) {
+      A const value = load(in.e[e]);
+      if constexpr (!maximum) best[e] += value;
+      else if (which[e] < 0 || value > best[e] || value != value) best[e] = value, which[e] = place;
     }
+  };
+  if constexpr (size > 0) {
+    Pack<E, v> in[size][size];
+#pragma unroll
+    for (int r = 0; r < size; ++r)
+#pragma unroll
+      for (int s = 0; s < size; ++s)
+        if (exists(r, s)) in[r][s] = fetch(r, s);
+#pragma unroll
+    for (int r = 0; r < size; ++r)
+#pragma unroll
+      for (int s = 0; s < size; ++s)
+        if (exists(r, s)) take(in[r][s], r * size + s);
+  } else {
+    for (int r = 0; r < g.r; ++r)
+      for (int s = 0; s < g.s; ++s)
+        if (exists(r, s)) take(fetch(r, s), r * g.s + s);
+  }
   std::int64_t const to = g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q);
   Pack<E, v> out;
   A const divisor = maximum ? A(1) : A(g.divisor(t.row, t.column));
@@ -77,6 +96,52 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
     for (int e = 0; e < v; ++e) index_out.e[e] = W(which[e]);
     *reinterpret_cast<Pack<W, v>*>(winner + to) = index_out;
   }
+}
+
+// The gradient of 3x3 windows of stride 2, channels last: the four pixels whose distances from the padding's corner are 2i and 2i+1, 2j and
+// 2j+1 are reached by windows i-1 and i, j-1 and j alone, so a thread reads those four and writes the four pixels. Geometry's divisions
+// are by such squares here.
+template <class E, class A, class W, int v>
+__global__ void __launch_bounds__(threads) max_backward_of_squares(Geometry const g, int squares, E const* dy, W const* winner, E* dx) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= squares) return;
+  Place const t = place_of<v>(g, index);
+  Pack<E, v> in[2][2];
+  Pack<W, v> which[2][2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {   // window (row - 1 + i, column - 1 + j)
+      int const row = t.row - 1 + i, column = t.column - 1 + j;
+      bool const exists = unsigned(row) < unsigned(g.p) && unsigned(column) < unsigned(g.q);
+      std::int64_t const from = exists ? g.at(t.n, t.c, std::int64_t(row) * g.q + column, std::int64_t(g.p) * g.q) : 0;
+      in[i][j] = *reinterpret_cast<Pack<E, v> const*>(dy + from);
+      which[i][j] = *reinterpret_cast<Pack<W, v> const*>(winner + from);
+      if (!exists)
+#pragma unroll
+        for (int e = 0; e < v; ++e) which[i][j].e[e] = W(-1);
+    }
+#pragma unroll
+  for (int a = 0; a < 2; ++a)
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      int const h = 2 * t.row + a - g.pad_top, w = 2 * t.column + b - g.pad_left;
+      if (unsigned(h) >= unsigned(g.h) || unsigned(w) >= unsigned(g.w)) continue;
+      Pack<E, v> out;
+#pragma unroll
+      for (int e = 0; e < v; ++e) {
+        A sum = 0;
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            int const r = a + 2 * (1 - i), s = b + 2 * (1 - j);   // the pixel's place in that window
+            if (r < 3 && s < 3) sum += which[i][j].e[e] == W(r * 3 + s) ? A(load(in[i][j].e[e])) : A(0);
+          }
+        put(out.e[e], sum);
+      }
+      *reinterpret_cast<Pack<E, v>*>(dx + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w)) = out;
+    }
 }
 
 // The mean of whole images, channels last: a block per image and set of channels, its threads share the pixels; their sums are added in order.
@@ -153,7 +218,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
   unsigned const blocks = unsigned((elements + threads - 1) / threads);
   E *const x = a.x.as<E>(), *const y = a.y.as<E>();
   W* const winner = a.winner.as<W>();
-  if (p.gradient) {
+  if (p.gradient && maximum && v > 1 && p.r == 3 && p.s == 3 && p.stride_h == 2 && p.stride_w == 2) {
+    Geometry squares = g;
+    int const down = (p.h - 1 + p.pad_top) / 2 + 1, across = (p.w - 1 + p.pad_left) / 2 + 1, count = p.n * down * across * (p.c / v);
+    squares.by_columns = FastDivide(across), squares.by_rows = FastDivide(down);
+    max_backward_of_squares<E, A, W, v><<<unsigned((count + threads - 1) / threads), threads, 0, stream>>>(squares, count, y, winner, x);
+  } else if (p.gradient) {
     if (maximum) pool_backward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
     else pool_backward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
   } else if (!maximum && nhwc && p.p == 1 && p.q == 1 && p.r == p.h && p.s == p.w && !p.pad_top && !p.pad_left && !p.pad_bottom && !p.pad_right) {
@@ -163,8 +233,11 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     average_whole<E, A, v><<<dim3(unsigned(p.n), unsigned((vectors + across - 1) / across)), threads, 0, stream>>>(x, p.h * p.w, vectors,
                                                                                                                    across, A(p.h * p.w), y);
   } else {
-    if (maximum) pool_forward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
-    else pool_forward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
+    void (*forward)(Geometry, int, E const*, E*, W*) = pool_forward<E, A, W, false, 0, v>;
+    if (maximum) forward = pool_forward<E, A, W, true, 0, v>;
+    if (maximum && v > 1 && p.r == p.s && p.r == 2) forward = pool_forward<E, A, W, true, 2, v>;
+    if (maximum && v > 1 && p.r == p.s && p.r == 3) forward = pool_forward<E, A, W, true, 3, v>;
+    forward<<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
   }
   check_launch("pool gather", p, stream);
 }
