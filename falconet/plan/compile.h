@@ -35,7 +35,7 @@ struct CompileContext {
   std::vector<std::int64_t> offset;             // per value in memory, -1 for none, by place
   std::vector<std::int64_t> scratch;            // per node: bytes, by choose; offsets by place
   std::vector<std::int64_t> scratch_offset;
-  bool apart = false;                           // no two values share memory, by place
+  bool side_by_side = false;                    // by place: values share memory seldom enough for launches to run side by side
 };
 
 struct Pass {

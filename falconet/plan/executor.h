@@ -17,6 +17,7 @@ bool all_finite(View);                          // host memory; true for types t
 // What steps in flight need to know of a plan.
 struct FedSlots {
   int guarded = 0;                              // the launches from here on are the update
+  bool heeded = false;                          // those look at Stream::guard themselves
   Slot loss, state, images, targets;
   Slot const* correct = nullptr;
 };

@@ -85,14 +85,18 @@ View Session::output(std::string_view name) const {
   fail(ErrorKind::internal, "the plan has no output '" + std::string(name) + "'");
 }
 
-bool Session::step(int guarded, std::string_view guard) {
+bool Session::heeded(int guarded) {
   if (!heeded_) {
     heeded_ = true;
     for (std::size_t i = std::size_t(guarded); i < plan_.step.size(); ++i)
       *heeded_ &= algorithms_of(plan_.step[i].op).heeds_guard(plan_.step[i].choice, plan_.device.kind);
   }
+  return *heeded_;
+}
+
+bool Session::step(int guarded, std::string_view guard) {
   for (auto const& o : plan_.outputs)
-    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, *heeded_);
+    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, heeded(guarded));
   fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
 }
 
@@ -104,7 +108,7 @@ std::unique_ptr<StepsInFlight> Session::in_flight(int guarded, std::string_view 
   };
   Slot const *const loss = slot(plan_.outputs, guard), *const state = slot(plan_.inputs, "step"), *const images = slot(plan_.inputs, "images"), *const targets = slot(plan_.inputs, "targets");
   if (!loss || !state || !images || !targets) fail(ErrorKind::internal, "steps in flight need a training plan");
-  return executor_->in_flight(launches_, {guarded, *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
+  return executor_->in_flight(launches_, {guarded, heeded(guarded), *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
 }
 
 std::vector<Tensor> Session::results_of(int launch) const {

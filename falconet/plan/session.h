@@ -46,6 +46,7 @@ class Session {
   template <class Found>
   void each_written_parameter(int begin, int end, Found const&) const;   // found(slot)
   bool writes_parameters() const;
+  bool heeded(int guarded);
   Plan plan_;
   std::shared_ptr<Parameters> parameters_;
   std::unique_ptr<Executor> executor_;

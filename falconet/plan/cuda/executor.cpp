@@ -94,7 +94,7 @@ class CudaExecutor final : public Executor {
       if (begin == 0) return launch_lanes(launches, end);
       for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
     };
-    step.guarded = slots.guarded, step.all = int(launches.size());
+    step.guarded = slots.guarded, step.all = int(launches.size()), step.heeded = slots.heeded;
     step.loss = at(slots.loss);
     if (slots.correct) step.correct = at(*slots.correct);
     step.target = {at(slots.state).as<StepState>(), at(slots.images), at(slots.targets)};

@@ -38,6 +38,11 @@ class CudaSteps final : public StepsInFlight {
         feed_.launch(step_.target, stream);
         step_.launch(0, step_.guarded, stream);
         log_step(stream, step_.loss, step_.correct, cursor(), log_);
+        if (step_.heeded) {
+          Stream guarded = stream.guarded_by(cursor()->gate(step_.loss.type.dtype));
+          step_.launch(step_.guarded, step_.all, guarded);
+          return advance(stream, step_.target.state, cursor());
+        }
         when_finite(stream, step_.loss.data, step_.loss.type.dtype, &cursor()->failed, [&](Stream& body) {
           step_.launch(step_.guarded, step_.all, body);
           advance(body, step_.target.state);

@@ -13,6 +13,7 @@ struct CudaFedStep {
   std::function<void()> parameters_to_device;
   std::function<void(int begin, int end, Stream&)> launch;   // the plan's launches
   int guarded, all;                                          // those from `guarded` on are the update
+  bool heeded;                                               // they look at Stream::guard themselves
   View loss, correct;                                        // device memory; correct may be none
   FeedTarget target;
   StepState* host_state;                                     // pinned, as are the next two

@@ -1,6 +1,6 @@
 // lanes: which launches may run side by side on a GPU, by the memory that they touch. A launch waits for the earlier ones that write what it
 // reads or writes, or read what it writes; it continues the lane of a launch that it waits for anyway, else it opens another. Only where
-// `place` gave every value memory of its own: shared memory would order most launches as before.
+// `place` lets memory rest before it is used again: memory taken over at once would order most launches as before.
 #include <algorithm>
 #include <string>
 
@@ -40,7 +40,7 @@ bool ordered(std::vector<Access> const& a, std::vector<Access> const& b) {
 
 void pass_lanes(Graph&, CompileContext& context) {
   auto& launches = context.plan.step;
-  if (!context.apart) return;
+  if (!context.side_by_side) return;
   std::size_t const count = launches.size();
   std::vector<std::vector<Access>> accesses;
   for (auto const& l : launches) accesses.push_back(accesses_of(l));

@@ -1,6 +1,7 @@
 // place: offsets in one arena. Two values may share memory when their lives, counted in nodes, do not overlap. The largest are
-// placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020). On a GPU, values that all
-// fit a quarter of its second-level cache share nothing, so that independent launches may run side by side.
+// placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020). On a GPU independent launches
+// of small networks may run side by side (pass lanes): there, values that all fit a quarter of its second-level cache share nothing, and
+// up to 1 GiB memory rests for a few nodes after its last use, so that filter gradients need not end before the next layer's work begins.
 #include <algorithm>
 
 #include "falconet/plan/compile.h"
@@ -70,10 +71,17 @@ void pass_place(Graph& graph, CompileContext& context) {
     if (context.scratch[std::size_t(n)] > 0) blocks.push_back({rounded(context.scratch[std::size_t(n)]), n, n, &context.scratch_offset[std::size_t(n)]});
   std::int64_t together = 0;
   for (auto const& b : blocks) together += b.bytes;
-  context.apart = context.options.facts.device.kind == DeviceKind::cuda && together <= context.options.facts.l2_bytes / 4;
-  if (context.apart)
+  constexpr int rest = 6;                  // nodes: a layer's backward launches and a few of the next
+  constexpr std::int64_t most_to_rest = std::int64_t(1) << 30;
+  bool const cuda = context.options.facts.device.kind == DeviceKind::cuda, apart = cuda && together <= context.options.facts.l2_bytes / 4;
+  if (apart)
     for (auto& b : blocks) b.first = 0, b.last = nodes;
   context.plan.memory_bytes = place_all(blocks);
+  context.side_by_side = apart || (cuda && context.plan.memory_bytes <= most_to_rest);
+  if (context.side_by_side && !apart) {
+    for (auto& b : blocks) b.last = std::min(nodes, b.last + rest);
+    context.plan.memory_bytes = place_all(blocks);
+  }
   for (std::size_t i = 0; i < values; ++i)
     if (home[i] != ValueId(i)) context.offset[i] = context.offset[std::size_t(home[i])];
 }

@@ -74,15 +74,20 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return {};
 }
 
-// Seconds of one tile shape: waves of tiles, each a product at the rate of the tensor cores or of the fetches from L2, and an ending that
-// alternating warpgroups hide; or the bytes of the tensors. Constants measured on an H200.
+// Seconds of one tile shape: waves of tiles, each a product at the rate of the tensor cores or of the fetches from L2, and an ending, with
+// whole slices of every tensor that is read beside the result, which alternating warpgroups hide; or the bytes of the tensors. Constants
+// measured on an H200.
 double seconds_with(ConvProblem const& p, Tile tile) {
   Extent const e = extent_of(p);
   double const tiles = double((e.pixels + tile.pixels - 1) / tile.pixels) * ((e.channels + tile.channels - 1) / tile.channels);
   double const steps = (e.sum + 63) / 64, waves = std::ceil(tiles / multiprocessors);
   double const product = 2.0 * tile.pixels * tile.channels * 64 / 6.0e12, fetch = (tile.pixels + tile.channels) * 128 / 9.5e10;
-  double const ending = 0.6e-6 * tile.pixels * tile.channels / 32768;
-  return 3e-6 + std::max(waves * (steps * std::max(product, fetch) + (tile.alternate ? 0 : ending)) + (tile.alternate ? ending : 0), bytes_of(p.operands()) / 3.9e12);
+  auto const& s = p.store;
+  int const beside = int(s.residual) + int(s.mask != Mask::none || s.stats == Stats::dot) + int(s.stats == Stats::dot_other);
+  bool const lattice = p.direction == Direction::bwd_data && p.stride_h * p.stride_w > 1;
+  double const ending = 0.6e-6 * tile.pixels * tile.channels / 32768 + beside * 2.0 * tile.pixels * tile.channels / (lattice ? 1.9e10 : 3e10);
+  double const sum = steps * std::max(product, fetch), each = tile.alternate ? std::max(sum, (sum + ending) / 2) : sum + ending;
+  return 3e-6 + std::max(waves * each + (tile.alternate ? ending : 0), bytes_of(p.operands()) / 3.9e12);
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {

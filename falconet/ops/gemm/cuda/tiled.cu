@@ -9,6 +9,7 @@
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/ops/gemm/algorithms.h"
 #include "falconet/ops/gemm/cuda/small.h"
+#include "falconet/ops/gemm/cuda/wgmma.h"
 
 namespace falconet {
 namespace {
@@ -161,7 +162,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View memory,
 }  // namespace
 
 std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() {
-  return {gemm_cuda_small(), {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
+  return {gemm_cuda_small(), gemm_cuda_wgmma(), {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
 }
 
 }  // namespace falconet

@@ -44,7 +44,7 @@ __device__ Place place_of(Geometry const& g, int index) {
   return t;
 }
 
-// size: of a square window, known when compiled, all of it under way before the first is compared; 0: any window.
+// size: of a square window, known when compiled, a row of it under way before the first is compared; 0: any window.
 template <class E, class A, class W, bool maximum, int size, int v>
 __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int elements, E const* x, E* y, W* winner) {
   int const index = blockIdx.x * threads + threadIdx.x;
@@ -68,17 +68,16 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
     }
   };
   if constexpr (size > 0) {
-    Pack<E, v> in[size][size];
-#pragma unroll
-    for (int r = 0; r < size; ++r)
-#pragma unroll
-      for (int s = 0; s < size; ++s)
-        if (exists(r, s)) in[r][s] = fetch(r, s);
-#pragma unroll
-    for (int r = 0; r < size; ++r)
+#pragma unroll 1
+    for (int r = 0; r < size; ++r) {
+      Pack<E, v> in[size];
 #pragma unroll
       for (int s = 0; s < size; ++s)
-        if (exists(r, s)) take(in[r][s], r * size + s);
+        if (exists(r, s)) in[s] = fetch(r, s);
+#pragma unroll
+      for (int s = 0; s < size; ++s)
+        if (exists(r, s)) take(in[s], r * size + s);
+    }
   } else {
     for (int r = 0; r < g.r; ++r)
       for (int s = 0; s < g.s; ++s)
