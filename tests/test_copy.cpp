@@ -39,7 +39,8 @@ TEST(copy, problems_print_and_parse) {
 TEST(copy, bad_problems_are_refused_with_a_usage_error) {
   for (char const* text : {"", "kind=move", "kind=copy from=f32[2] to=f32[3]", "kind=concat to=f32[2x3] channels=1,1", "kind=concat to=f32[3] channels=3",
                            "kind=slice from=f32[2x3] to=f32[2x2] begin=2", "kind=slice from=f32[2x3] to=f32[3x2] begin=0",
-                           "kind=copy from=f32[2] to=f32[2] begin=0"}) {
+                           "kind=copy from=f32[2] to=f32[2] begin=0", "kind=each from=f32 to=bf16 sizes=", "kind=each from=f32 to=bf16 sizes=3,-1",
+                           "kind=each from=f32[2] to=bf16 sizes=2"}) {
     try {
       CopyProblem::parse(text);
       ADD_FAILURE() << "accepted " << text;

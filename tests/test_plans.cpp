@@ -225,6 +225,22 @@ TEST(Plan, values_alive_at_once_never_share_memory) {
   }
 }
 
+// What reaches a pixel through a max-pool comes from windows that it won: ReLU's gradient is taken there, and the map before is not read again.
+TEST(Plan, takes_the_gradient_of_relu_at_the_pooled_size) {
+  Model const model(spec_of({3, 10, 10}, 4),
+                    conv("conv1", 8, 3, {.bias = false}) | batch_norm("bn1") | relu | max_pool(3, {.stride = 2, .padding = 1}) | global_avg_pool | linear("fc", 4),
+                    {.device = "cpu", .threads = 1});
+  Plan const plan = plan_of(model, 4, DType::f32, fixed_facts());
+  int pooled = 0;
+  for (auto const& l : plan.step) {
+    bool const gradient = l.problem.find("function=activation_gradient") != std::string::npos;
+    EXPECT_FALSE(gradient && l.problem.find("hw=64") != std::string::npos) << l.problem;
+    EXPECT_EQ(l.problem.find("mask=1"), std::string::npos) << l.problem;
+    pooled += gradient && l.problem.find("hw=16") != std::string::npos;
+  }
+  EXPECT_EQ(pooled, 1);
+}
+
 TEST(Plan, a_pin_comes_first_then_the_recorded_plan) {
   auto const free_choice = training_plan("mnist_cnn", 4);
   auto choice = [](Plan const& plan, std::string_view layer, std::string_view direction) {

@@ -234,8 +234,10 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
   } else {
     void (*forward)(Geometry, int, E const*, E*, W*) = pool_forward<E, A, W, false, 0, v>;
     if (maximum) forward = pool_forward<E, A, W, true, 0, v>;
-    if (maximum && v > 1 && p.r == p.s && p.r == 2) forward = pool_forward<E, A, W, true, 2, v>;
-    if (maximum && v > 1 && p.r == p.s && p.r == 3) forward = pool_forward<E, A, W, true, 3, v>;
+    if constexpr (v > 1) {
+      if (maximum && p.r == 2 && p.s == 2) forward = pool_forward<E, A, W, true, 2, v>;
+      if (maximum && p.r == 3 && p.s == 3) forward = pool_forward<E, A, W, true, 3, v>;
+    }
     forward<<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
   }
   check_launch("pool gather", p, stream);
