@@ -29,7 +29,7 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
 }
 
 std::unique_ptr<Session> compile_and_bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
-  DType const masters = o.precision == DType::f64 ? DType::f64 : DType::f32;
+  DType const masters = o.precision.type == DType::f64 ? DType::f64 : DType::f32;
   if (model.parameters()->dtype() != masters) {
     // Converting moves the weights; a step that is bound to them would go on reading where they were.
     if (model.parameters().use_count() > 1)

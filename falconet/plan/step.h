@@ -17,7 +17,7 @@ namespace falconet {
 // How a step is compiled; the same for training and inference.
 struct StepOptions {
   int batch = 64;
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
   bool rivals = false, fuse = true;
   bool fuse_baselines = false;                 // as in CompileOptions
   std::map<std::string, std::string> pins = {};

@@ -21,7 +21,7 @@ struct Evaluation {
 
 struct EvaluateOptions {
   int batch = 1000;                      // at most; a smaller data set takes its own size
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
 };
 class Evaluator {
  public:
