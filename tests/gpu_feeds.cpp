@@ -16,15 +16,12 @@
 #include "falconet/ops/algorithms.h"
 #include "falconet/train/feeds.h"
 #include "falconet/train/trainer.h"
+#include "gpu_test.h"
 
 namespace falconet {
 namespace {
 
-int failures = 0;
-void expect(bool good, std::string const& what) {
-  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
-  failures += !good;
-}
+using gpu_test::expect;
 
 data::Pipeline noise(std::int64_t n, Shape image, DType type, int classes = 10) {
   Tensor images({type, {n, image[0], image[1], image[2]}, Layout::nhwc}), labels({DType::i32, {n}});
@@ -218,11 +215,7 @@ int fault(bool sync) {
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = gpu_test::skipped()) return code;
   if (argc > 1) return fault(std::string(argv[1]) == "fault_sync");
   try {
     for (bool resident : {true, false}) {
@@ -242,5 +235,5 @@ int main(int argc, char** argv) {
   } catch (Error const& e) {
     expect(false, e.what());
   }
-  return failures ? 1 : 0;
+  return gpu_test::failures ? 1 : 0;
 }

@@ -11,16 +11,13 @@
 #include "falconet/device/cuda/handles.h"
 #include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
+#include "gpu_test.h"
 #include "hashed_data.h"
 
 namespace falconet {
 namespace {
 
-int failures = 0;
-void expect(bool good, std::string const& what) {
-  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
-  failures += !good;
-}
+using gpu_test::expect;
 
 nlohmann::json const& recorded() {
   static nlohmann::json const json = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses.json"));
@@ -121,11 +118,7 @@ void promises() {
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = gpu_test::skipped()) return code;
   std::vector<std::string> wishes(argv + 1, argv + argc);
   if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64"};
   for (auto const& wish : wishes) {
@@ -143,5 +136,5 @@ int main(int argc, char** argv) {
       expect(false, wish + ": " + e.what());
     }
   }
-  return failures ? 1 : 0;
+  return gpu_test::failures ? 1 : 0;
 }
