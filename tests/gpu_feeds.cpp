@@ -120,6 +120,13 @@ void counts(bool resident) {
   expect(step.state().step == 320 && step.state().sample == 320 * 32, "its position advances inside");
 }
 
+// Every value that outlives a step, bit for bit: weights, running statistics, optimizer state.
+std::vector<std::string> values_of(Model const& model) {
+  std::vector<std::string> out;
+  for (auto const& e : std::as_const(*model.parameters()).entries()) out.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
+  return out;
+}
+
 struct Trained {
   std::vector<EpochResult> epochs;
   std::vector<std::string> values;
@@ -136,9 +143,7 @@ Trained train(Feeding feed, std::string const& run = {}, int stop_at = 0, bool r
   int seen = 0;
   o.on_step = [&](Progress const&) { return ++seen != stop_at; };
   auto const result = trainer.fit(noise(1000, model.spec().image, DType::u8) | data::shuffle() | data::random_crop(3) | data::random_flip(), o);
-  Trained out{result.epochs, {}};
-  for (auto const& e : std::as_const(*model.parameters()).entries()) out.values.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
-  return out;
+  return {result.epochs, values_of(model)};
 }
 bool same(Trained const& a, Trained const& b) {
   bool good = a.values == b.values && a.epochs.size() == b.epochs.size();
@@ -183,6 +188,35 @@ void not_finite() {
   expect(message.find("step 1:") != std::string::npos && message.find("fc2 (fwd)") != std::string::npos, "a loss that is not finite names step and layer: " + message);
   auto const& after = std::as_const(*model.parameters()).find("conv1.weight")->tensor;
   expect(std::memcmp(before.as<void>(), after.as<void>(), after.type().bytes()) == 0, "and leaves the weights as they were, whatever was on its way");
+}
+
+// A NaN among the images of batch 11, with steps on their way behind it: what is left is what ten steps leave.
+void not_finite_data(Feeding feed) {
+  Tensor images({DType::f32, {1000, 3, 32, 32}, Layout::nhwc}), labels({DType::i32, {1000}});
+  RandomKey const key = random_key(4, hash("images"));
+  for (std::int64_t i = 0; i < images.shape().elements(); ++i) images.as<float>()[i] = uniform(draw(key, 0, std::uint64_t(i)).word[0]);
+  for (std::int64_t i = 0; i < 1000; ++i) labels.as<std::int32_t>()[i] = std::int32_t(i % 10);
+  images.as<float>()[500 * 3072 + 77] = std::numeric_limits<float>::quiet_NaN();
+  auto const& d = models::find("resnet20");
+  auto const spec = d.spec(10);
+  auto const all = data::in_memory(std::move(images), std::move(labels), {spec.image, spec.mean, spec.std, spec.labels});
+  auto const trained = [&](data::Pipeline const& set, std::string& message) {
+    Model model(spec, d.make(10), {.device = "cuda", .seed = 5});
+    Trainer trainer(model, {.batch = 48, .optimizer = sgd({.lr = 0.01, .momentum = 0.9})});
+    FitOptions o;
+    o.feed = feed;
+    try {
+      (void)trainer.fit(set, o);
+    } catch (Error const& e) {
+      message = e.what();
+    }
+    return values_of(model);
+  };
+  std::string message, none;
+  auto const stopped = trained(all, message), ten_steps = trained(all | data::take(480), none);
+  std::string const how = feed == Feeding::resident ? ", resident" : ", staged";
+  expect(none.empty() && message.find("step 11: the loss is NaN") != std::string::npos, "a NaN in a batch stops the run at its step" + how + ": " + message);
+  expect(stopped == ten_steps, "and weights, running statistics and momenta are those of before it" + how);
 }
 
 // A kernel that reads where nothing is.
@@ -230,6 +264,7 @@ int main(int argc, char** argv) {
     }
     training();
     not_finite();
+    for (Feeding feed : {Feeding::resident, Feeding::staged}) not_finite_data(feed);
     for (char const* how : {"fault", "fault_sync"})
       expect(std::system((std::string(argv[0]) + " " + how).c_str()) == 0, std::string("a fault of a kernel is ") + (how[5] ? "named" : "reported, with the way to find it"));
   } catch (Error const& e) {
