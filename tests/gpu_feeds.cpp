@@ -1,6 +1,9 @@
 // Batches that a GPU makes for itself, and steps that nobody waits for: the bytes are the CPU loader's, a steady step is one graph launch and
 // nothing else, training gives the same bytes whichever way the data come, stopped and resumed or not, and faults name their kernel.
-// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync]
+// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync|evaluation]; evaluation prints times.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +17,8 @@
 #include "falconet/device/cuda/handles.h"
 #include "falconet/nn/models.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/tensor/element.h"
+#include "falconet/train/evaluate.h"
 #include "falconet/train/feeds.h"
 #include "falconet/train/trainer.h"
 #include "gpu_test.h"
@@ -219,6 +224,75 @@ void not_finite_data(Feeding feed) {
   expect(stopped == ten_steps, "and weights, running statistics and momenta are those of before it" + how);
 }
 
+// Evaluation with batches of the CPU's loader, each waited for.
+Evaluation by_loader(Model& model, data::Pipeline const& set, int batch, Precision precision) {
+  InferenceStep step(model, {.batch = batch, .precision = precision});
+  data::Loader loader(set, {.batch = batch, .epochs = 1});
+  int const classes = int(model.output_shape()[1]);
+  Evaluation out;
+  out.classes = classes;
+  out.confusion.assign(std::size_t(classes * classes), 0);
+  double loss = 0;
+  for (std::int64_t b = 0; b < loader.batches_per_epoch(); ++b) {
+    auto const& next = loader.next();
+    convert(next.images, step.images());
+    step.run();
+    for (int row = 0; row < next.valid_count; ++row) {
+      std::vector<double> v;
+      for (int c = 0; c < classes; ++c) v.push_back(load_element(step.output(), std::int64_t(row) * classes + c));
+      auto const best = std::max_element(v.begin(), v.end());
+      double sum = 0;
+      for (double x : v) sum += std::exp(x - *best);
+      int const label = next.labels.as<std::int32_t>()[row];
+      loss += std::log(sum) + *best - v[std::size_t(label)];
+      ++out.confusion[std::size_t(label * classes + (best - v.begin()))];
+    }
+    out.samples += next.valid_count;
+  }
+  out.loss = loss / double(out.samples);
+  return out;
+}
+
+void evaluation() {
+  Model model = lenet();
+  auto const image = model.spec().image;
+  auto const digits = noise(1030, image, DType::u8), floats = noise(333, image, DType::f32) | data::shuffle() | data::random_crop(2), one = noise(1, image, DType::u8);
+  auto const same_result = [](Evaluation const& a, Evaluation const& b) { return a.loss == b.loss && a.confusion == b.confusion && a.samples == b.samples; };
+  for (Precision precision : {Precision(DType::f32), Precision(DType::bf16)})
+    for (Feeding feed : {Feeding::resident, Feeding::staged}) {
+      Evaluator evaluator(model, {.batch = 100, .precision = precision, .feed = feed});
+      bool good = true;
+      for (auto const* set : {&digits, &digits, &floats, &digits, &one}) {
+        int const batch = int(std::min<std::int64_t>(set->size(), 100));
+        good &= same_result(evaluator(*set), by_loader(model, *set, batch, precision));
+      }
+      expect(good, "evaluation, " + std::string(feed == Feeding::resident ? "resident" : "staged") + " in " + std::string(name(precision)) + ": the loss and confusion of the loader's batches");
+    }
+}
+
+// Seconds of evaluating 10000 images with resnet20: by the loader, staged and resident.
+void evaluation_times() {
+  auto const& d = models::find("resnet20");
+  Model model(d.spec(10), d.make(10), {.device = "cuda"});
+  auto const set = noise(10000, d.image, DType::u8);
+  auto const timed = [](auto const& work) {
+    auto const begin = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  InferenceStep step(model, {.batch = 250, .precision = DType::bf16});
+  data::Loader loader(set, {.batch = 250});
+  for (int round = 0; round < 4; ++round)
+    std::printf("round %d: images prepared and waited for one batch after another %.4f s\n", round, timed([&] {
+                  for (int b = 0; b < 40; ++b) convert(loader.next().images, step.images()), step.run();
+                }));
+  for (Feeding feed : {Feeding::staged, Feeding::resident}) {
+    Evaluator evaluator(model, {.batch = 250, .precision = DType::bf16, .feed = feed});
+    (void)evaluator.prepare(set.size());
+    for (int round = 0; round < 4; ++round) std::printf("round %d: evaluation, %s %.4f s\n", round, feed == Feeding::resident ? "resident" : "staged", timed([&] { (void)evaluator(set); }));
+  }
+}
+
 // A kernel that reads where nothing is.
 int fault(bool sync) {
   set_cuda_check(sync ? CudaCheck::sync : CudaCheck::off);
@@ -250,6 +324,7 @@ int fault(bool sync) {
 int main(int argc, char** argv) {
   using namespace falconet;
   if (int const code = gpu_test::skipped()) return code;
+  if (argc > 1 && std::string(argv[1]) == "evaluation") return evaluation_times(), 0;
   if (argc > 1) return fault(std::string(argv[1]) == "fault_sync");
   try {
     for (bool resident : {true, false}) {
@@ -263,6 +338,7 @@ int main(int argc, char** argv) {
       counts(resident);
     }
     training();
+    evaluation();
     not_finite();
     for (Feeding feed : {Feeding::resident, Feeding::staged}) not_finite_data(feed);
     for (char const* how : {"fault", "fault_sync"})
