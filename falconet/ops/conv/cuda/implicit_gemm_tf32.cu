@@ -17,7 +17,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
-#include "falconet/device/cuda/ptx.cuh"
+#include "falconet/device/cuda/tf32.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/implicit_gemm.cuh"
 
