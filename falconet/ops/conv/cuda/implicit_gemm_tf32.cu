@@ -1,15 +1,16 @@
 // Convolution as a matrix product in TF32 on tensor cores (mma.sync m16n8k8), the unfolded matrix formed as it is read: the products of
-// implicit_gemm.cu, for problems that allow it (math=tf32). Factors are f32 and go through the load slots in f32; then both are rounded to
-// the nearest TF32 value (10 bits of mantissa, ties away from zero) on their way into shared memory. Products of two such values are exact in
-// f32, and sums are f32: |error| <= 2^-10 sum |u| |v|, and the rounding of the sums. So small integers give exact results.
+// implicit_gemm.cu, for problems that allow it (math=tf32). Both factors are f32 and are rounded to the nearest TF32 value (10 bits of mantissa, ties
+// away from zero) on their way into shared memory. Products of two such values are exact in f32, and sums are f32: |error| <= 2^-10 sum |u| |v|,
+// and the rounding of the sums. So small integers give exact results.
 //
-// A block of 8 warps makes a tile of tile_m by tile_n by running over the sum 16 deep at a time: while one slab is multiplied the next is
-// on its way to registers, and goes to the other half of shared memory. An operand that runs along the sum in memory lies as
-// [row][16 + 4], where matrix loads of 8 rows by 16 bytes meet all banks; one that runs along the tile as [16][tile + 8], where the four lanes
-// of a fragment's column and the eight of its row do. Four neighbouring channels are read at once where their number allows it.
-// The filter gradient's sum is cut and added as in implicit_gemm.cu; a strided data gradient reads zeros for the pixels between.
-// Limits: f32 channels-last without groups, compute capability 8.0. Cost: 2 n k p q c r s operations (times stride^2 for a data gradient); each
-// operand from L2 once per tile of the other side.
+// A block makes a tile of tile_m by tile_n by running over the sum 16 deep at a time: while one slab is multiplied the next is on its way to
+// registers, and goes to the other half of shared memory. An operand that runs along the sum in memory lies as [row][16 + 4], where matrix
+// loads of 8 rows by 16 bytes meet all banks; one that runs along the tile as [16][tile + 8], where the four lanes of a fragment's column and the
+// eight of its row do. Four neighbouring channels are read at once where their number allows it. The filter gradient's sum is cut and added as in
+// implicit_gemm.cu. A strided data gradient is one product for each residue of (h, w) modulo the stride, which meets its own taps alone.
+// Limits: f32 channels-last without groups, no slots of operands as they are read, compute capability 8.0; of a data gradient strides of at most 4
+// in all, and not dilation beside stride. Operands at multiples of 16 bytes, as plans place them. Cost: 2 n k p q c r s operations; each operand from
+// L2 once per tile of the other side.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -26,18 +27,34 @@ namespace {
 
 using namespace implicit;
 
+constexpr int most_lattices = 4;
+
+// The pixels of x of one residue, and the taps that meet them: rows first_h, first_h + stride ..., taps r0, r0 + stride ... Row i meets tap number t at
+// row p0 + i - t * dilation of dy. All pixels and taps where the stride is 1.
+struct Lattice {
+  int first_h, first_w, rows, columns, r0, s0, p0, q0, m, sum;
+  FastDivide by_image, by_width, by_s;
+};
+struct Work {
+  Geometry g;
+  Slots slots;
+  Pointers<float> a;
+  Lattice lattice[most_lattices];      // of a data gradient
+};
+
 template <int width>
 struct Chunk {   // neighbouring elements
   float v[width];
 };
 template <int width>
-FALCONET_DEVICE Chunk<width> fetch(float const* p) {
+FALCONET_DEVICE Chunk<width> fetch(float const* p, std::int64_t at, bool exists) {   // zeros where it does not
+  Chunk<width> c{};
   if constexpr (width == 4) {
-    float4 const f = __ldg(reinterpret_cast<float4 const*>(p));
-    return {{f.x, f.y, f.z, f.w}};
+    if (exists) *reinterpret_cast<float4*>(c.v) = __ldg(reinterpret_cast<float4 const*>(p + at));
   } else {
-    return {{__ldg(p)}};
+    if (exists) c.v[0] = __ldg(p + at);
   }
+  return c;
 }
 template <int width>
 FALCONET_DEVICE void keep(std::uint32_t* to, Chunk<width> const& c) {
@@ -45,83 +62,72 @@ FALCONET_DEVICE void keep(std::uint32_t* to, Chunk<width> const& c) {
   else *to = ptx::to_tf32(c.v[0]);
 }
 
-// Where the filter's first tap lies in x, for a pixel of y.
+// Where a row of the product begins in the other image: of a pixel of y its first tap's place in x, of one of x its first tap's place in dy.
 struct Corner {
-  int image, h, w;                       // image: n * rows of x
+  int image, h, w;                     // image: n * rows of that image
 };
 FALCONET_DEVICE Corner corner_of(Geometry const& g, int pixel) {
   Pixel const y = pixel_of(g, pixel);
   return {y.n * g.h, y.row * g.st_h - g.pad_h, y.column * g.st_w - g.pad_w};
 }
 template <int width>
-FALCONET_DEVICE Chunk<width> read_x(Geometry const& g, Slots const& slots, Pointers<float> const& a, Corner const& y, Tap const& t) {
+FALCONET_DEVICE Chunk<width> read_x(Geometry const& g, float const* x, Corner const& y, Tap const& t, bool exists) {
   int const h = y.h + t.r * g.d_h, w = y.w + t.s * g.d_w;
-  if (unsigned(h) >= unsigned(g.h) || unsigned(w) >= unsigned(g.w)) return {};
-  auto c = fetch<width>(a.x + ((y.image + h) * g.w + w) * g.c + t.channel);
-  if (slots.load_x == Affine::scale_shift) {
-    auto const scale = fetch<width>(a.load_x + t.channel), shift = fetch<width>(a.load_x + g.c + t.channel);
-#pragma unroll
-    for (int j = 0; j < width; ++j) c.v[j] = scale.v[j] * c.v[j] + shift.v[j];
-  }
-  if (slots.load_act != Activation::none) {
-#pragma unroll
-    for (int j = 0; j < width; ++j) c.v[j] = activate(slots.load_act, c.v[j]);
-  }
-  return c;
+  return fetch<width>(x, ((y.image + h) * g.w + w) * g.c + t.channel, exists && unsigned(h) < unsigned(g.h) && unsigned(w) < unsigned(g.w));
 }
 template <int width>
-FALCONET_DEVICE Chunk<width> read_dy(Geometry const& g, Slots const& slots, Pointers<float> const& a, int pixel, int k) {
-  int const i = pixel * g.k + k;
-  auto c = fetch<width>(a.y + i);
-  if (slots.load_dy == Affine::two_operand) {
-    auto const other = fetch<width>(a.other + i), scale = fetch<width>(a.load_dy + k), scale_other = fetch<width>(a.load_dy + g.k + k),
-               shift = fetch<width>(a.load_dy + 2 * g.k + k);
-#pragma unroll
-    for (int j = 0; j < width; ++j) c.v[j] = scale.v[j] * c.v[j] + scale_other.v[j] * other.v[j] + shift.v[j];
-  }
-  return c;
-}
-// Of the pixel of y that tap t of pixel x comes from; corner: where the filter's first tap would put it, in steps of x.
-template <int width>
-FALCONET_DEVICE Chunk<width> read_dy_at(Geometry const& g, Slots const& slots, Pointers<float> const& a, Corner const& x, Tap const& t) {
-  int const up = x.h - t.r * g.d_h, left = x.w - t.s * g.d_w;
-  if (up < 0 || left < 0) return {};
-  int off_h, off_w;
-  int const p = g.by_st_h(up, off_h), q = g.by_st_w(left, off_w);
-  if (off_h || off_w || p >= g.p || q >= g.q) return {};
-  return read_dy<width>(g, slots, a, (x.image + p) * g.q + q, t.channel);
+FALCONET_DEVICE Chunk<width> read_dy(Geometry const& g, float const* dy, Corner const& x, Tap const& t, bool exists) {
+  int const p = x.h - t.r * g.d_h, q = x.w - t.s * g.d_w;
+  return fetch<width>(dy, ((x.image + p) * g.q + q) * g.k + t.channel, exists && unsigned(p) < unsigned(g.p) && unsigned(q) < unsigned(g.q));
 }
 
-template <Direction direction, int width, int tile_m, int tile_n, int warps_m>
-__global__ void __launch_bounds__(threads, width == 4 ? 2 : 1) implicit_gemm_tf32(Geometry const g, Slots const slots, Pointers<float> const a) {
+// Blocks of a multiprocessor, as registers allow: a thread keeps `sums` of them for its results, and 40 to 110 for the rest.
+constexpr int blocks_at_once(int width, int threads, int sums) {
+  int const together = sums <= 32 ? 640 : sums <= 64 ? (threads == 256 ? 512 : 384) : 256;
+  return std::max(1, (width == 4 ? together : together / 2) / threads);
+}
+
+template <Direction direction, int width, int tile_m, int tile_n, int warps_m, int warps_n>
+__global__ void __launch_bounds__(32 * warps_m* warps_n, blocks_at_once(width, 32 * warps_m * warps_n, tile_m* tile_n / (32 * warps_m * warps_n)))
+    implicit_gemm_tf32(Work const work) {
   constexpr bool filter = direction == Direction::bwd_filter, data = direction == Direction::bwd_data, forward = direction == Direction::fwd;
-  constexpr int warp_m = tile_m / warps_m, warp_n = tile_n / (8 / warps_m), blocks_m = warp_m / 16, blocks_n = warp_n / 8;
-  static_assert(blocks_n % 2 == 0);
-  // Of the two operands: floats of a line in shared memory, lines, chunks of a line and of a thread.
+  constexpr int threads = 32 * warps_m * warps_n, warp_m = tile_m / warps_m, warp_n = tile_n / warps_n, blocks_m = warp_m / 16, blocks_n = warp_n / 8;
+  static_assert(blocks_m >= 1 && blocks_n % 2 == 0);
+  // Of the two operands: words of a line in shared memory, lines, chunks of a line and of a thread.
   constexpr int left_line = filter ? tile_m + 8 : depth + 4, left_lines = filter ? depth : tile_m, left_chunks = (filter ? tile_m : depth) / width;
   constexpr int right_line = forward ? depth + 4 : tile_n + 8, right_lines = forward ? tile_n : depth, right_chunks = (forward ? depth : tile_n) / width;
-  constexpr int rows = tile_m * depth / width / threads, columns = tile_n * depth / width / threads;
+  constexpr int rows = tile_m * depth / width / threads, columns = tile_n * depth / width / threads, left_step = threads / left_chunks, right_step = threads / right_chunks;
   static_assert(rows >= 1 && columns >= 1);
-  __shared__ __align__(16) std::uint32_t left[2][left_lines * left_line], right[2][right_lines * right_line];
+  constexpr int left_words = left_lines * left_line, right_words = right_lines * right_line;
+  extern __shared__ __align__(16) std::uint32_t memory[];   // [2][left_words], [2][right_words]
+  Geometry const& g = work.g;
+  Lattice const& lattice = work.lattice[data ? blockIdx.z : 0];
   int const t = threadIdx.x, tiles_n = (g.columns + tile_n - 1) / tile_n, m0 = blockIdx.x / tiles_n * tile_m, n0 = blockIdx.x % tiles_n * tile_n;
-  int const begin = blockIdx.z * g.part, end = min(g.sum, begin + g.part);
+  int const all_m = data ? lattice.m : g.m, begin = data ? 0 : blockIdx.z * g.part, end = data ? lattice.sum : min(g.sum, begin + g.part);
+  if (m0 >= all_m) return;
   int const left_at = t % left_chunks * width, left_from = t / left_chunks, right_at = t % right_chunks * width, right_from = t / right_chunks;
-  constexpr int left_step = threads / left_chunks, right_step = threads / right_chunks;
 
   Corner corner[filter ? 1 : rows];
   if constexpr (!filter) {
 #pragma unroll
     for (int i = 0; i < rows; ++i) {
-      int const pixel = min(m0 + left_from + i * left_step, g.m - 1);
+      int const pixel = min(m0 + left_from + i * left_step, all_m - 1);
       if constexpr (data) {
-        Pixel const x = pixel_of(g, pixel);
-        corner[i] = {x.n * g.p, x.row + g.pad_h, x.column + g.pad_w};
+        int in_image, column;
+        int const n = lattice.by_image(pixel, in_image), row = lattice.by_width(in_image, column);
+        corner[i] = {n * g.p, lattice.p0 + row, lattice.q0 + column};
       } else {
         corner[i] = corner_of(g, pixel);
       }
     }
   }
   Tap const column_tap = filter ? tap_of(g, g.by_c, min(n0 + right_at, g.columns - 1)) : Tap{};
+  auto const tap_of_row = [&](int i) {   // of a data gradient's sum: its number among the taps of the lattice
+    Tap tap;
+    int const number = g.by_k(min(i, max(end - 1, 0)), tap.channel);
+    tap.r = lattice.by_s(number, tap.s);
+    return tap;
+  };
   Chunk<width> next_left[rows], next_right[columns];
   auto const read = [&](int k0) {
     if constexpr (filter) {
@@ -129,38 +135,38 @@ __global__ void __launch_bounds__(threads, width == 4 ? 2 : 1) implicit_gemm_tf3
 #pragma unroll
       for (int i = 0; i < rows; ++i) {
         int const pixel = k0 + left_from + i * left_step;
-        next_left[i] = pixel < end && m < g.m ? read_dy<width>(g, slots, a, pixel, m) : Chunk<width>{};
+        next_left[i] = fetch<width>(work.a.y, pixel * g.k + m, pixel < end && m < g.m);
       }
 #pragma unroll
       for (int i = 0; i < columns; ++i) {
         int const pixel = k0 + right_from + i * right_step;
-        next_right[i] = pixel < end && n < g.columns ? read_x<width>(g, slots, a, corner_of(g, pixel), column_tap) : Chunk<width>{};
+        next_right[i] = read_x<width>(g, work.a.x, corner_of(g, pixel), column_tap, pixel < end && n < g.columns);
       }
     } else {
       int const kk = k0 + left_at;
       bool const in = kk < end;
-      Tap const tap = tap_of(g, data ? g.by_k : g.by_c, min(kk, g.sum - 1));
+      Tap const tap = data ? tap_of_row(kk) : tap_of(g, g.by_c, min(kk, g.sum - 1));
 #pragma unroll
-      for (int i = 0; i < rows; ++i)
-        next_left[i] = !in ? Chunk<width>{} : data ? read_dy_at<width>(g, slots, a, corner[i], tap) : read_x<width>(g, slots, a, corner[i], tap);
+      for (int i = 0; i < rows; ++i) next_left[i] = data ? read_dy<width>(g, work.a.y, corner[i], tap, in) : read_x<width>(g, work.a.x, corner[i], tap, in);
 #pragma unroll
       for (int i = 0; i < columns; ++i) {
         if constexpr (forward) {
           int const n = n0 + right_from + i * right_step;
-          next_right[i] = in && n < g.columns ? fetch<width>(a.w + n * g.sum + kk) : Chunk<width>{};   // both start at the same place of the sum
+          next_right[i] = fetch<width>(work.a.w, n * g.sum + kk, in && n < g.columns);   // both start at the same place of the sum
         } else {
           int const n = n0 + right_at, row = k0 + right_from + i * right_step;
-          Tap const here = tap_of(g, g.by_k, min(row, g.sum - 1));
-          next_right[i] = row < end && n < g.columns ? fetch<width>(a.w + ((here.channel * g.r + here.r) * g.s + here.s) * g.c + n) : Chunk<width>{};
+          Tap const here = tap_of_row(row);
+          next_right[i] = fetch<width>(work.a.w, ((here.channel * g.r + lattice.r0 + here.r * g.st_h) * g.s + lattice.s0 + here.s * g.st_w) * g.c + n, row < end && n < g.columns);
         }
       }
     }
   };
   auto const put_down = [&](int half) {
+    std::uint32_t *const left = memory + half * left_words, *const right = memory + 2 * left_words + half * right_words;
 #pragma unroll
-    for (int i = 0; i < rows; ++i) keep(&left[half][(left_from + i * left_step) * left_line + left_at], next_left[i]);
+    for (int i = 0; i < rows; ++i) keep(left + (left_from + i * left_step) * left_line + left_at, next_left[i]);
 #pragma unroll
-    for (int i = 0; i < columns; ++i) keep(&right[half][(right_from + i * right_step) * right_line + right_at], next_right[i]);
+    for (int i = 0; i < columns; ++i) keep(right + (right_from + i * right_step) * right_line + right_at, next_right[i]);
   };
 
   int const warp = t / 32, lane = t % 32, group = lane / 4, within = lane % 4;
@@ -169,15 +175,16 @@ __global__ void __launch_bounds__(threads, width == 4 ? 2 : 1) implicit_gemm_tf3
   int const a_lane = (warp_row + (lane & 15)) * (depth + 4) + (lane >> 4) * 4, b_lane = (warp_column + (lane & 7) + (lane >> 4) * 8) * (depth + 4) + (lane >> 3 & 1) * 4;
   float sum[blocks_m][blocks_n][4] = {};
   auto const multiply = [&](int half) {
+    std::uint32_t const *const left = memory + half * left_words, *const right = memory + 2 * left_words + half * right_words;
 #pragma unroll
     for (int kk = 0; kk < depth; kk += 8) {
       std::uint32_t u[blocks_m][4], v[blocks_n][2];
 #pragma unroll
       for (int i = 0; i < blocks_m; ++i) {
         if constexpr (!filter) {
-          ptx::load_matrices(u[i], ptx::shared_address(&left[half][a_lane + i * 16 * left_line + kk]));
+          ptx::load_matrices(u[i], ptx::shared_address(left + a_lane + i * 16 * left_line + kk));
         } else {
-          std::uint32_t const* const from = &left[half][(kk + within) * left_line + warp_row + i * 16 + group];
+          std::uint32_t const* const from = left + (kk + within) * left_line + warp_row + i * 16 + group;
           u[i][0] = from[0], u[i][1] = from[8], u[i][2] = from[4 * left_line], u[i][3] = from[4 * left_line + 8];
         }
       }
@@ -185,10 +192,10 @@ __global__ void __launch_bounds__(threads, width == 4 ? 2 : 1) implicit_gemm_tf3
       for (int j = 0; j < blocks_n; j += 2) {
         if constexpr (forward) {
           std::uint32_t both[4];
-          ptx::load_matrices(both, ptx::shared_address(&right[half][b_lane + j * 8 * right_line + kk]));
+          ptx::load_matrices(both, ptx::shared_address(right + b_lane + j * 8 * right_line + kk));
           v[j][0] = both[0], v[j][1] = both[1], v[j + 1][0] = both[2], v[j + 1][1] = both[3];
         } else {
-          std::uint32_t const* const from = &right[half][(kk + within) * right_line + warp_column + j * 8 + group];
+          std::uint32_t const* const from = right + (kk + within) * right_line + warp_column + j * 8 + group;
           v[j][0] = from[0], v[j][1] = from[4 * right_line], v[j + 1][0] = from[8], v[j + 1][1] = from[4 * right_line + 8];
         }
       }
@@ -211,74 +218,127 @@ __global__ void __launch_bounds__(threads, width == 4 ? 2 : 1) implicit_gemm_tf3
 #pragma unroll
   for (int i = 0; i < blocks_m; ++i)
 #pragma unroll
-    for (int j = 0; j < blocks_n; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        int const m = m0 + warp_row + i * 16 + group + e / 2 * 8, n = n0 + warp_column + j * 8 + within * 2 + e % 2;
-        if (m >= g.m || n >= g.columns) continue;
-        int const at = m * g.columns + n;
-        if constexpr (filter) a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = sum[i][j][e];
-        else (data ? a.x : a.y)[at] = stored(g, slots, a, sum[i][j][e], n, at);
+    for (int upper = 0; upper < 2; ++upper) {
+      int const m = m0 + warp_row + i * 16 + group + upper * 8;
+      if (m >= all_m) continue;
+      int row = m;                     // of the result in memory
+      if constexpr (data) {
+        int in_image, column;
+        int const n = lattice.by_image(m, in_image), h = lattice.by_width(in_image, column);
+        row = (n * g.h + lattice.first_h + h * g.st_h) * g.w + lattice.first_w + column * g.st_w;
       }
+#pragma unroll
+      for (int j = 0; j < blocks_n; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          int const n = n0 + warp_column + j * 8 + within * 2 + e, at = row * g.columns + n;
+          if (n >= g.columns) continue;
+          float const v = sum[i][j][upper * 2 + e];
+          if constexpr (filter) work.a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = v;
+          else (data ? work.a.x : work.a.y)[at] = stored(g, work.slots, work.a, v, n, at);
+        }
+    }
 }
 
-constexpr Tile tiles_known[] = {{128, 128}, {128, 64}, {64, 64}};
-Tile tile_of(Config const& c) { return {c.get("tile_m", 64), c.get("tile_n", 64)}; }
+struct Form {
+  Tile tile;
+  int warps_m, warps_n;
+};
+constexpr Form forms[] = {{{128, 128}, 2, 4}, {{128, 128}, 2, 2}, {{256, 128}, 4, 2}, {{128, 64}, 4, 2}, {{128, 64}, 2, 2}, {{64, 64}, 2, 2}};
 
+Form form_of(Config const& c) {
+  for (auto const& f : forms)
+    if (c.get("tile_m", 64) == f.tile.m && c.get("tile_n", 64) == f.tile.n && c.get("warps", f.warps_m * f.warps_n) == f.warps_m * f.warps_n) return f;
+  fail(ErrorKind::usage, "implicit_gemm_tf32 has no tile '" + c.text() + "'");
+}
 bool by_four(ConvProblem const& p) { return p.c % 4 == 0 && (p.direction == Direction::fwd || p.k % 4 == 0); }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.math != Math::tf32) return "only where TF32 is allowed (math=tf32)";
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
   if (!p.one_type(DType::f32)) return "f32 only";
+  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots of operands as they are read";
+  if (p.direction == Direction::bwd_data && p.stride_h * p.stride_w > 1) {
+    if (p.stride_h > 4 || p.stride_w > 4 || p.stride_h * p.stride_w > most_lattices) return "a data gradient of more than 4 residues";
+    if (p.dilation_h * p.dilation_w > 1) return "a data gradient with stride and dilation";
+  }
   return reject_form(p);
 }
 
 double seconds_with(ConvProblem const& p, Tile t) {
   Shape3 const s = product_of(p);
+  double const residues = p.direction == Direction::bwd_data ? p.stride_h * p.stride_w : 1;
   double const tiles = std::ceil(double(s.m) / t.m) * std::ceil(double(s.n) / t.n);
   auto const [part, parts] = parts_of(p, t);
   double const rate = (t.n == 128 ? 5e11 : t.m == 128 ? 4e11 : 3e11) * (by_four(p) ? 1 : 0.4);   // multiply-adds of a multiprocessor
-  return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
+  return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / residues / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
-  std::vector<Tile> tiles(std::begin(tiles_known), std::end(tiles_known));
-  std::stable_sort(tiles.begin(), tiles.end(), [&](Tile a, Tile b) { return seconds_with(p, a) < seconds_with(p, b); });
+  std::vector<Form> all;
+  for (std::size_t i = 0; i < std::size(forms); ++i)
+    if (by_four(p) || i == 0 || i == 3 || i == 5) all.push_back(forms[i]);
+  std::stable_sort(all.begin(), all.end(), [&](Form const& a, Form const& b) { return seconds_with(p, a.tile) < seconds_with(p, b.tile); });
   std::vector<Config> out;
-  for (Tile t : tiles) out.push_back(Config{{"tile_m", t.m}, {"tile_n", t.n}});
+  for (auto const& f : all) out.push_back(Config{{"tile_m", f.tile.m}, {"tile_n", f.tile.n}, {"warps", f.warps_m * f.warps_n}});
   return out;
 }
-std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, tile_of(c)); }
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, tile_of(configs(p, facts).front())); }
+std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, form_of(c).tile); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, form_of(configs(p, facts).front()).tile); }
+
+// Along one axis: the rows of x of a residue, and the taps that meet them.
+struct Residue {
+  int first, count, tap0, taps, place0;
+};
+Residue residue_of(int first, int size, int pad, int stride, int filter) {
+  Residue r{first, size > first ? (size - first + stride - 1) / stride : 0, (first + pad) % stride, 0, 0};
+  r.taps = filter > r.tap0 ? (filter - r.tap0 + stride - 1) / stride : 0;
+  r.place0 = (first + pad - r.tap0) / stride;
+  return r;
+}
+Lattice lattice_of(ConvProblem const& p, int h, int w) {
+  auto const down = residue_of(h, p.h, p.pad_top, p.stride_h, p.r), right = residue_of(w, p.w, p.pad_left, p.stride_w, p.s);
+  return {h, w, down.count, right.count, down.tap0, right.tap0, down.place0, right.place0, p.n * down.count * right.count, down.taps * right.taps * p.k,
+          FastDivide(std::max(1, down.count * right.count)), FastDivide(std::max(1, right.count)), FastDivide(std::max(1, right.taps))};
+}
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View memory, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());
-  Tile const tile = tile_of(config);
+  bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
+  Form const form = form_of(config);
   Shape3 const s = product_of(p);
-  auto const [part, parts] = parts_of(p, tile);
-  auto const g = geometry_of(p, part);
-  auto const slots = slots_of(p);
-  auto const a = pointers_of<float>(args, p.direction != Direction::bwd_filter ? nullptr : parts > 1 ? memory.as<float>() : args.w.as<float>());
-  bool aligned = by_four(p);
-  for (void const* q : {static_cast<void const*>(a.x), static_cast<void const*>(a.w), static_cast<void const*>(a.y), static_cast<void const*>(a.other), static_cast<void const*>(a.load_x),
-                        static_cast<void const*>(a.load_dy)})
-    aligned &= reinterpret_cast<std::uintptr_t>(q) % 16 == 0;
-  dim3 const grid(unsigned((s.m + tile.m - 1) / tile.m * ((s.n + tile.n - 1) / tile.n)), 1, unsigned(parts));
-  auto const with = [&](auto width, auto m, auto n, auto warps_m) {
-    if (tile.m != m || tile.n != n || (width == 4) != aligned) return false;
-    if (p.direction == Direction::bwd_filter) implicit_gemm_tf32<Direction::bwd_filter, width, m, n, warps_m><<<grid, threads, 0, stream>>>(g, slots, a);
-    else if (p.direction == Direction::bwd_data) implicit_gemm_tf32<Direction::bwd_data, width, m, n, warps_m><<<grid, threads, 0, stream>>>(g, slots, a);
-    else implicit_gemm_tf32<Direction::fwd, width, m, n, warps_m><<<grid, threads, 0, stream>>>(g, slots, a);
+  auto const [part, parts] = parts_of(p, form.tile);
+  Work work{geometry_of(p, part), slots_of(p), pointers_of<float>(args, !filter ? nullptr : parts > 1 ? memory.as<float>() : args.w.as<float>()), {}};
+  std::int64_t m = s.m;
+  if (data) {
+    for (int h = 0; h < p.stride_h; ++h)
+      for (int w = 0; w < p.stride_w; ++w) work.lattice[h * p.stride_w + w] = lattice_of(p, h, w);
+    m = work.lattice[0].m;             // no other has more
+  }
+  dim3 const grid(unsigned((m + form.tile.m - 1) / form.tile.m * ((s.n + form.tile.n - 1) / form.tile.n)), 1, unsigned(data ? p.stride_h * p.stride_w : parts));
+  auto const with = [&](auto width, auto tile_m, auto tile_n, auto warps_m, auto warps_n) {
+    if (form.tile.m != tile_m || form.tile.n != tile_n || form.warps_m != warps_m || form.warps_n != warps_n || (width == 4) != by_four(p)) return false;
+    auto const launch = [&](auto kernel, int words) {
+      allow_shared_memory(kernel, words * 4);
+      kernel<<<grid, 32 * warps_m * warps_n, words * 4, stream>>>(work);
+    };
+    constexpr int along = depth + 4, across_m = depth * (tile_m + 8), across_n = depth * (tile_n + 8);
+    if (filter) launch(implicit_gemm_tf32<Direction::bwd_filter, width, tile_m, tile_n, warps_m, warps_n>, 2 * (across_m + across_n));
+    else if (data) launch(implicit_gemm_tf32<Direction::bwd_data, width, tile_m, tile_n, warps_m, warps_n>, 2 * (tile_m * along + across_n));
+    else launch(implicit_gemm_tf32<Direction::fwd, width, tile_m, tile_n, warps_m, warps_n>, 2 * (tile_m + tile_n) * along);
     return true;
   };
-  auto const any = [&](auto width) {
-    return with(width, number<128>{}, number<128>{}, number<2>{}) || with(width, number<128>{}, number<64>{}, number<4>{}) || with(width, number<64>{}, number<64>{}, number<2>{});
-  };
-  if (!any(number<4>{}) && !any(number<1>{})) fail(ErrorKind::usage, "implicit_gemm_tf32 has no tile '" + config.text() + "'");
+  number<1> const one;
+  number<2> const two;
+  number<4> const four;
+  number<64> const n64;
+  number<128> const n128;
+  bool const found = with(four, n128, n128, two, four) || with(four, n128, n128, two, two) || with(four, number<256>{}, n128, four, two) || with(four, n128, n64, four, two) ||
+                     with(four, n128, n64, two, two) || with(four, n64, n64, two, two) || with(one, n128, n128, two, four) || with(one, n128, n64, four, two) || with(one, n64, n64, two, two);
+  if (!found) fail(ErrorKind::usage, "implicit_gemm_tf32 has no tile '" + config.text() + "' for this problem");
   if (parts > 1) {
     int const elements = int(s.m * s.n);
-    add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(a.partial, parts, elements, args.w.as<float>());
+    add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(work.a.partial, parts, elements, args.w.as<float>());
   }
   check_launch("conv implicit_gemm_tf32", p, stream);
 }
