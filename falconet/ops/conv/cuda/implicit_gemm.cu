@@ -152,7 +152,10 @@ double seconds_with(ConvProblem const& p, Tile t) {
   Shape3 const s = product_of(p);
   double const tiles = std::ceil(double(s.m) / t.m) * std::ceil(double(s.n) / t.n);
   auto const [part, parts] = parts_of(p, t);
-  double const rate = t.m * t.n >= 16384 ? 2.2e11 : t.n == 64 ? 1.6e11 : 0.8e11;   // multiply-adds of a multiprocessor
+  bool const filter = p.direction == Direction::bwd_filter, fwd = p.direction == Direction::fwd;
+  double rate = t.m * t.n >= 16384 ? 2.2e11 : t.n == 64 ? 1.6e11 : 0.8e11;   // multiply-adds of a multiprocessor
+  if (p.x_type == DType::f32)                                                // bench/results/h200/2026-11-21_tf32.md
+    rate = t.m * t.n >= 16384 ? (filter ? 0.38e11 : fwd ? 0.7e11 : 0.8e11) : t.n == 64 ? (filter ? 0.4e11 : fwd ? 0.8e11 : 0.72e11) : (filter ? 0.2e11 : 0.4e11);
   return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
 }
 

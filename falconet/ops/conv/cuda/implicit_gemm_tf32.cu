@@ -240,15 +240,17 @@ __global__ void __launch_bounds__(32 * warps_m* warps_n, blocks_at_once(width, 3
     }
 }
 
+// slab: microseconds for one 16 deep slab of a lone block, and more for each further one beside it, up to `together` (H200).
 struct Form {
   Tile tile;
-  int warps_m, warps_n;
+  double slab, more;
+  int together;
 };
-constexpr Form forms[] = {{{128, 128}, 2, 4}, {{128, 128}, 2, 2}, {{256, 128}, 4, 2}, {{128, 64}, 4, 2}, {{128, 64}, 2, 2}, {{64, 64}, 2, 2}};
+constexpr Form forms[] = {{{128, 128}, 0.78, 0.47, 2}, {{128, 64}, 0.55, 0.40, 3}, {{64, 64}, 0.36, 0.22, 5}};
 
 Form form_of(Config const& c) {
   for (auto const& f : forms)
-    if (c.get("tile_m", 64) == f.tile.m && c.get("tile_n", 64) == f.tile.n && c.get("warps", f.warps_m * f.warps_n) == f.warps_m * f.warps_n) return f;
+    if (c.get("tile_m", 64) == f.tile.m && c.get("tile_n", 64) == f.tile.n) return f;
   fail(ErrorKind::usage, "implicit_gemm_tf32 has no tile '" + c.text() + "'");
 }
 bool by_four(ConvProblem const& p) { return p.c % 4 == 0 && (p.direction == Direction::fwd || p.k % 4 == 0); }
@@ -265,26 +267,28 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return reject_form(p);
 }
 
-double seconds_with(ConvProblem const& p, Tile t) {
+double seconds_with(ConvProblem const& p, Form const& f) {
   Shape3 const s = product_of(p);
   double const residues = p.direction == Direction::bwd_data ? p.stride_h * p.stride_w : 1;
-  double const tiles = std::ceil(double(s.m) / t.m) * std::ceil(double(s.n) / t.n);
-  auto const [part, parts] = parts_of(p, t);
-  double const rate = (t.n == 128 ? 5e11 : t.m == 128 ? 4e11 : 3e11) * (by_four(p) ? 1 : 0.4);   // multiply-adds of a multiprocessor
-  return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / residues / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
+  auto const [part, parts] = parts_of(p, f.tile);
+  double const blocks = std::ceil(double(s.m) / residues / f.tile.m) * residues * std::ceil(double(s.n) / f.tile.n) * parts, each = std::ceil(blocks / 132);
+  double const rounds = std::floor(each / f.together), rest = each - rounds * f.together;
+  double const slab = rounds * (f.slab + (f.together - 1) * f.more) + (rest > 0 ? f.slab + (rest - 1) * f.more : 0);
+  double const adding = parts > 1 ? 3e-6 + double(parts) * s.m * s.n * 4 / 2.5e12 : 0;
+  return 4e-6 + std::ceil(part / residues / depth) * slab * 1e-6 * (by_four(p) ? 1 : 1.75) + adding;
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   std::vector<Form> all;
-  for (std::size_t i = 0; i < std::size(forms); ++i)
-    if (by_four(p) || i == 0 || i == 3 || i == 5) all.push_back(forms[i]);
-  std::stable_sort(all.begin(), all.end(), [&](Form const& a, Form const& b) { return seconds_with(p, a.tile) < seconds_with(p, b.tile); });
+  for (auto const& f : forms)
+    if (by_four(p) || f.tile.n == 64) all.push_back(f);
+  std::stable_sort(all.begin(), all.end(), [&](Form const& a, Form const& b) { return seconds_with(p, a) < seconds_with(p, b); });
   std::vector<Config> out;
-  for (auto const& f : all) out.push_back(Config{{"tile_m", f.tile.m}, {"tile_n", f.tile.n}, {"warps", f.warps_m * f.warps_n}});
+  for (auto const& f : all) out.push_back(Config{{"tile_m", f.tile.m}, {"tile_n", f.tile.n}});
   return out;
 }
 std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, form_of(c).tile); }
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, form_of(configs(p, facts).front()).tile); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, form_of(configs(p, facts).front())); }
 
 // Along one axis: the rows of x of a residue, and the taps that meet them.
 struct Residue {
@@ -317,7 +321,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   }
   dim3 const grid(unsigned((m + form.tile.m - 1) / form.tile.m * ((s.n + form.tile.n - 1) / form.tile.n)), 1, unsigned(data ? p.stride_h * p.stride_w : parts));
   auto const with = [&](auto width, auto tile_m, auto tile_n, auto warps_m, auto warps_n) {
-    if (form.tile.m != tile_m || form.tile.n != tile_n || form.warps_m != warps_m || form.warps_n != warps_n || (width == 4) != by_four(p)) return false;
+    if (form.tile.m != tile_m || form.tile.n != tile_n || (width == 4) != by_four(p)) return false;
     auto const launch = [&](auto kernel, int words) {
       allow_shared_memory(kernel, words * 4);
       kernel<<<grid, 32 * warps_m * warps_n, words * 4, stream>>>(work);
@@ -333,8 +337,8 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   number<4> const four;
   number<64> const n64;
   number<128> const n128;
-  bool const found = with(four, n128, n128, two, four) || with(four, n128, n128, two, two) || with(four, number<256>{}, n128, four, two) || with(four, n128, n64, four, two) ||
-                     with(four, n128, n64, two, two) || with(four, n64, n64, two, two) || with(one, n128, n128, two, four) || with(one, n128, n64, four, two) || with(one, n64, n64, two, two);
+  bool const found = with(four, n128, n128, two, four) || with(four, n128, n64, two, two) || with(four, n64, n64, two, two) || with(one, n128, n64, four, two) ||
+                     with(one, n64, n64, two, two);
   if (!found) fail(ErrorKind::usage, "implicit_gemm_tf32 has no tile '" + config.text() + "' for this problem");
   if (parts > 1) {
     int const elements = int(s.m * s.n);
