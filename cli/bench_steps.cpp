@@ -95,7 +95,7 @@ std::vector<LaunchTime> time_launches(Session& session) {
 
 void report(Settings const& settings, std::string const& what, Model const& model, Session& session, StepOptions const& options,
             Spread const& step) {
-  bool const f64 = options.precision == DType::f64;
+  bool const f64 = options.precision.type == DType::f64;
   std::int64_t const peak = peak_resident_bytes();  // before the limits are measured: that takes memory of its own
   std::optional<Limits> limits;                     // of the processor; none are known of a GPU
   if (session.plan().device.kind == DeviceKind::cpu) limits.emplace(*model.threads(), model.facts().isa);

@@ -117,7 +117,7 @@ int evaluate(Settings& settings) {
   auto const& set = data.set;
   if (set.size() < 1) fail(ErrorKind::data, data.folder + ": the test set is empty");
   note_other_labels(*model, data);
-  EvaluateOptions const options{.batch = int(settings.whole("batch")), .precision = parse_dtype(settings.text("precision"))};
+  EvaluateOptions const options{.batch = int(settings.whole("batch")), .precision = parse_precision(settings.text("precision"))};
   Evaluator evaluator(*model, options);
   int const batch = evaluator.prepare(set.size());
   double const start = now();
@@ -199,7 +199,7 @@ int predict(Settings& settings) {
   if (settings.has("count")) count = std::min(settings.whole("count"), count);
   for (auto const& file : files) width = std::max(width, file.size());
   int const batch = int(std::clamp(std::int64_t(files.size()) + count, std::int64_t(1), settings.whole("batch")));  // no larger than need be
-  Batches batches(*model, {.batch = batch, .precision = parse_dtype(settings.text("precision"))}, top, show);
+  Batches batches(*model, {.batch = batch, .precision = parse_precision(settings.text("precision"))}, top, show);
   std::size_t unread = 0;
   for (auto const& file : files) {
     data::Image image;

@@ -268,7 +268,7 @@ std::unique_ptr<Model> trained_model(Settings const& settings) {
 StepOptions step_options(Settings const& settings) {
   StepOptions options;
   options.batch = int(settings.whole("batch"));
-  options.precision = parse_dtype(settings.text("precision"));
+  options.precision = parse_precision(settings.text("precision"));
   options.rivals = settings.flag("rivals");
   for (auto const& pin : settings.pins()) options.pins[pin.layer] = pin.choice;
   return options;

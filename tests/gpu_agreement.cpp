@@ -7,6 +7,7 @@
 #include "agreement.h"
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/handles.h"
+#include "gpu_test.h"
 
 namespace falconet {
 namespace {
@@ -110,11 +111,7 @@ void check(Card& card, std::string const& operation, std::string const& problem,
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = gpu_test::skipped()) return code;
   Tally tally;
   try {
     Card card;

@@ -4,18 +4,13 @@
 #include <cstdio>
 #include <regex>
 
-#include "falconet/device/cuda_status.h"
+#include "gpu_test.h"
 #include "program.h"
 
 using namespace falconet::testing;
+using namespace falconet::gpu_test;
 
 namespace {
-
-int failures = 0;
-void expect(bool good, std::string const& what) {
-  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
-  failures += !good;
-}
 
 std::string without_seconds(std::string const& csv) { return std::regex_replace(csv, std::regex(",[^,\n]*\n"), "\n"); }
 
@@ -43,11 +38,7 @@ struct Place {
 }  // namespace
 
 int main() {
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = falconet::cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = skipped()) return code;
   Place const p;
   for (char const* run : {"a", "b"}) {
     auto const r = p.falconet(p.training({std::string("run=") + run}));

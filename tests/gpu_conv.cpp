@@ -1,11 +1,14 @@
 // Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
 //   gpu_conv check                  every CUDA algorithm and config against the CPU reference: poisoned outputs and scratch, guard
-//                                   zones, small integers (exact) and normal numbers, each run twice (same bytes)
-//   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16, directions=fwd,bwd_data,
+//                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
+//                                   operands that are TF32 numbers, which only the sums may change
+//   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
 //                                   three directions as launches of one graph
 #include <algorithm>
+#include <bit>
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <set>
 
@@ -14,10 +17,10 @@
 #include "falconet/device/cuda/handles.h"
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "gpu_test.h"
 
 namespace falconet {
 namespace {
-
 
 struct Card {
   DeviceFacts facts = facts_of({DeviceKind::cuda, 0});
@@ -33,16 +36,54 @@ struct Tally {
   std::map<std::string, int> accepted, refused;
 };
 
+void run_reference(ConvProblem const& p, agreement::Operands const& operands) {
+  static ThreadPool threads(usable_cpus());
+  std::vector<char> memory(conv_reference.scratch(p, {}));
+  Stream host(threads, Isa::plain);
+  conv_reference.run(p, {}, ConvProblem::args(p, operands.views()), {memory.data(), {}}, host);
+}
+// Every f32 input through a function.
+void change_inputs(agreement::Operands const& operands, float (*change)(float)) {
+  for (std::size_t i = 0; i < operands.list().size(); ++i) {
+    auto const& o = operands.list()[i];
+    if (o.written || o.type.dtype != DType::f32) continue;
+    float* const v = operands.views()[i].as<float>();
+    for (std::int64_t e = 0; e < o.type.shape.elements(); ++e) v[e] = change(v[e]);
+  }
+}
+// The nearest number with 10 bits of mantissa, ties away from zero.
+float to_tf32(float v) { return std::bit_cast<float>((std::bit_cast<std::uint32_t>(v) + 0x1000u) & ~0x1fffu); }
+
+// TF32's promise for a plain problem: |error| <= (2^-10 + 2^-22) sum |u| |v| for both factors' rounding, and a little for the sums.
+std::string beyond_tf32(ConvProblem const& p, std::string const& expected, std::string const& got) {
+  agreement::Operands magnitudes(p.operands(), false);
+  change_inputs(magnitudes, [](float v) { return std::abs(v); });
+  run_reference(p, magnitudes);
+  std::string const sums = magnitudes.outputs().front();
+  auto const value = [](std::string const& bytes, std::size_t i) {
+    float v;
+    std::memcpy(&v, bytes.data() + i * sizeof v, sizeof v);
+    return double(v);
+  };
+  for (std::size_t i = 0; i < expected.size() / sizeof(float); ++i) {
+    double const error = std::abs(value(got, i) - value(expected, i)), bound = (0x1p-10 + 0x1p-16) * value(sums, i);
+    if (!(error <= bound)) return "element " + std::to_string(i) + " is off by " + std::to_string(error) + ", more than TF32 may be: " + std::to_string(bound);
+  }
+  return {};
+}
+
+enum class Values { integers, normal, rounded };   // rounded: normal numbers that are TF32 numbers
+
 void check(Card& card, std::string const& text, Tally& tally) {
   ConvProblem const p = ConvProblem::parse(text);
   ++tally.problems;
-  static ThreadPool threads(usable_cpus());
   std::set<std::string> failed;
-  for (bool integers : {true, false}) {
+  for (Values values : {Values::integers, Values::normal, Values::rounded}) {
+    if (values == Values::rounded && p.math != Math::tf32) continue;
+    bool const integers = values == Values::integers;
     agreement::Operands operands(p.operands(), integers);
-    std::vector<char> memory(conv_reference.scratch(p, {}));
-    Stream host(threads, Isa::plain);
-    conv_reference.run(p, {}, ConvProblem::args(p, operands.views()), {memory.data(), {}}, host);
+    if (values == Values::rounded) change_inputs(operands, to_tf32);
+    run_reference(p, operands);
     auto const expected = operands.outputs();
     for (auto const* algorithm : conv_cuda_algorithms()) {
       if (!algorithm->reject(p, card.facts).empty()) {
@@ -90,19 +131,22 @@ void check(Card& card, std::string const& text, Tally& tally) {
           }
         ++tally.runs;
         bool const exact = integers && !agreement::inexact_activation(text);
+        bool const tensor_cores = algorithm == &conv_cuda_implicit_gemm_tf32;
         for (std::size_t i = 0, out = 0; trouble.empty() && i < operands.list().size(); ++i) {
           auto const& o = operands.list()[i];
           if (!o.written) continue;
           // f32 results of bf16 data, and statistics of values that were rounded to bf16 (a value on the edge may round the other way)
-          double const bound = exact ? 0 : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : p.x_type == DType::bf16 ? 2e-3 : 2e-5;
+          // TF32: 2^-8 as a matter of statistics; factors that are TF32 numbers already leave the sums, whose last bits a tensor core cuts off.
+          double const bound = exact ? 0 : tensor_cores ? (values == Values::rounded ? 5e-5 : 0x1p-8) : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : p.x_type == DType::bf16 ? 2e-3 : 2e-5;
           trouble = agreement::difference(o.type, expected[out], first[out], bound, exact ? 0 : 1e-3);
+          if (trouble.empty() && tensor_cores && values == Values::normal && p.plain()) trouble = beyond_tf32(p, expected[out], first[out]);
           if (!trouble.empty()) trouble = "output '" + o.name + "': " + trouble;
           ++out;
         }
         if (trouble.empty()) continue;
         ++tally.failures;
         if (failed.insert(algorithm->name).second || tally.failures < 40)
-          std::printf("FAILED %s %s %s: %s\n  %s\n", algorithm->name, config.text().c_str(), integers ? "integers" : "normal", trouble.c_str(), text.c_str());
+          std::printf("FAILED %s %s %s: %s\n  %s\n", algorithm->name, config.text().c_str(), integers ? "integers" : values == Values::normal ? "normal" : "rounded", trouble.c_str(), text.c_str());
         if (trouble.find("cuda") != std::string::npos) throw Error(ErrorKind::device, "", trouble, std::source_location::current());   // the context is lost
       }
     }
@@ -121,6 +165,9 @@ std::vector<std::string> problems_to_check() {
           p.x_type = p.w_type = p.y_type = t;
           out.push_back(p.text());
         }
+      p.x_type = p.w_type = p.y_type = DType::f32;
+      p.math = Math::tf32;
+      for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) p.direction = d, out.push_back(p.text());
     }
   // Channels that fit the copy engine, geometry that does not sit on tiles.
   char const* const geometry[] = {
@@ -137,7 +184,13 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
     for (std::string s : data) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
+    std::string const allowed = " f32 nhwc math=tf32";
+    for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual"}) out.push_back(g + allowed + s);
+    for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + allowed + s);
+    out.push_back("bwd_filter " + g + allowed);
   }
+  for (std::string g : {"n2 c12 h13 w17 k8 r2 s5 p1 st1.3", "n1 c4 hw1 k8 rs3 p1 st2", "n3 c8 h6 w11 k20 r1 s3 p0.1 st4.1", "n2 c7 h9 w10 k5 rs3 p1 st2", "n2 c6 hw11 k10 rs5 p2 st1.2"})
+    for (std::string d : {"", "bwd_data ", "bwd_filter "}) out.push_back(d + g + " f32 nhwc math=tf32");
   for (std::string g : {"n3 c3 hw32 k64 rs7 p3 st2", "n2 c3 h48 w224 k64 rs7 p3 st2", "n5 c3 h16 w160 k64 rs7 p3 st2"}) {
     for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift"}) out.push_back(g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
@@ -189,6 +242,16 @@ int run_checks(Card& card) {
 constexpr std::size_t period = 1000003;
 
 double median(std::vector<double> v) { return std::sort(v.begin(), v.end()), v[v.size() / 2]; }
+
+// Microseconds of a launch, the mean of so many in a row.
+double time_of(Card& card, CudaGraph const& graph, int launches) {
+  CudaEvent start(0), stop(0);
+  start.record(card.stream);
+  for (int l = 0; l < launches; ++l) graph.launch(card.stream);
+  stop.record(card.stream);
+  stop.synchronize();
+  return stop.milliseconds_since(start) * 1e3 / launches;
+}
 
 // Sampled elements of the plain result against f64; the worst error over (|expected| + rms).
 double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& views, std::vector<std::vector<bf16>> const& base, View const& result) {
@@ -280,14 +343,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
         fill_bytes(result.data, 0xff, result.type.bytes(), card.stream);
         auto const args = ConvProblem::args(p, views);
         CudaGraph const graph(card.stream, [&](Stream& s) { algorithm->run(p, configs[i], args, scratch, s); });
-        CudaEvent start(0), stop(0);
-        auto timed = [&](int launches) {
-          start.record(card.stream);
-          for (int l = 0; l < launches; ++l) graph.launch(card.stream);
-          stop.record(card.stream);
-          stop.synchronize();
-          return stop.milliseconds_since(start) * 1e3 / launches;
-        };
+        auto const timed = [&](int launches) { return time_of(card, graph, launches); };
         timed(2);
         int const launches = int(std::clamp(600 / timed(2), 1.0, 50.0));
         std::vector<double> warm, cold;
@@ -344,15 +400,8 @@ void bench_together(Card& card, ConvProblem p) {
   CudaGraph const graph(card.stream, [&](Stream& s) {
     for (auto const& part : parts) part.algorithm->run(part.problem, part.config, ConvProblem::args(part.problem, part.views), part.scratch, s);
   });
-  CudaEvent start(0), stop(0);
-  auto timed = [&](int launches) {
-    start.record(card.stream);
-    for (int l = 0; l < launches; ++l) graph.launch(card.stream);
-    stop.record(card.stream);
-    stop.synchronize();
-    return stop.milliseconds_since(start) * 1e3 / launches;
-  };
-  timed(200);
+  auto const timed = [&](int launches) { return time_of(card, graph, launches); };
+  (void)timed(200);
   std::vector<double> us;
   for (int round = 0; round < 7; ++round) us.push_back(timed(1000));
   p.direction = Direction::fwd;
@@ -373,7 +422,8 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
     for (auto const& line : read_problem_list(file)) {
       ConvProblem p = ConvProblem::parse(line);
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
-      p.x_type = p.w_type = p.y_type = settings.contains("type") ? parse_dtype(settings["type"]) : DType::bf16;
+      Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
+      p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;
       if (settings["together"] == "true") {
         bench_together(card, p);
         continue;
@@ -393,12 +443,8 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  if (int const code = gpu_test::skipped()) return code;
   CudaStatus const status = cuda_status();
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
   try {
     Card card;
     std::vector<std::string> const arguments(argv + std::min(argc, 2), argv + argc);

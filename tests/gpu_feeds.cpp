@@ -1,6 +1,9 @@
 // Batches that a GPU makes for itself, and steps that nobody waits for: the bytes are the CPU loader's, a steady step is one graph launch and
 // nothing else, training gives the same bytes whichever way the data come, stopped and resumed or not, and faults name their kernel.
-// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync]
+// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync|evaluation]; evaluation prints times.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,17 +17,16 @@
 #include "falconet/device/cuda/handles.h"
 #include "falconet/nn/models.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/tensor/element.h"
+#include "falconet/train/evaluate.h"
 #include "falconet/train/feeds.h"
 #include "falconet/train/trainer.h"
+#include "gpu_test.h"
 
 namespace falconet {
 namespace {
 
-int failures = 0;
-void expect(bool good, std::string const& what) {
-  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
-  failures += !good;
-}
+using gpu_test::expect;
 
 data::Pipeline noise(std::int64_t n, Shape image, DType type, int classes = 10) {
   Tensor images({type, {n, image[0], image[1], image[2]}, Layout::nhwc}), labels({DType::i32, {n}});
@@ -123,6 +125,13 @@ void counts(bool resident) {
   expect(step.state().step == 320 && step.state().sample == 320 * 32, "its position advances inside");
 }
 
+// Every value that outlives a step, bit for bit: weights, running statistics, optimizer state.
+std::vector<std::string> values_of(Model const& model) {
+  std::vector<std::string> out;
+  for (auto const& e : std::as_const(*model.parameters()).entries()) out.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
+  return out;
+}
+
 struct Trained {
   std::vector<EpochResult> epochs;
   std::vector<std::string> values;
@@ -139,9 +148,7 @@ Trained train(Feeding feed, std::string const& run = {}, int stop_at = 0, bool r
   int seen = 0;
   o.on_step = [&](Progress const&) { return ++seen != stop_at; };
   auto const result = trainer.fit(noise(1000, model.spec().image, DType::u8) | data::shuffle() | data::random_crop(3) | data::random_flip(), o);
-  Trained out{result.epochs, {}};
-  for (auto const& e : std::as_const(*model.parameters()).entries()) out.values.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
-  return out;
+  return {result.epochs, values_of(model)};
 }
 bool same(Trained const& a, Trained const& b) {
   bool good = a.values == b.values && a.epochs.size() == b.epochs.size();
@@ -188,6 +195,104 @@ void not_finite() {
   expect(std::memcmp(before.as<void>(), after.as<void>(), after.type().bytes()) == 0, "and leaves the weights as they were, whatever was on its way");
 }
 
+// A NaN among the images of batch 11, with steps on their way behind it: what is left is what ten steps leave.
+void not_finite_data(Feeding feed) {
+  Tensor images({DType::f32, {1000, 3, 32, 32}, Layout::nhwc}), labels({DType::i32, {1000}});
+  RandomKey const key = random_key(4, hash("images"));
+  for (std::int64_t i = 0; i < images.shape().elements(); ++i) images.as<float>()[i] = uniform(draw(key, 0, std::uint64_t(i)).word[0]);
+  for (std::int64_t i = 0; i < 1000; ++i) labels.as<std::int32_t>()[i] = std::int32_t(i % 10);
+  images.as<float>()[500 * 3072 + 77] = std::numeric_limits<float>::quiet_NaN();
+  auto const& d = models::find("resnet20");
+  auto const spec = d.spec(10);
+  auto const all = data::in_memory(std::move(images), std::move(labels), {spec.image, spec.mean, spec.std, spec.labels});
+  auto const trained = [&](data::Pipeline const& set, std::string& message) {
+    Model model(spec, d.make(10), {.device = "cuda", .seed = 5});
+    Trainer trainer(model, {.batch = 48, .optimizer = sgd({.lr = 0.01, .momentum = 0.9})});
+    FitOptions o;
+    o.feed = feed;
+    try {
+      (void)trainer.fit(set, o);
+    } catch (Error const& e) {
+      message = e.what();
+    }
+    return values_of(model);
+  };
+  std::string message, none;
+  auto const stopped = trained(all, message), ten_steps = trained(all | data::take(480), none);
+  std::string const how = feed == Feeding::resident ? ", resident" : ", staged";
+  expect(none.empty() && message.find("step 11: the loss is NaN") != std::string::npos, "a NaN in a batch stops the run at its step" + how + ": " + message);
+  expect(stopped == ten_steps, "and weights, running statistics and momenta are those of before it" + how);
+}
+
+// Evaluation with batches of the CPU's loader, each waited for.
+Evaluation by_loader(Model& model, data::Pipeline const& set, int batch, Precision precision) {
+  InferenceStep step(model, {.batch = batch, .precision = precision});
+  data::Loader loader(set, {.batch = batch, .epochs = 1});
+  int const classes = int(model.output_shape()[1]);
+  Evaluation out;
+  out.classes = classes;
+  out.confusion.assign(std::size_t(classes * classes), 0);
+  double loss = 0;
+  for (std::int64_t b = 0; b < loader.batches_per_epoch(); ++b) {
+    auto const& next = loader.next();
+    convert(next.images, step.images());
+    step.run();
+    for (int row = 0; row < next.valid_count; ++row) {
+      std::vector<double> v;
+      for (int c = 0; c < classes; ++c) v.push_back(load_element(step.output(), std::int64_t(row) * classes + c));
+      auto const best = std::max_element(v.begin(), v.end());
+      double sum = 0;
+      for (double x : v) sum += std::exp(x - *best);
+      int const label = next.labels.as<std::int32_t>()[row];
+      loss += std::log(sum) + *best - v[std::size_t(label)];
+      ++out.confusion[std::size_t(label * classes + (best - v.begin()))];
+    }
+    out.samples += next.valid_count;
+  }
+  out.loss = loss / double(out.samples);
+  return out;
+}
+
+void evaluation() {
+  Model model = lenet();
+  auto const image = model.spec().image;
+  auto const digits = noise(1030, image, DType::u8), floats = noise(333, image, DType::f32) | data::shuffle() | data::random_crop(2), few = noise(11, image, DType::u8);
+  auto const same_result = [](Evaluation const& a, Evaluation const& b) { return a.loss == b.loss && a.confusion == b.confusion && a.samples == b.samples; };
+  for (Precision precision : {Precision(DType::f32), Precision(DType::bf16)})
+    for (Feeding feed : {Feeding::resident, Feeding::staged}) {
+      Evaluator evaluator(model, {.batch = 100, .precision = precision, .feed = feed});
+      bool good = true;
+      for (auto const* set : {&digits, &digits, &floats, &digits, &few}) {
+        int const batch = int(std::min<std::int64_t>(set->size(), 100));
+        good &= same_result(evaluator(*set), by_loader(model, *set, batch, precision));
+      }
+      expect(good, "evaluation, " + std::string(feed == Feeding::resident ? "resident" : "staged") + " in " + std::string(name(precision)) + ": the loss and confusion of the loader's batches");
+    }
+}
+
+// Seconds of evaluating 10000 images with resnet20: by the loader, staged and resident.
+void evaluation_times() {
+  auto const& d = models::find("resnet20");
+  Model model(d.spec(10), d.make(10), {.device = "cuda"});
+  auto const set = noise(10000, d.image, DType::u8);
+  auto const timed = [](auto const& work) {
+    auto const begin = std::chrono::steady_clock::now();
+    work();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  InferenceStep step(model, {.batch = 250, .precision = DType::bf16});
+  for (int round = 0; round < 4; ++round)
+    std::printf("round %d: the CPU's batches, each waited for, results not added up: %.4f s\n", round, timed([&] {
+                  data::Loader loader(set, {.batch = 250, .epochs = 1});
+                  for (int b = 0; b < 40; ++b) convert(loader.next().images, step.images()), step.run();
+                }));
+  for (Feeding feed : {Feeding::staged, Feeding::resident}) {
+    Evaluator evaluator(model, {.batch = 250, .precision = DType::bf16, .feed = feed});
+    (void)evaluator.prepare(set.size());
+    for (int round = 0; round < 4; ++round) std::printf("round %d: evaluation, %s %.4f s\n", round, feed == Feeding::resident ? "resident" : "staged", timed([&] { (void)evaluator(set); }));
+  }
+}
+
 // A kernel that reads where nothing is.
 int fault(bool sync) {
   set_cuda_check(sync ? CudaCheck::sync : CudaCheck::off);
@@ -218,11 +323,8 @@ int fault(bool sync) {
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = gpu_test::skipped()) return code;
+  if (argc > 1 && std::string(argv[1]) == "evaluation") return evaluation_times(), 0;
   if (argc > 1) return fault(std::string(argv[1]) == "fault_sync");
   try {
     for (bool resident : {true, false}) {
@@ -236,11 +338,13 @@ int main(int argc, char** argv) {
       counts(resident);
     }
     training();
+    evaluation();
     not_finite();
+    for (Feeding feed : {Feeding::resident, Feeding::staged}) not_finite_data(feed);
     for (char const* how : {"fault", "fault_sync"})
       expect(std::system((std::string(argv[0]) + " " + how).c_str()) == 0, std::string("a fault of a kernel is ") + (how[5] ? "named" : "reported, with the way to find it"));
   } catch (Error const& e) {
     expect(false, e.what());
   }
-  return failures ? 1 : 0;
+  return gpu_test::failures ? 1 : 0;
 }

@@ -11,16 +11,13 @@
 #include "falconet/device/cuda/handles.h"
 #include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
+#include "gpu_test.h"
 #include "hashed_data.h"
 
 namespace falconet {
 namespace {
 
-int failures = 0;
-void expect(bool good, std::string const& what) {
-  std::printf("%s %s\n", good ? "ok    " : "FAILED", what.c_str());
-  failures += !good;
-}
+using gpu_test::expect;
 
 nlohmann::json const& recorded() {
   static nlohmann::json const json = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses.json"));
@@ -116,21 +113,44 @@ void promises() {
   expect(moved, "a repaired weight trains on");
 }
 
+std::vector<std::string> values_of(Model const& model) {
+  std::vector<std::string> out;
+  for (auto const& e : std::as_const(*model.parameters()).entries()) out.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
+  return out;
+}
+// A NaN in the batch of a step that runs kernel by kernel (the first), and of one that is a graph.
+void nan_in_a_batch() {
+  for (int steps : {0, 4}) {
+    Run run("resnet20", DType::f32, 8), untouched("resnet20", DType::f32, 8);
+    for (int i = 0; i < steps; ++i) run.next(), untouched.next();
+    auto const before = values_of(run.model);
+    std::string message;
+    try {
+      hashed::fill_batch(run.step.images(), run.step.targets(), run.seen, 10);
+      run.step.images().as<float>()[123] = std::numeric_limits<float>::quiet_NaN();
+      (void)run.step.run();
+    } catch (Error const& e) {
+      message = e.what();
+    }
+    std::string const when = " at step " + std::to_string(steps + 1);
+    expect(message.find("the loss is NaN") != std::string::npos && values_of(run.model) == before, "a NaN in a batch" + when + " leaves weights, running statistics and momenta: " + message);
+    bool same = true;
+    for (int i = 0; i < 3; ++i) same &= run.next() == untouched.next();
+    expect(same && values_of(run.model) == values_of(untouched.model), "and training goes on as if it had not been" + when);
+  }
+}
+
 }  // namespace
 }  // namespace falconet
 
 int main(int argc, char** argv) {
   using namespace falconet;
-  std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (std::string const why = cuda_refusal(0); !why.empty()) {
-    std::printf("skipped: %s\n", why.c_str());
-    return 77;
-  }
+  if (int const code = gpu_test::skipped()) return code;
   std::vector<std::string> wishes(argv + 1, argv + argc);
   if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64"};
   for (auto const& wish : wishes) {
     try {
-      if (wish == "promises") promises();
+      if (wish == "promises") promises(), nan_in_a_batch();
       else if (wish == "step") {
         Run run("mnist_cnn", DType::f32, 64);
         for (int i = 0; i < 3; ++i) std::printf("loss %.6f\n", run.next());
@@ -143,5 +163,5 @@ int main(int argc, char** argv) {
       expect(false, wish + ": " + e.what());
     }
   }
-  return failures ? 1 : 0;
+  return gpu_test::failures ? 1 : 0;
 }

@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     spec.image = Shape{shape[1], shape[2], shape[3]};
     Model model(spec, network.make(network.classes), {.device = argc > 5 ? argv[5] : "cpu"});
     load_weights(model, argv[2]);
-    InferenceStep step(model, {.batch = int(shape[0]), .precision = parse_dtype(argc > 6 ? argv[6] : "f32")});
+    InferenceStep step(model, {.batch = int(shape[0]), .precision = parse_precision(argc > 6 ? argv[6] : "f32")});
     convert(at->second.view(), step.images());
     step.run();
     Tensor output({DType::f32, step.output().type.shape, Layout::nchw});

@@ -112,6 +112,31 @@ TEST_F(Commands, ValuesOutOfRangeAreRefused) {
   expect_no_run();
 }
 
+// Where no GPU can be used, be it that none is there, no driver, or no CUDA in the build: hidden ones count as absent.
+TEST_F(Commands, WithoutAGpuTheCpuIsTakenAndCudaIsRefusedInOneLine) {
+  struct Hidden {
+    Hidden() { setenv("CUDA_VISIBLE_DEVICES", "", 1); }
+    ~Hidden() { unsetenv("CUDA_VISIBLE_DEVICES"); }
+  } const hidden;
+  auto const checks = falconet({"checks"});
+  EXPECT_EQ(checks.code, 0) << checks.err;
+  EXPECT_NE(checks.out.find("training runs on   the CPU"), std::string::npos) << checks.out;
+  for (std::string const device : {"device=cuda", "device=cuda:0"}) {
+    auto const refused = falconet(training({device}));
+    expect_refusal(refused, 1, {});
+    bool named = false;
+    for (char const* reason : {"no NVIDIA driver was found", "no NVIDIA GPU was found", "built without CUDA"}) named |= refused.err.find(reason) != std::string::npos;
+    EXPECT_TRUE(named) << refused.err;
+    EXPECT_EQ(falconet({"summary", "model=lenet5", device}).code, 1);
+    EXPECT_EQ(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs3 f32 nhwc", device}).code, 1);
+  }
+  expect_refusal(falconet(training({"precision=tf32", "device=auto"})), 2, {"precision=tf32", "NVIDIA", "CPU"});
+  expect_no_run();
+  auto const trained = falconet(training({"device=auto", "epochs=1"}));
+  EXPECT_EQ(trained.code, 0) << trained.err;
+  EXPECT_NE(contents(folder.path / "runs/train1/log.txt").find(" on cpu"), std::string::npos);
+}
+
 TEST_F(Commands, AMissingSettingIsNamed) {
   expect_refusal(falconet({"train", "data=mnist:digits"}), 2, {"model="});
   expect_refusal(falconet({"train", "model=lenet5"}), 2, {"data="});

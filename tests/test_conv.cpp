@@ -21,7 +21,7 @@ TEST(ConvProblem, PrintsWhatItParses) {
        {"fwd n256 c64 hw56 k64 rs3 p1 bf16 nhwc", "fwd n1 c1 hw1 k1 rs1 f32 nhwc", "bwd_data n2 c3 h4 w5 k6 r1 s2 f64 nchw",
         "bwd_filter n2 c6 h9 w7 k4 r3 s5 p0.1.2.3 st2.1 d1.2 g2 bf16,f32,bf16 nchw load_x=scale_shift+relu load_dy=two_operand+max_unpool2 store=bias",
         "fwd n64 c8 hw24 k8 rs5 f32 nhwc store=bias+relu+max_pool2", "fwd n8 c8 hw24 k8 rs3 p1 st3 d2 f32 nhwc load_x=scale_shift+gelu store=scale_shift+residual+squares",
-        "bwd_data n64 c8 hw24 k8 rs5 f32 nhwc load_dy=two_operand store=residual+mask+dot"})
+        "bwd_data n64 c8 hw24 k8 rs5 f32 nhwc load_dy=two_operand store=residual+mask+dot", "fwd n2 c8 hw8 k8 rs3 p1 f32 nhwc math=tf32 store=bias+relu"})
     EXPECT_EQ(ConvProblem::parse(text).text(), text);
 }
 
@@ -66,15 +66,28 @@ TEST(ConvProblem, SurvivesTextForEveryListedProblemAndManyRandomOnes) {
       if (p.direction == Direction::fwd && below(2)) p.store.pool = {PoolSlot::max, std::uint8_t(2 + below(2))};
       else p.store.residual = below(2), p.store.mask = Mask(below(2));
     }
+    if (p.one_type(DType::f32)) p.math = Math(below(2));
     EXPECT_EQ(ConvProblem::parse(p.text()), p) << p.text();
   }
+}
+
+// TF32 is a permission: whoever computes exactly runs such a problem like any other.
+TEST(ConvProblem, ThatAllowsTf32IsRunByTheSameAlgorithmsOfTheCpu) {
+  DeviceFacts const cpu;
+  for (std::string const direction : {"fwd", "bwd_data", "bwd_filter"}) {
+    auto const exact = conv_algorithms().candidates(direction + " n2 c8 hw9 k8 rs3 p1 f32 nhwc", cpu), allowed = conv_algorithms().candidates(direction + " n2 c8 hw9 k8 rs3 p1 f32 nhwc math=tf32", cpu);
+    ASSERT_EQ(exact.size(), allowed.size());
+    for (std::size_t i = 0; i < exact.size(); ++i) EXPECT_EQ(exact[i].refusal, allowed[i].refusal) << exact[i].algorithm;
+  }
+  agreement::expect_agreement("conv", "n2 c8 hw9 k8 rs3 p1 f32 nhwc math=tf32 store=bias+relu");
 }
 
 TEST(ConvProblem, RefusesNonsense) {
   for (auto text : {"fwd n0 c1 hw3 k1 rs1 f32 nhwc", "fwd n1 c3 hw3 k4 rs1 g2 f32 nhwc", "fwd n1 c1 hw3 k1 rs5 f32 nhwc", "fwd n1 q3", "sideways n1", "fwd n1 c1 hw8 k1 rs1 f16 nhwc",
                     "fwd n1 c1 hw3 k1 rs3 f32 nhwc store=max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=max_pool99", "fwd n1 c1 hw8 k1 rs1 f32 nhwc load_dy=max_unpool2",
                     "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc load_x=relu", "bwd_filter n1 c1 hw8 k1 rs1 f32 nhwc store=relu", "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc store=max_pool2",
-                    "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=mask+max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc stow=mask", "fwd n1 c1 hw8 k1 rs1 p1.2.3.4.5 f32 nhwc"})
+                    "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=mask+max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc stow=mask", "fwd n1 c1 hw8 k1 rs1 p1.2.3.4.5 f32 nhwc",
+                    "fwd n1 c1 hw8 k1 rs1 bf16 nhwc math=tf32", "fwd n1 c1 hw8 k1 rs1 f32 nhwc math=fast"})
     EXPECT_THROW(ConvProblem::parse(text), Error) << text;
 }
 

@@ -72,6 +72,11 @@ TEST(CudaErrors, a_driver_but_no_gpu) {
   expect_refused({.count = 0}, {"no NVIDIA GPU"});
 }
 TEST(CudaErrors, driver_and_kernel_module_differ) { expect_refused({.count = 0, .count_code = 803}, {"different versions"}); }
+TEST(CudaErrors, a_gpu_that_is_not_ready) {
+  expect_refused({.count = 0, .count_code = 802}, {"not ready", "fabric manager"});
+  expect_refused({.device_code = 802}, {"GPU 0", "not ready", "fabric manager"});
+}
+TEST(CudaErrors, a_driver_that_cannot_serve_this_runtime) { expect_refused({.driver = 12080, .count = 0, .count_code = 804}, {"too old", "CUDA 12.8"}); }
 TEST(CudaErrors, no_kernel_for_this_architecture_names_both) {
   for (int code : {209, 98, 222}) expect_refused({.device_code = code}, {"Some GPU", "8.6", "sm_90a"});
 }

@@ -8,6 +8,7 @@
 #include "falconet/nn/layers.h"
 #include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
+#include "sanitized.h"
 
 namespace falconet {
 namespace {
@@ -77,7 +78,7 @@ TEST_P(Gradients, agree_with_central_differences) {
       analytic[out.name.substr(9)] = std::move(t);
     }
   int checked = 0;
-  int const tested = c.image.elements() > 500 ? 3 : 8;      // elements of each parameter
+  int const tested = sanitized ? 1 : c.image.elements() > 500 ? 3 : 8;      // elements of each parameter
   for (auto& e : model.parameters()->entries()) {
     if (e.role != Role::parameter) continue;
     ASSERT_TRUE(analytic.contains(e.name)) << e.name << " has no gradient";

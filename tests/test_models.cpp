@@ -9,6 +9,7 @@
 #include "falconet/nn/models.h"
 #include "falconet/plan/step.h"
 #include "hashed_data.h"
+#include "sanitized.h"
 
 namespace falconet {
 namespace {
@@ -113,8 +114,8 @@ TEST_P(Torchvision, learns_a_small_batch) {
   step.state().learning_rate = name == "resnet50" ? 0.002f : 0.02f;
   double const first = step.run();
   double last = first;
-  for (int i = 0; i < (vgg ? 3 : 11); ++i) last = step.run();
-  EXPECT_LT(last, (vgg ? 1.0 : 0.5) * first);
+  for (int i = 0; i < (sanitized ? 1 : vgg ? 3 : 11); ++i) last = step.run();
+  if (!sanitized) EXPECT_LT(last, (vgg ? 1.0 : 0.5) * first);
   EXPECT_NEAR(first, std::log(10.0), 1.5);
 }
 

@@ -68,7 +68,7 @@ DeviceFacts hopper_facts() {
   return f;
 }
 
-Plan plan_of(Model const& model, int batch, DType precision, DeviceFacts const& facts, Plan const* recorded = nullptr,
+Plan plan_of(Model const& model, int batch, Precision precision, DeviceFacts const& facts, Plan const* recorded = nullptr,
              std::map<std::string, std::string> pins = {}) {
   StepOptions o;
   o.batch = batch;
@@ -136,6 +136,35 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_on_a_gpu_is_the_golden_text) {
   if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
   Model const model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1});
   expect_golden("bottleneck_b32_bf16_cuda.plan", plan_of(model, 32, DType::bf16, hopper_facts()).text());
+}
+
+// f32 storage and convolutions that may round their factors; nothing else changes, and no text where it is off.
+TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
+  auto const& d = models::find("resnet_mini");
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  try {
+    (void)plan_of(model, 8, tf32, fixed_facts());
+    ADD_FAILURE() << "no error";
+  } catch (Error const& e) {
+    EXPECT_EQ(int(e.kind), int(ErrorKind::usage));
+    EXPECT_NE(e.message.find("precision=tf32 is arithmetic of NVIDIA GPUs"), std::string::npos) << e.message;
+  }
+  EXPECT_THROW((void)plan_of(model, 8, Precision(DType::bf16, Math::tf32), hopper_facts()), Error);
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  auto const exact = plan_of(model, 8, DType::f32, hopper_facts());
+  EXPECT_EQ(exact.text().find("tf32"), std::string::npos);
+  auto const allowed = plan_of(model, 8, tf32, hopper_facts());
+  EXPECT_EQ(Plan::parse(allowed.text()).text(), allowed.text());
+  int convolutions = 0, rounded = 0;
+  for (auto const& l : allowed.step) {
+    EXPECT_EQ(l.problem.find("math=tf32") != std::string::npos, l.op == "conv") << l.problem;
+    EXPECT_EQ(l.problem.find("bf16"), std::string::npos) << l.problem;
+    convolutions += l.op == "conv", rounded += l.choice.algorithm == "implicit_gemm_tf32";
+  }
+  EXPECT_GT(convolutions, 0);
+  auto const large = plan_of(Model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1}), 32, tf32, hopper_facts());
+  for (auto const& l : large.step) rounded += l.choice.algorithm == "implicit_gemm_tf32";
+  EXPECT_GT(rounded, 0);
 }
 
 // A fusion that moves an update in place must not leave it behind as well.

@@ -135,7 +135,7 @@ TEST(Settings, AWrongValueNamesTheSettingAndWhatIsExpected) {
   EXPECT_EQ(mistake("train", {"--lr", "-1"}), "lr should be a number above 0 and at most 1e+06, not -1");
   EXPECT_EQ(mistake("train", {"lr=nan"}), "lr should be a number above 0 and at most 1e+06, not 'nan'");
   EXPECT_EQ(mistake("train", {"momentum=1"}), "momentum should be a number of at least 0 and below 1, not 1");
-  EXPECT_EQ(mistake("train", {"precision=f16"}), "precision should be one of f32, bf16, f64, not 'f16'");
+  EXPECT_EQ(mistake("train", {"precision=f16"}), "precision should be one of f32, tf32, bf16, f64, not 'f16'");
   EXPECT_EQ(mistake("train", {"nesterov=maybe"}), "nesterov should be true or false, not 'maybe'");
   EXPECT_EQ(mistake("train", {"run="}), "run should not be empty: the run folder; default: the next free runs/trainN");
 }

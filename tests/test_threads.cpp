@@ -15,6 +15,7 @@
 
 #include "falconet/base/error.h"
 #include "falconet/device/cpu/threads.h"
+#include "sanitized.h"
 
 using namespace falconet;
 
@@ -28,15 +29,9 @@ TEST(ThreadPool, runs_every_task_once_whatever_its_size) {
     }
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool sanitized = true;   // they reserve more address space than any limit leaves
-#else
-constexpr bool sanitized = false;
-#endif
-
 // In a child process whose address space has no room for so many stacks.
 TEST(ThreadPool, that_cannot_be_started_is_an_error_and_leaves_no_thread_behind) {
-  if (sanitized) GTEST_SKIP() << "a sanitizer needs the address space";
+  if (sanitized) GTEST_SKIP() << "a sanitizer reserves more address space than any limit leaves";
   pid_t const child = fork();
   if (child == 0) {
     rlimit const limit{rlim_t(512) << 20, rlim_t(512) << 20};

@@ -12,16 +12,12 @@
 #include "falconet/train/schedule.h"
 #include "error_text.h"
 #include "hashed_data.h"
+#include "sanitized.h"
 
 namespace falconet {
 namespace {
 
-// With a sanitizer, which makes plain loops many times slower, ten: it looks for faults, not for drift.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::size_t steps = 10;
-#else
-constexpr std::size_t steps = 100;
-#endif
+constexpr std::size_t steps = sanitized ? 10 : 100;
 
 nlohmann::json const& recorded() {
   static nlohmann::json const json = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses.json"));

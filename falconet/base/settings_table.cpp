@@ -64,7 +64,7 @@ constexpr Setting settings[] = {
     // Where and how it is computed
     {"device", text, "auto", networks_with_checks, "auto, cpu or cuda:N"},
     {"device", text, "cpu", "bench conv", "devices side by side: cpu,cuda:0"},
-    {"precision", choice, "f32", networks, "of activations and arithmetic", "f32, bf16, f64"},
+    {"precision", choice, "f32", networks, "of activations and arithmetic; tf32, on a GPU alone: f32 with rounded factors in convolutions", "f32, tf32, bf16, f64"},
     {"threads", whole, "", networks, "CPU threads; default: the CPUs that the process may use", "", 1, 1024},
     {"threads", wholes, "", "bench conv", "CPU threads, one table each; default: all that the process may use", "", 1, 1024},
     {"isa", choice, "", all_that_run, "highest instruction set; default: the machine's", "plain, avx2, avx512"},
@@ -94,7 +94,7 @@ constexpr Synonym synonyms[] = {
     {"scheduler", "schedule"}, {"lr_schedule", "schedule"}, {"optim", "optimizer"}, {"warmup_epochs", "warmup"}, {"smoothing", "label_smoothing"},
     {"batch_size", "batch"}, {"bs", "batch"}, {"minibatch", "batch"}, {"num_epochs", "epochs"}, {"passes", "epochs"}, {"iterations", "steps"},
     {"samples", "examples"}, {"limit", "examples"}, {"limit", "count"}, {"random_seed", "seed"}, {"augmentation", "augment"}, {"transforms", "augment"},
-    {"gpu", "device"}, {"cuda", "device"}, {"cpu", "device"}, {"dtype", "precision"}, {"amp", "precision"}, {"fp16", "precision"}, {"bf16", "precision"},
+    {"gpu", "device"}, {"cuda", "device"}, {"cpu", "device"}, {"dtype", "precision"}, {"amp", "precision"}, {"fp16", "precision"}, {"bf16", "precision"}, {"tf32", "precision"}, {"allow_tf32", "precision"},
     {"workers", "threads"}, {"num_threads", "threads"}, {"jobs", "threads"}, {"simd", "isa"},
     {"network", "model"}, {"net", "model"}, {"arch", "model"}, {"dataset", "data"}, {"data_dir", "data"},
     {"out", "run"}, {"output", "run"}, {"output_dir", "run"}, {"folder", "run"}, {"name", "run"}, {"continue", "resume"}, {"checkpoint", "resume"},

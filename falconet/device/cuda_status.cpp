@@ -36,6 +36,7 @@ CudaStatus ask(CudaProbe const& p) {
   else if (code == insufficient_driver || code == compat_not_supported)
     s.reason = "the NVIDIA driver is too old: it supports CUDA " + version_text(s.driver_version) + ", this program needs " + version_text(s.runtime_version);
   else if (code == system_driver_mismatch) s.reason = "the NVIDIA driver's library and its kernel module are of different versions; a restart of the machine usually helps";
+  else if (code == system_not_ready) s.reason = "the NVIDIA GPUs are not ready: the fabric manager does not run";
   else if (code == no_device || (code == success && count == 0)) s.reason = "no NVIDIA GPU was found";
   else if (code != success) s.reason = "the NVIDIA driver says: " + p.describe(code);
   else s.devices = count;

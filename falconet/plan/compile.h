@@ -10,12 +10,13 @@
 #include "falconet/graph/graph.h"
 #include "falconet/ops/optimizer/op.h"
 #include "falconet/plan/plan.h"
+#include "falconet/tensor/precision.h"
 
 namespace falconet {
 
 struct CompileOptions {
   DeviceFacts facts;
-  DType precision = DType::f32;                 // of activations and arithmetic: f32, bf16 (f32 masters), f64
+  Precision precision = DType::f32;             // of activations and arithmetic: f32, tf32 (GPU), bf16 (f32 masters), f64
   bool rivals = false;                          // let vendor libraries be chosen
   bool fuse = true;
   bool fuse_baselines = false;                  // take fusions that only a baseline runs, whatever they cost: to prove the rules

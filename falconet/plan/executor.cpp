@@ -28,6 +28,7 @@ bool all_finite(View v) {
 std::unique_ptr<StepsInFlight> Executor::in_flight(std::vector<Bound> const&, FedSlots const&, Feed&) {
   fail(ErrorKind::internal, "steps in flight need a GPU");
 }
+std::unique_ptr<FedInference> Executor::fed_inference(std::vector<Bound> const&, Slot const&, Feed&) { fail(ErrorKind::internal, "fed inference needs a GPU"); }
 
 namespace {
 
@@ -48,7 +49,15 @@ class CpuExecutor final : public Executor {
   void run(std::vector<Bound> const& launches, int begin, int end) override {
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream_);
   }
+  void watch_states(std::vector<View> states) override {
+    states_.clear();
+    for (View const& v : states) states_.push_back({v, Tensor(v.type)});
+  }
+  void restore_states() override {
+    for (auto& s : states_) std::memcpy(s.live.data, s.kept.as<void>(), s.live.type.bytes());
+  }
   bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool) override {
+    for (auto& s : states_) std::memcpy(s.kept.as<void>(), s.live.data, s.live.type.bytes());
     run(launches, 0, guarded);
     if (guard && !all_finite(output(*guard))) return false;
     run(launches, guarded, int(launches.size()));
@@ -66,6 +75,11 @@ class CpuExecutor final : public Executor {
   std::shared_ptr<ThreadPool> threads_;
   Stream stream_;
   Buffer memory_;
+  struct State {
+    View live;
+    Tensor kept;
+  };
+  std::vector<State> states_;
 };
 
 }  // namespace

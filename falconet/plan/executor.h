@@ -17,7 +17,7 @@ bool all_finite(View);                          // host memory; true for types t
 // What steps in flight need to know of a plan.
 struct FedSlots {
   int guarded = 0;                              // the launches from here on are the update
-  bool heeded = false;                          // those look at Stream::guard themselves
+  bool heeded = false;                          // and look at Stream::guard themselves
   Slot loss, state, images, targets;
   Slot const* correct = nullptr;
 };
@@ -40,10 +40,16 @@ class Executor {
   // All launches; those from `guarded` on only if what `guard` holds by then is finite. False if they were left out.
   // heeded: those launches look at Stream::guard themselves.
   virtual bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool heeded) = 0;
+  // What outlives a step and is written before its loss is known: kept as every step() and every step in flight begins. restore_states puts
+  // back what the last of them began with; in flight, the first whose loss was not finite.
+  virtual void watch_states(std::vector<View> states) = 0;
+  virtual void restore_states() = 0;
   // All launches one by one, each one's seconds added to `seconds`.
   virtual void time(std::vector<Bound> const& launches, std::vector<double>& seconds) = 0;
   // Steps that nobody waits for. A GPU's alone; `launches`, the feed and this executor outlive what is returned.
   virtual std::unique_ptr<StepsInFlight> in_flight(std::vector<Bound> const& launches, FedSlots const&, Feed&);
+  // Inference with images from a feed, likewise.
+  virtual std::unique_ptr<FedInference> fed_inference(std::vector<Bound> const& launches, Slot const& images, Feed&);
 };
 
 std::unique_ptr<Executor> cpu_executor(std::int64_t memory_bytes, std::shared_ptr<ThreadPool>, Isa);

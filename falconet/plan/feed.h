@@ -1,5 +1,5 @@
-// Training steps that no host waits for: a Feed fills their inputs on the device, inside the step, and results arrive in host memory
-// while later steps are already launched. For GPUs.
+// Steps whose inputs a Feed fills on the device, inside the step: training steps that no host waits for, whose results arrive in host memory
+// while later steps are already launched, and inference over a data set. For GPUs.
 #pragma once
 #include <cstdint>
 
@@ -44,11 +44,23 @@ class StepsInFlight {
   virtual void launch() = 0;
   virtual std::int64_t done() const = 0;           // steps since start() whose loss is known; asks nobody
   virtual StepResult result(std::int64_t step) const = 0;   // since start(), from 0; kept for the last 1024
-  // A loss was not finite: that step and all after it leave the weights and StepState alone; result(done()) is that loss.
+  // A loss was not finite: that step and all after it leave weights, optimizer and StepState alone, and after finish() running statistics are
+  // those of before it; result(done()) is that loss.
   virtual bool failed() const = 0;
   virtual void check() const = 0;                  // throws the device error of a fault, if there was one; waits for nothing
   // Waits for all, and brings StepState back to the host; after a failure also the images and targets of the failing step.
   virtual void finish() = 0;
+};
+
+// Inference batch by batch: launch(), wait(), and the next launch() before the results are looked at, once they are copied.
+class FedInference {
+ public:
+  virtual ~FedInference() = default;
+  // Begins the batch whose first row has this number; the one before has been waited for. The first of all runs kernel by kernel, the others
+  // are one graph launch each.
+  virtual void launch(std::int64_t sample) = 0;
+  // Until the session's outputs are those of this batch. Its labels: i32 [batch], host memory, valid until the next launch().
+  virtual View wait() = 0;
 };
 
 }  // namespace falconet

@@ -85,7 +85,7 @@ View Session::output(std::string_view name) const {
   fail(ErrorKind::internal, "the plan has no output '" + std::string(name) + "'");
 }
 
-bool Session::heeded(int guarded) {
+bool Session::heeds_guard(int guarded) {
   if (!heeded_) {
     heeded_ = true;
     for (std::size_t i = std::size_t(guarded); i < plan_.step.size(); ++i)
@@ -93,10 +93,9 @@ bool Session::heeded(int guarded) {
   }
   return *heeded_;
 }
-
 bool Session::step(int guarded, std::string_view guard) {
   for (auto const& o : plan_.outputs)
-    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, heeded(guarded));
+    if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, heeds_guard(guarded));
   fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
 }
 
@@ -108,7 +107,13 @@ std::unique_ptr<StepsInFlight> Session::in_flight(int guarded, std::string_view 
   };
   Slot const *const loss = slot(plan_.outputs, guard), *const state = slot(plan_.inputs, "step"), *const images = slot(plan_.inputs, "images"), *const targets = slot(plan_.inputs, "targets");
   if (!loss || !state || !images || !targets) fail(ErrorKind::internal, "steps in flight need a training plan");
-  return executor_->in_flight(launches_, {guarded, heeded(guarded), *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
+  return executor_->in_flight(launches_, {guarded, heeds_guard(guarded), *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
+}
+
+std::unique_ptr<FedInference> Session::fed_inference(Feed& feed) {
+  for (auto const& i : plan_.inputs)
+    if (i.name == "images") return executor_->fed_inference(launches_, i.slot, feed);
+  fail(ErrorKind::internal, "the plan has no images");
 }
 
 std::vector<Tensor> Session::results_of(int launch) const {

@@ -33,10 +33,14 @@ class Session {
   // Steps on a GPU that nobody waits for, their inputs "step", "images" and "targets" filled by the feed (plan/feed.h). This session
   // and the feed outlive them; one at a time.
   std::unique_ptr<StepsInFlight> in_flight(int guarded, std::string_view guard, Feed&);
+  // All launches on a GPU, their input "images" filled by the feed. This session and the feed outlive it; one at a time.
+  std::unique_ptr<FedInference> fed_inference(Feed&);
   void run(int begin, int end) { executor_->run(launches_, begin, end); }   // launches [begin, end) in order
   std::vector<Tensor> results_of(int launch) const;   // what it wrote last
-  // Weights and states that launches [begin, end) write, each once. On the CPU they are the parameters' own memory.
-  std::vector<View> parameters_written_by(int begin, int end) const;
+  // From now on what launches [0, guarded) write of weights and states is kept as each step begins; restore_states() puts back what a step
+  // began with that was left without its update.
+  void keep_states(int guarded) { executor_->watch_states(parameters_written_by(0, guarded)); }
+  void restore_states() { executor_->restore_states(); }
   // The same as step(), adding each launch's seconds to `seconds` (as many entries as launches).
   void step_timed(std::vector<double>& seconds);
   std::int64_t memory_bytes() const { return plan_.memory_bytes; }
@@ -46,7 +50,8 @@ class Session {
   template <class Found>
   void each_written_parameter(int begin, int end, Found const&) const;   // found(slot)
   bool writes_parameters() const;
-  bool heeded(int guarded);
+  std::vector<View> parameters_written_by(int begin, int end) const;      // each once; where launches find them
+  bool heeds_guard(int guarded);
   Plan plan_;
   std::shared_ptr<Parameters> parameters_;
   std::unique_ptr<Executor> executor_;

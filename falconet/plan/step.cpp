@@ -1,7 +1,6 @@
 #include "falconet/plan/step.h"
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "falconet/base/error.h"
@@ -29,7 +28,7 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
 }
 
 std::unique_ptr<Session> compile_and_bind(Model& model, Graph& graph, CompileContext& context, StepOptions const& o, std::shared_ptr<ThreadPool> threads) {
-  DType const masters = o.precision == DType::f64 ? DType::f64 : DType::f32;
+  DType const masters = o.precision.type == DType::f64 ? DType::f64 : DType::f32;
   if (model.parameters()->dtype() != masters) {
     // Converting moves the weights; a step that is bound to them would go on reading where they were.
     if (model.parameters().use_count() > 1)
@@ -81,19 +80,10 @@ TrainStep::TrainStep(Model& model, StepOptions o, LossFunction loss, OptimizerOp
   while (update_ > 0 && launches[std::size_t(update_ - 1)].direction == "update") --update_;
   state().seed = model.options().seed;
   state().valid_count = batch_;
-  if (model.device().kind == DeviceKind::cpu)
-    for (View const& v : session_->parameters_written_by(0, update_)) states_.push_back({v, Tensor(v.type)});
-}
-
-void TrainStep::keep_states() {
-  for (auto& s : states_) std::memcpy(s.before.as<void>(), s.live.data, s.live.type.bytes());
-}
-void TrainStep::restore_states() {
-  for (auto& s : states_) std::memcpy(s.live.data, s.before.as<void>(), s.live.type.bytes());
+  session_->keep_states(update_);
 }
 
 double TrainStep::run() {
-  keep_states();
   bool const updated = session_->step(update_, "loss");
   double const loss = scalar(loss_);
   if (!updated) fail_not_finite(loss);
@@ -109,7 +99,7 @@ void TrainStep::fail_not_finite(double loss) {
     for (auto const& t : session_->results_of(i))
       if (!all_finite(t.view())) layer = launch.layer + " (" + launch.direction + ")";
   }
-  restore_states();
+  session_->restore_states();
   fail(ErrorKind::numeric, "step " + std::to_string(state().step + 1) + ": the loss is " + (std::isnan(loss) ? "NaN" : "infinite") + "; the first layer that is not finite is " +
                                layer + "; a lower learning rate may help");
 }

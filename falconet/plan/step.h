@@ -17,7 +17,7 @@ namespace falconet {
 // How a step is compiled; the same for training and inference.
 struct StepOptions {
   int batch = 64;
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
   bool rivals = false, fuse = true;
   bool fuse_baselines = false;                 // as in CompileOptions
   std::map<std::string, std::string> pins = {};
@@ -34,8 +34,8 @@ class TrainStep {
   View targets() const { return targets_; }    // i32 [batch] labels, or f32 shaped as the output
   StepState& state() const { return session_->state(); }
   // One step on what images and targets hold. Advances state().step and state().sample. Returns the loss; throws a numeric
-  // error that names the first layer with NaN or infinity, before the update, if the loss is not finite: weights, optimizer and, on
-  // the CPU, running statistics are then those of before the step (on a GPU the statistics may have taken in its batch).
+  // error that names the first layer with NaN or infinity, before the update, if the loss is not finite: weights, optimizer and
+  // running statistics are then those of before the step.
   double run();
   // On a GPU: steps that nobody waits for, fed there. They advance state() as run() does. One at a time.
   std::unique_ptr<StepsInFlight> in_flight(Feed& feed) { return session_->in_flight(update_, "loss", feed); }
@@ -46,15 +46,8 @@ class TrainStep {
   int batch() const { return batch_; }
 
  private:
-  void keep_states();
-  void restore_states();
   std::unique_ptr<Session> session_;
   View images_, targets_, loss_, correct_;
-  struct KeptState {
-    View live;
-    Tensor before;
-  };
-  std::vector<KeptState> states_;              // what launches write before the update; on the CPU
   int batch_, update_ = 0;                     // the first launch of the update
 };
 
@@ -66,6 +59,8 @@ class InferenceStep {
   View output() const { return output_; }
   View probability() const { return probability_; }
   void run() { session_->step(); }
+  // On a GPU: batches fed there, whose images nobody writes here.
+  std::unique_ptr<FedInference> fed(Feed& feed) { return session_->fed_inference(feed); }
   Session& session() const { return *session_; }
   int batch() const { return batch_; }
 

@@ -6,6 +6,7 @@
 
 #include "falconet/data/pipeline.h"
 #include "falconet/plan/step.h"
+#include "falconet/train/feeds.h"
 
 namespace falconet {
 
@@ -21,11 +22,13 @@ struct Evaluation {
 
 struct EvaluateOptions {
   int batch = 1000;                      // at most; a smaller data set takes its own size
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
+  Feeding feed = Feeding::automatic;     // how batches come to a GPU; the results are the same
 };
 class Evaluator {
  public:
   Evaluator(Model& model, EvaluateOptions options = {});
+  // On a GPU a data set that lies there stays there for the next call with the same set.
   Evaluation operator()(data::Pipeline const& set);
   // Compiles for a set of so many samples ahead of time, and says the batch; keeps what it has where that batch is the same.
   int prepare(std::int64_t samples);
@@ -33,7 +36,15 @@ class Evaluator {
  private:
   Model& model_;
   EvaluateOptions options_;
+  struct Fed {                           // batches of a set on a GPU
+    data::Pipeline set;
+    bool resident = false;
+    std::unique_ptr<EpochFeed> feed;
+    std::unique_ptr<FedInference> inference;
+  };
+  Fed fed(data::Pipeline const& set, int batch);
   std::optional<InferenceStep> step_;
+  std::optional<Fed> kept_;              // the set that lies on the GPU
 };
 
 }  // namespace falconet

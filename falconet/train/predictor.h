@@ -16,7 +16,7 @@ struct Prediction {
 
 struct PredictorOptions {
   int batch = 1;
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
   int threads = 0;                       // 0: the model's own pool, which one thread at a time may use; else a pool of its own
 };
 

@@ -95,7 +95,7 @@ FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {
   if (o.on_feed) o.on_feed(runner->text());
   std::optional<Evaluator> evaluator;
   if (o.validate && o.validate->size() > 0) {
-    evaluator.emplace(model_, EvaluateOptions{.batch = o.validation_batch, .precision = options_.precision});
+    evaluator.emplace(model_, EvaluateOptions{.batch = o.validation_batch, .precision = options_.precision, .feed = o.feed == Feeding::staged ? Feeding::staged : Feeding::automatic});
     evaluator->prepare(o.validate->size());               // what cannot be compiled, or finds no memory, is said now
   }
 

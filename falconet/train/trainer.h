@@ -18,7 +18,7 @@ class RunFolder;                        // train/run_folder.h
 
 struct TrainerOptions {
   int batch = 64;
-  DType precision = DType::f32;
+  Precision precision = DType::f32;
   LossFunction loss = cross_entropy();
   Optimizer optimizer = adam();
   Schedule schedule = constant_rate();

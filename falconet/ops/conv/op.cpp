@@ -67,6 +67,12 @@ std::shared_ptr<ConvOp const> ConvOp::with_store(OnStore store) const {
   return copy;
 }
 
+std::shared_ptr<ConvOp const> ConvOp::with_math(Math math) const {
+  auto copy = std::make_shared<ConvOp>(*this);
+  copy->math_ = math;
+  return copy;
+}
+
 std::string ConvOp::attributes() const {
   ConvProblem p;                                       // in the words of the problem's text
   auto const& o = options_;
@@ -74,7 +80,7 @@ std::string ConvOp::attributes() const {
   p.pad_top = o.padding[0], p.pad_left = o.padding[1], p.pad_bottom = o.padding[2], p.pad_right = o.padding[3];
   p.dilation_h = o.dilation[0], p.dilation_w = o.dilation[1];
   p.groups = o.groups;
-  p.load_dy = load_dy_, p.store = store_;
+  p.load_dy = load_dy_, p.store = store_, p.math = math_;
   std::string out(falconet::name(direction_));
   return out += p.attributes() + p.slots();
 }
@@ -87,7 +93,7 @@ ConvProblem ConvOp::problem_for(std::span<TensorType const> in) const {
   p.pad_top = options_.padding[0], p.pad_left = options_.padding[1], p.pad_bottom = options_.padding[2], p.pad_right = options_.padding[3];
   p.dilation_h = options_.dilation[0], p.dilation_w = options_.dilation[1];
   p.groups = options_.groups;
-  p.load_dy = load_dy_, p.store = store_;
+  p.load_dy = load_dy_, p.store = store_, p.math = math_;
   switch (direction_) {
     case Direction::fwd:                               // x, w, ...
       take_shapes(p, in[0].shape, in[1].shape);
@@ -138,7 +144,7 @@ std::vector<Var> ConvOp::gradient(Graph& g, Node const& node, std::span<Var cons
   auto const saved = g.result_direction;
   auto const add = [&](Direction direction, Shape const& result, Var first) {
     g.result_direction = falconet::name(direction);
-    Var out = g.add1(std::make_shared<ConvOp const>(direction, options_, result), {first, dy[0]}, node.layer, node.at);
+    Var out = g.add1(ConvOp(direction, options_, result).with_math(math_), {first, dy[0]}, node.layer, node.at);
     g.result_direction = saved;
     return out;
   };

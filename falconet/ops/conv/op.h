@@ -36,10 +36,12 @@ class ConvOp final : public Op {
   Shape const& result() const { return result_; }
   OnLoad const& load_dy() const { return load_dy_; }
   OnStore const& store() const { return store_; }
+  Math math() const { return math_; }
 
   // Copies with another slot, for the fusion pass. Whoever sets a slot also gives the node the operands it asks for.
   std::shared_ptr<ConvOp const> with_load_dy(OnLoad) const;
   std::shared_ptr<ConvOp const> with_store(OnStore) const;
+  std::shared_ptr<ConvOp const> with_math(Math) const;           // for the precision pass
 
   // The problem for operands of these types. The result has its natural type: that of x (fwd) or dy (bwd_data), f32 or f64 for
   // dw. Throws a shape failure (fail_shape) if they do not fit.
@@ -57,6 +59,7 @@ class ConvOp final : public Op {
   Shape result_;
   OnLoad load_dy_;
   OnStore store_;
+  Math math_ = Math::exact;
 };
 
 }  // namespace falconet

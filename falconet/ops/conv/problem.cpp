@@ -140,6 +140,7 @@ std::string ConvProblem::attributes() const {
 }
 std::string ConvProblem::slots() const {
   std::string out;
+  if (math == Math::tf32) out += " math=tf32";
   if (load_x != OnLoad{}) out += " load_x=" + text_of(load_x);
   if (load_dy != OnLoad{}) out += " load_dy=" + text_of(load_dy);
   if (store != OnStore{}) out += " store=" + text_of(store);
@@ -166,7 +167,10 @@ ConvProblem ConvProblem::parse(std::string_view text) {
     if (token.empty()) continue;
     if (auto equals = token.find('='); equals != std::string_view::npos) {
       auto key = token.substr(0, equals), value = token.substr(equals + 1);
-      if (key == "load_x") p.load_x = read_load(value);
+      if (key == "math") {
+        if (value != "tf32") bad("math is tf32, or left out");
+        p.math = Math::tf32;
+      } else if (key == "load_x") p.load_x = read_load(value);
       else if (key == "load_dy") p.load_dy = read_load(value);
       else if (key == "store") p.store = read_store(value);
       else bad("unknown slot '" + std::string(key) + "'");
@@ -229,6 +233,7 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   if (p.h + p.pad_top + p.pad_bottom < p.span_h() || p.w + p.pad_left + p.pad_right < p.span_w())
     bad("the filter is larger than the padded image");
   if (p.stored_p() < 1 || p.stored_q() < 1) bad("the pooling window is larger than the map");
+  if (p.math == Math::tf32 && !p.one_type(DType::f32)) bad("math=tf32 is for f32 tensors");
   // A slot means something only where its operand is read or its result written.
   if (p.direction == Direction::bwd_data && p.load_x != OnLoad{}) bad("bwd_data reads no x: it has no load_x");
   if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) bad("fwd reads no dy: it has no load_dy");

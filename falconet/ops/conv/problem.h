@@ -8,6 +8,7 @@
 
 #include "falconet/ops/algorithm.h"
 #include "falconet/ops/fusion.h"
+#include "falconet/tensor/precision.h"
 
 namespace falconet {
 
@@ -36,6 +37,7 @@ struct ConvProblem {
   // w_type f32 beside bf16 is the master copy: forward and data gradient count it as rounded to bf16, the filter gradient stores f32.
   DType x_type = DType::f32, w_type = DType::f32, y_type = DType::f32;
   Layout layout = Layout::nhwc;
+  Math math = Math::exact;               // tf32 allows rounding both factors of f32 products; exact algorithms run such problems, too
   OnLoad load_x, load_dy;
   OnStore store;
 
@@ -56,12 +58,12 @@ struct ConvProblem {
 
   // "fwd n256 c64 hw56 k64 rs3 p1 bf16 nhwc", in full
   // "bwd_filter n2 c6 h9 w7 k4 r3 s5 p0.1.2.3 st2.1 d1.2 g2 bf16,f32,bf16 nchw load_x=scale_shift+relu store=bias+relu+max_pool2"
-  // (pads top.left.bottom.right; types x,w,y). Left out: p0, st1, d1, g1 and empty slots. Without a direction: fwd.
+  // (pads top.left.bottom.right; types x,w,y). Left out: p0, st1, d1, g1 and empty slots. Without a direction: fwd. "math=tf32" stands before the slots.
   std::string text() const;
   // Throws a usage error; checks that every extent is positive and every slot has its place in the direction.
   static ConvProblem parse(std::string_view);
   std::string attributes() const;               // " p1 st2 d2 g4": padding, stride, dilation, groups where they are not the default
-  std::string slots() const;                    // " load_x=... store=..."
+  std::string slots() const;                    // " math=tf32 load_x=... store=..."
   bool operator==(ConvProblem const&) const = default;
 
   using Args = ConvArgs;

@@ -6,6 +6,8 @@
 #include <optional>
 
 #include "falconet/device/cuda/handles.h"
+#include "falconet/plan/cuda/fed_inference.h"
+#include "falconet/plan/cuda/kept_states.h"
 #include "falconet/plan/cuda/stage.h"
 #include "falconet/plan/cuda/steps_in_flight.h"
 #include "falconet/plan/cuda/when_finite.h"
@@ -51,17 +53,19 @@ class CudaExecutor final : public Executor {
 
   bool step(std::vector<Bound> const& launches, int guarded, Slot const* guard, bool heeded) override {
     int const all = int(launches.size());
+    parameters_->to_device(writes_);
     if (!ran_ || cuda_check() == CudaCheck::sync) {
+      Stream stream = stream_.stream();
+      kept_.keep(stream, nullptr);
       run(launches, 0, guard ? guarded : all);
       if (guard && !all_finite(staged_output(*guard))) return false;
       if (guard) run(launches, guarded, all);
       ran_ = true;
       return true;
     }
-    parameters_->to_device(writes_);
     if (!graph_) {
       graph_.emplace(stream_, [&](Stream& stream) {
-        copy_in(stream);
+        keep_beside(nullptr, [&] { copy_in(stream); });
         launch_lanes(launches, guard ? guarded : all);
         if (guard && heeded) {                       // results go out beside the update
           fork_.record(stream_);
@@ -85,6 +89,13 @@ class CudaExecutor final : public Executor {
     return !guard || all_finite(staged_output(*guard));
   }
 
+  void watch_states(std::vector<View> states) override { kept_.watch(states); }
+  void restore_states() override {
+    Stream stream = stream_.stream();
+    kept_.restore(stream);
+    stream_.synchronize();
+  }
+
   std::unique_ptr<StepsInFlight> in_flight(std::vector<Bound> const& launches, FedSlots const& slots, Feed& feed) override {
     auto const at = [this](Slot const& s) { return View{memory(s.offset), s.type}; };
     CudaFedStep step{};
@@ -94,6 +105,8 @@ class CudaExecutor final : public Executor {
       if (begin == 0) return launch_lanes(launches, end);
       for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
     };
+    step.keep_beside = [this](std::int32_t const* failed, std::function<void()> const& work) { keep_beside(failed, work); };
+    step.restore_states = [this] { restore_states(); };
     step.guarded = slots.guarded, step.all = int(launches.size()), step.heeded = slots.heeded;
     step.loss = at(slots.loss);
     if (slots.correct) step.correct = at(*slots.correct);
@@ -102,6 +115,14 @@ class CudaExecutor final : public Executor {
     step.host_images = staged_input(slots.images), step.host_targets = staged_input(slots.targets);
     step.ran = &ran_;
     return cuda_steps_in_flight(std::move(step), feed);
+  }
+
+  std::unique_ptr<FedInference> fed_inference(std::vector<Bound> const& launches, Slot const& images, Feed& feed) override {
+    auto const all = [this, &launches](Stream& stream) {
+      launch_lanes(launches, int(launches.size()));
+      copy_out(stream);
+    };
+    return cuda_fed_inference({&stream_, [this] { parameters_->to_device(writes_); }, all, {memory(images.offset), images.type}}, feed);
   }
 
   // Streams and events are made here: nothing may be allocated while a step is captured.
@@ -144,6 +165,17 @@ class CudaExecutor final : public Executor {
     Stream stream = stream_.stream();
     for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
   }
+  // Keeps the states while `work` is done on stream_; whatever comes next there waits for both.
+  void keep_beside(std::int32_t const* failed, std::function<void()> const& work) {
+    if (kept_.empty()) return work();
+    fork_.record(stream_);
+    side_.wait(fork_);
+    Stream beside = side_.stream();
+    kept_.keep(beside, failed);
+    join_.record(side_);
+    work();
+    stream_.wait(join_);
+  }
   // Launches [0, end) on their lanes, which leave stream_ and come back to it; captured, they become branches of the graph.
   void launch_lanes(std::vector<Bound> const& launches, int end) {
     if (lanes_.empty()) return launch(launches, 0, end);
@@ -182,6 +214,7 @@ class CudaExecutor final : public Executor {
   CudaMemory memory_;
   CudaStream side_{device_};
   CudaEvent fork_{device_}, join_{device_};
+  KeptStates kept_{device_};
   std::vector<int> lane_;
   std::vector<std::vector<int>> waits_;
   std::vector<CudaStream> lanes_;

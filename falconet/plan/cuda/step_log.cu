@@ -20,14 +20,14 @@ __global__ void write_log(T const* loss, T const* correct, StepLogCursor* cursor
   bool const good = isfinite(*loss);
   if (good) cursor->done = n + 1;
   else cursor->failed = 1;
-  cursor->gate_f32 = float(*loss), cursor->gate_f64 = double(*loss);
+  cursor->guard_f64 = double(*loss), cursor->guard_f32 = float(*loss);
   __threadfence_system();                        // the host sees the entry before the count
   if (good) *const_cast<std::int64_t volatile*>(&log->done) = n + 1;
   else *const_cast<std::int32_t volatile*>(&log->failed) = 1;
 }
 
-__global__ void advance_state(StepState* state, StepLogCursor const* cursor) {
-  if (cursor && cursor->failed) return;
+__global__ void advance_state(StepState* state, std::int32_t const* failed) {
+  if (*failed) return;
   state->step += 1;
   state->sample += state->valid_count;
 }
@@ -41,9 +41,9 @@ void log_step(Stream& stream, View loss, View correct, StepLogCursor* cursor, St
   check_launch("step log", Text{"loss and position"}, s);
 }
 
-void advance(Stream& stream, StepState* state, StepLogCursor const* cursor) {
+void advance(Stream& stream, StepState* state, std::int32_t const* failed) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
-  advance_state<<<1, 1, 0, s>>>(state, cursor);
+  advance_state<<<1, 1, 0, s>>>(state, failed);
   check_launch("advance", Text{"position"}, s);
 }
 

@@ -16,15 +16,14 @@ struct StepLog {                                 // pinned host memory, written 
 struct StepLogCursor {                           // device memory
   std::int64_t done = 0;
   std::int32_t failed = 0;
-  float gate_f32 = 0;                            // finite if the update may take place: what Stream::guard points to
-  double gate_f64 = 0;
-  void const* gate(DType t) const { return t == DType::f64 ? static_cast<void const*>(&gate_f64) : &gate_f32; }
+  float guard_f32 = 0;                           // the last loss logged, for Stream::guard: not finite from the first failure on
+  double guard_f64 = 0;
 };
 
 // Writes loss (and correct, where there is one) of the step to the log; marks the log as failed, for good, if the loss is not finite.
 // Loss and correct are f32 or f64, in device memory.
 void log_step(Stream&, View loss, View correct, StepLogCursor* cursor, StepLog* log);
-// After the update: step + 1, sample + valid_count; with a cursor only unless the log has failed.
-void advance(Stream&, StepState* state, StepLogCursor const* cursor = nullptr);
+// After the update: step + 1, sample + valid_count, unless *failed.
+void advance(Stream&, StepState* state, std::int32_t const* failed);
 
 }  // namespace falconet

@@ -35,17 +35,18 @@ class CudaSteps final : public StepsInFlight {
     if (!*step_.ran || cuda_check() == CudaCheck::sync) return launch_plainly();
     if (!graph_) {
       graph_.emplace(*step_.stream, [&](Stream& stream) {
-        feed_.launch(step_.target, stream);
+        step_.keep_beside(&cursor()->failed, [&] { feed_.launch(step_.target, stream); });
         step_.launch(0, step_.guarded, stream);
         log_step(stream, step_.loss, step_.correct, cursor(), log_);
         if (step_.heeded) {
-          Stream guarded = stream.guarded_by(cursor()->gate(step_.loss.type.dtype));
-          step_.launch(step_.guarded, step_.all, guarded);
-          return advance(stream, step_.target.state, cursor());
+          Stream conditional = stream.guarded_by(step_.loss.type.dtype == DType::f64 ? static_cast<void const*>(&cursor()->guard_f64) : &cursor()->guard_f32);
+          step_.launch(step_.guarded, step_.all, conditional);
+          advance(stream, step_.target.state, &cursor()->failed);
+          return;
         }
         when_finite(stream, step_.loss.data, step_.loss.type.dtype, &cursor()->failed, [&](Stream& body) {
           step_.launch(step_.guarded, step_.all, body);
-          advance(body, step_.target.state);
+          advance(body, step_.target.state, &cursor()->failed);
         });
       });
     }
@@ -60,6 +61,7 @@ class CudaSteps final : public StepsInFlight {
   void finish() override {
     step_.stream->synchronize();
     if (failed()) {
+      step_.restore_states();
       Stream stream = step_.stream->stream();
       feed_.launch(step_.target, stream);        // StepState still says which batch it was
       copy_to_host(step_.host_images.data, step_.target.images.data, step_.target.images.type.bytes(), *step_.stream);
@@ -73,13 +75,13 @@ class CudaSteps final : public StepsInFlight {
   StepLogCursor* cursor() const { return static_cast<StepLogCursor*>(cursor_.data()); }
   void launch_plainly() {
     Stream stream = step_.stream->stream();
-    feed_.launch(step_.target, stream);
+    step_.keep_beside(&cursor()->failed, [&] { feed_.launch(step_.target, stream); });
     step_.launch(0, step_.guarded, stream);
     log_step(stream, step_.loss, step_.correct, cursor(), log_);
     step_.stream->synchronize();
     if (failed()) return;
     step_.launch(step_.guarded, step_.all, stream);
-    advance(stream, step_.target.state);
+    advance(stream, step_.target.state, &cursor()->failed);
     step_.stream->synchronize();
     *step_.ran = true;
   }

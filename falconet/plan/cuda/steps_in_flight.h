@@ -12,8 +12,10 @@ struct CudaFedStep {
   CudaStream const* stream;
   std::function<void()> parameters_to_device;
   std::function<void(int begin, int end, Stream&)> launch;   // the plan's launches
+  std::function<void(std::int32_t const* failed, std::function<void()> const& work)> keep_beside;   // keeps the states unless *failed, beside the work
+  std::function<void()> restore_states;
   int guarded, all;                                          // those from `guarded` on are the update
-  bool heeded;                                               // they look at Stream::guard themselves
+  bool heeded;                                               // which looks at Stream::guard itself
   View loss, correct;                                        // device memory; correct may be none
   FeedTarget target;
   StepState* host_state;                                     // pinned, as are the next two

@@ -1,9 +1,11 @@
 // precision: f64 turns every leaf into f64. bf16 converts the images (not those that a loss compares with) and the weights that a
 // convolution or matrix product reads;
-// activations then follow by the shape rules, while masters, vectors, losses and the optimizer stay f32.
+// activations then follow by the shape rules, while masters, vectors, losses and the optimizer stay f32. tf32 changes no type: it allows the
+// convolutions of a GPU to round their factors.
 #include <map>
 
 #include "falconet/base/error.h"
+#include "falconet/ops/conv/op.h"
 #include "falconet/ops/copy/op.h"
 #include "falconet/plan/compile.h"
 
@@ -44,14 +46,23 @@ void to_bf16(Graph& graph) {
 }  // namespace
 
 void pass_precision(Graph& graph, CompileContext& context) {
-  switch (context.options.precision) {
+  Precision const precision = context.options.precision;
+  if (precision.math == Math::tf32) {
+    if (precision.type != DType::f32) fail(ErrorKind::usage, "TF32 products are of f32 values, not of " + std::string(name(precision.type)));
+    if (context.options.facts.device.kind != DeviceKind::cuda)
+      fail(ErrorKind::usage, "precision=tf32 is arithmetic of NVIDIA GPUs, and this runs on the CPU: expected f32, bf16 or f64, or device=cuda");
+    for (auto& node : graph.nodes)
+      if (auto const* conv = dynamic_cast<ConvOp const*>(node.op.get())) node.op = conv->with_math(Math::tf32);
+    return;
+  }
+  switch (precision.type) {
     case DType::f32: return;
     case DType::f64:
       for (auto& v : graph.values)
         if (v.from < 0 && v.type.dtype == DType::f32) v.type.dtype = DType::f64;
       break;
     case DType::bf16: to_bf16(graph); break;
-    default: fail(ErrorKind::usage, "precision is f32, bf16 or f64, not " + std::string(name(context.options.precision)));
+    default: fail(ErrorKind::usage, "precision is f32, tf32, bf16 or f64, not " + std::string(name(precision.type)));
   }
   graph.infer_again();
 }

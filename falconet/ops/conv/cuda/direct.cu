@@ -12,9 +12,9 @@
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/copy_async.cuh"
-#include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/pooled_map.cuh"
 
 namespace falconet {
 namespace {
@@ -22,14 +22,14 @@ namespace {
 constexpr int least_threads = 128, most_threads = 512, each = 4;      // each: channels of one thread's results
 
 struct Geometry {
-  int height, width, in;             // the source: x, or dy as it is before pooling
+  PooledMap source;                  // x or dy
+  int in;                            // its channels
   int out_height, out_width, out;    // the result before pooling
   int pad_top, pad_left;             // rows and columns of the source above and left of the result's first
   int band, bands, source_rows, half, tiles_w, windows, items;   // of one block; half: words of one parity of a source row
   int shares;                        // neighbouring threads that share the source's channels of one item
   int in_vectors, in_padded, out_padded;
-  int pool, stored_height, stored_width;                         // pool: of dy as it lies in memory
-  FastDivide by_windows, by_tiles_w, by_row, by_vectors, by_in, by_out, by_pool;
+  FastDivide by_windows, by_tiles_w, by_row, by_vectors, by_in, by_out;
 };
 struct Slots {
   Activation act;
@@ -40,25 +40,6 @@ struct Pointers {
   float* result;
   std::uint8_t const* winner_in;
   std::uint8_t* winner_out;
-};
-
-// Where an element of the source lies, or -1 outside. here: the winner that means this element, where dy is read in its pooled form.
-__device__ std::int64_t place_of(Geometry const& g, bool unpool, int n, int row, int column, int& here) {
-  if (unsigned(row) >= unsigned(g.height) || unsigned(column) >= unsigned(g.width)) return -1;
-  if (!unpool) return ((std::int64_t(n) * g.height + row) * g.width + column) * g.in;
-  int down, right;
-  int const p = g.by_pool(row, down), q = g.by_pool(column, right);
-  here = down * g.pool + right;
-  return p < g.stored_height && q < g.stored_width ? ((std::int64_t(n) * g.stored_height + p) * g.stored_width + q) * g.in : -1;
-}
-
-template <int v>
-struct alignas(sizeof(float) * v) Vector {
-  float e[v];
-};
-template <int v>
-struct alignas(v) Bytes {
-  std::uint8_t e[v];
 };
 
 template <int R, int v, bool data>
@@ -80,7 +61,7 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
   auto const find = [&](int i, std::int64_t& from, int& here, int& c) {   // where vector i of the block's source goes to, and comes from
     int in_row, vector;
     int const row = g.by_row(i, in_row), column = g.by_vectors(in_row, vector);
-    from = place_of(g, slots.unpool, n, row0 - g.pad_top + row, column - g.pad_left, here);
+    from = place_of(g.source, slots.unpool, n, row0 - g.pad_top + row, column - g.pad_left, here);
     c = vector * v;
     return source + (((vector * g.source_rows + row) * 2 + (column & 1)) * g.half + (column >> 1)) * v;
   };
@@ -231,7 +212,8 @@ int rows_of(ConvProblem const& p) {
 Geometry geometry_of(ConvProblem const& p, int band) {
   bool const data = p.direction == Direction::bwd_data;
   Geometry g{};
-  g.height = data ? p.p() : p.h, g.width = data ? p.q() : p.w, g.in = data ? p.k : p.c;
+  g.in = data ? p.k : p.c;
+  g.source = pooled_map(data ? p.p() : p.h, data ? p.q() : p.w, g.in, p);
   g.out_height = data ? p.h : p.p(), g.out_width = data ? p.w : p.q(), g.out = data ? p.c : p.k;
   g.pad_top = data ? p.r - 1 - p.pad_top : p.pad_top, g.pad_left = data ? p.s - 1 - p.pad_left : p.pad_left;
   g.band = band, g.bands = (g.out_height + band - 1) / band, g.source_rows = band + p.r - 1;
@@ -241,10 +223,8 @@ Geometry geometry_of(ConvProblem const& p, int band) {
   g.windows = band / 2 * g.tiles_w, g.items = g.windows * (g.out_padded / each);
   g.shares = 1;
   while (g.in_vectors % (2 * g.shares) == 0 && g.items * g.shares <= 192 && g.shares < 8) g.shares *= 2;
-  g.pool = p.load_dy.unpool.kind != PoolSlot::none ? p.pool_size() : 1;
-  g.stored_height = p.stored_p(), g.stored_width = p.stored_q();
   g.by_windows = FastDivide(g.windows), g.by_tiles_w = FastDivide(g.tiles_w), g.by_row = FastDivide(2 * g.half * g.in_vectors);
-  g.by_vectors = FastDivide(g.in_vectors), g.by_in = FastDivide(g.in_padded), g.by_out = FastDivide(g.out_padded), g.by_pool = FastDivide(g.pool);
+  g.by_vectors = FastDivide(g.in_vectors), g.by_in = FastDivide(g.in_padded), g.by_out = FastDivide(g.out_padded);
   return g;
 }
 std::size_t shared_bytes(ConvProblem const& p, Geometry const& g) {

@@ -14,9 +14,9 @@
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/copy_async.cuh"
-#include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/pooled_map.cuh"
 
 namespace falconet {
 namespace {
@@ -30,28 +30,13 @@ struct Geometry {
   bool split;
   int slots, segments, segment;       // threads of a tile: row slots times segments of `segment` columns
   int x_rows, x_columns, x_row, dy_columns, dy_row;   // of a unit; x_row, dy_row: words from one row to the next
-  int pool, stored_p, stored_q;
-  FastDivide by_slots, by_threads, by_band, by_bands, by_pool, by_x_columns, by_dy_columns, by_x_rows;
+  PooledMap dy;
+  FastDivide by_slots, by_threads, by_band, by_bands, by_x_columns, by_dy_columns, by_x_rows;
 };
 struct Pointers {
   float const *x, *dy;
   std::uint8_t const* winner;         // null: dy lies unpooled
   float *dw, *db, *partial;           // partial: [clusters][dw and db], null where one cluster makes the result
-};
-
-// Where the k values of a pixel of dy lie, or -1 outside. here: the winner that means this pixel, where dy is read in its pooled form.
-__device__ std::int64_t place_of(Geometry const& g, bool unpool, int n, int p, int q, int& here) {
-  if (n >= g.n || p >= g.p || q >= g.q) return -1;
-  if (!unpool) return ((std::int64_t(n) * g.p + p) * g.q + q) * g.k;
-  int down, right;
-  int const pp = g.by_pool(p, down), qq = g.by_pool(q, right);
-  here = down * g.pool + right;
-  return pp < g.stored_p && qq < g.stored_q ? ((std::int64_t(n) * g.stored_p + pp) * g.stored_q + qq) * g.k : -1;
-}
-
-template <int v>
-struct alignas(sizeof(float) * v) Vector {
-  float e[v];
 };
 
 template <int R, int kt, int ct>
@@ -84,7 +69,7 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
     int column, in_band, band;
     int const line = g.by_dy_columns(i, column), unit_and_k = g.by_band(line, in_band), k_tile = unit_and_k / g.count, slot = unit_and_k - k_tile * g.count;
     int const n = g.by_bands(part * g.count + slot, band);
-    from = place_of(g, a.winner != nullptr, n, band * g.band + in_band, column, here);
+    from = n < g.n ? place_of(g.dy, a.winner != nullptr, n, band * g.band + in_band, column, here) : -1;
     k = (first_k + k_tile) * kt;
     return dy + std::int64_t(line) * g.dy_row + column * kt;
   };
@@ -286,9 +271,9 @@ Way way_of(ConvProblem const& p, bool split) {
   g.x_row = (g.x_columns | 1) * way.ct, g.dy_row = (g.dy_columns * (way.kt / 4) | 1) * 4;
   way.threads = std::max((g.slots * g.segments * g.tiles + 31) / 32 * 32, least_threads);
   int const here_c = split ? 1 : g.c_tiles, here_k = split ? 1 : g.k_tiles, sums = way.kt * p.s * way.ct + way.kt, outputs = g.tiles * sums;
-  g.pool = p.load_dy.unpool.kind != PoolSlot::none ? p.pool_size() : 1, g.stored_p = p.stored_p(), g.stored_q = p.stored_q();
+  g.dy = pooled_map(g.p, g.q, g.k, p);
   g.by_slots = FastDivide(g.slots), g.by_threads = FastDivide(g.slots * g.segments), g.by_band = FastDivide(g.band), g.by_bands = FastDivide(g.bands);
-  g.by_pool = FastDivide(g.pool), g.by_x_columns = FastDivide(g.x_columns), g.by_dy_columns = FastDivide(g.dy_columns), g.by_x_rows = FastDivide(g.x_rows);
+  g.by_x_columns = FastDivide(g.x_columns), g.by_dy_columns = FastDivide(g.dy_columns), g.by_x_rows = FastDivide(g.x_rows);
   std::size_t const staged = (std::size_t(here_c) * g.count * g.x_rows * g.x_row + 3) / 4 * 4 + std::size_t(here_k) * rows * g.dy_row;
   int const helpers = std::min(std::max(way.threads / outputs, 1), g.slots * g.segments);
   std::size_t const reduced = std::size_t(way.threads) * (sums | 1) + std::size_t(outputs) * helpers;

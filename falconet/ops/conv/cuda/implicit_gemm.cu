@@ -8,59 +8,17 @@
 // Cost: 2 n k p q c r s operations (times stride^2 for a data gradient); each operand from L2 once per tile of the other side.
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
-#include "falconet/device/cuda/divide.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/implicit_gemm.cuh"
 
 namespace falconet {
 namespace {
 
-constexpr int threads = 256, depth = 16;
-
-struct Geometry {
-  int n, c, h, w, k, r, s, p, q, pad_h, pad_w, st_h, st_w, d_h, d_w;
-  int m, columns, sum, part;           // of the product; part: depth of one block's share of the sum, a multiple of `depth`
-  FastDivide by_c, by_k, by_s, by_image, by_width, by_st_h, by_st_w;   // image, width: of the pixels that are decomposed
-};
-struct Slots {
-  Affine load_x, load_dy, store;
-  Activation load_act, act;
-  bool bias, residual, mask;
-};
-template <class E>
-struct Pointers {
-  E *x, *w, *y, *residual, *mask, *other;
-  float *bias, *load_x, *load_dy, *store_affine, *partial;
-};
-
-__device__ float load(float const* p, int i) { return __ldg(p + i); }
-__device__ float load(bf16 const* p, int i) { return to_float(p[i]); }
-__device__ void put(float* p, int i, float v) { p[i] = v; }
-__device__ void put(bf16* p, int i, float v) { p[i] = to_bf16(v); }
-
-struct Pixel {
-  int n, row, column;
-};
-__device__ Pixel pixel_of(Geometry const& g, int pixel) {
-  Pixel at;
-  int in_image;
-  at.n = g.by_image(pixel, in_image);
-  at.row = g.by_width(in_image, at.column);
-  return at;
-}
-struct Tap {
-  int r, s, channel;
-};
-__device__ Tap tap_of(Geometry const& g, FastDivide const& by_channels, int i) {
-  Tap t;
-  int const tap = by_channels(i, t.channel);
-  t.r = g.by_s(tap, t.s);
-  return t;
-}
+using namespace implicit;
 
 template <class E>
 __device__ float read_x(Geometry const& g, Slots const& slots, Pointers<E> const& a, Pixel const& y, Tap const& t) {
@@ -169,86 +127,35 @@ __global__ void __launch_bounds__(threads) implicit_gemm(Geometry const g, Slots
     for (int j = 0; j < per_n; ++j) {
       int const m = m0 + my_m + i, n = n0 + my_n + j;
       if (m >= g.m || n >= g.columns) continue;
-      float v = sum[i][j];
+      float const v = sum[i][j];
       int const at = m * g.columns + n;
       if constexpr (filter) {
         if (a.partial) a.partial[std::int64_t(blockIdx.z) * g.m * g.columns + at] = v;
         else put(a.w, at, v);
       } else {
-        if (slots.store == Affine::scale_shift) v = a.store_affine[n] * v + a.store_affine[g.columns + n];
-        if (slots.bias) v += a.bias[n];
-        if (slots.residual) v += load(a.residual, at);
-        if (slots.act != Activation::none) v = activate(slots.act, v);
-        if (slots.mask && !(load(a.mask, at) > 0)) v = 0;
-        put(data ? a.x : a.y, at, v);
+        put(data ? a.x : a.y, at, stored(g, slots, a, v, n, at));
       }
     }
 }
 
-// dw = the parts' sums in order: thread (x, y) adds every eighth part from y on, then the eight are added.
-template <class E>
-__global__ void __launch_bounds__(threads) add_parts(float const* partial, int parts, int elements, E* dw) {
-  __shared__ float sums[8][32];
-  int const element = blockIdx.x * 32 + threadIdx.x;
-  float sum = 0;
-  if (element < elements)
-    for (int i = threadIdx.y; i < parts; i += 8) sum += partial[std::int64_t(i) * elements + element];
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || element >= elements) return;
-  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
-  put(dw, element, sum);
-}
-
-struct Tile {
-  int m, n;
-};
 constexpr Tile tiles_known[] = {{128, 128}, {64, 64}, {128, 16}};
-
-struct Shape3 {
-  std::int64_t m, n, sum;
-};
-Shape3 product_of(ConvProblem const& p) {
-  if (p.direction == Direction::fwd) return {std::int64_t(p.n) * p.p() * p.q(), p.k, std::int64_t(p.c) * p.r * p.s};
-  if (p.direction == Direction::bwd_data) return {std::int64_t(p.n) * p.h * p.w, p.c, std::int64_t(p.k) * p.r * p.s};
-  return {p.k, std::int64_t(p.c) * p.r * p.s, std::int64_t(p.n) * p.p() * p.q()};
-}
-// Depth of one block's share of the sum, and the number of shares.
-std::pair<int, int> parts_of(ConvProblem const& p, Tile t) {
-  Shape3 const s = product_of(p);
-  if (p.direction != Direction::bwd_filter) return {int(s.sum), 1};
-  std::int64_t const tiles = ((s.m + t.m - 1) / t.m) * ((s.n + t.n - 1) / t.n), slabs = (s.sum + depth - 1) / depth;
-  std::int64_t const wanted = std::clamp<std::int64_t>(264 / tiles, 1, std::max<std::int64_t>(1, slabs / 4));
-  std::int64_t const part = (slabs + wanted - 1) / wanted * depth;
-  return {int(part), int((s.sum + part - 1) / part)};
-}
 
 Tile tile_of(Config const& c) { return {c.get("tile_m", 64), c.get("tile_n", 64)}; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   bool const masters = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16;
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !masters) return "f32 or bf16 only; a filter gradient in f32 from bf16";
-  if (p.layout != Layout::nhwc) return "nhwc only";
-  if (p.groups != 1) return "groups";
-  auto const& s = p.store;
-  if (p.load_x.unpool.kind != PoolSlot::none || p.load_dy.unpool.kind != PoolSlot::none || s.pool.kind != PoolSlot::none) return "pooling";
-  if (s.stats != Stats::none) return "statistics";
-  if (p.load_x.affine == Affine::two_operand || s.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift || p.load_dy.act != Activation::none)
-    return "slots that make no sense here";
-  if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) return "forward reads no dy";
-  if (p.direction == Direction::bwd_data && (p.load_x != OnLoad{} || s.bias)) return "the data gradient reads no x and no bias";
-  if (p.direction == Direction::bwd_filter && !(s == OnStore{})) return "slots of the filter gradient";
-  constexpr std::int64_t most = std::int64_t(1) << 31;
-  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.k * p.p() * p.q() >= most || std::int64_t(p.k) * p.c * p.r * p.s >= most)
-    return "2^31 elements or more";
-  return {};
+  return reject_form(p);
 }
 
 double seconds_with(ConvProblem const& p, Tile t) {
   Shape3 const s = product_of(p);
   double const tiles = std::ceil(double(s.m) / t.m) * std::ceil(double(s.n) / t.n);
   auto const [part, parts] = parts_of(p, t);
-  double const rate = t.m * t.n >= 16384 ? 2.2e11 : t.n == 64 ? 1.6e11 : 0.8e11;   // multiply-adds of a multiprocessor
+  bool const filter = p.direction == Direction::bwd_filter, fwd = p.direction == Direction::fwd;
+  double rate = t.m * t.n >= 16384 ? 2.2e11 : t.n == 64 ? 1.6e11 : 0.8e11;   // multiply-adds of a multiprocessor
+  if (p.x_type == DType::f32)                                                // bench/results/h200/2026-11-21_tf32.md
+    rate = t.m * t.n >= 16384 ? (filter ? 0.38e11 : fwd ? 0.7e11 : 0.8e11) : t.n == 64 ? (filter ? 0.4e11 : fwd ? 0.8e11 : 0.72e11) : (filter ? 0.2e11 : 0.4e11);
   return 4e-6 + std::ceil(tiles * parts / 264) * 2 * (part * double(t.m) * t.n / rate + 1e-6) + (parts > 1 ? 3e-6 : 0);
 }
 
@@ -260,15 +167,8 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   return out;
 }
 
-std::size_t scratch(ConvProblem const& p, Config const& c) {
-  auto const parts = parts_of(p, tile_of(c)).second;
-  return parts > 1 ? std::size_t(parts) * p.k * p.c * p.r * p.s * sizeof(float) : 0;
-}
-
+std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, tile_of(c)); }
 double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, tile_of(configs(p, facts).front())); }
-
-template <int v>
-using number = std::integral_constant<int, v>;
 
 template <class E>
 void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, View memory, cudaStream_t stream) {
@@ -276,14 +176,9 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, Vi
   Tile const tile = tile_of(config);
   Shape3 const s = product_of(p);
   auto const [part, parts] = parts_of(p, tile);
-  int const width = data ? p.w : p.q(), image = width * (data ? p.h : p.p());
-  Geometry const g{p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.p(), p.q(), p.pad_top, p.pad_left, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w,
-                   int(s.m), int(s.n), int(s.sum), part,
-                   FastDivide(p.c), FastDivide(p.k), FastDivide(p.s), FastDivide(image), FastDivide(width), FastDivide(p.stride_h), FastDivide(p.stride_w)};
-  Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.store.bias, p.store.residual, p.store.mask != Mask::none};
-  Pointers<E> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.residual.as<E>(), args.mask.as<E>(), args.load_dy_other.as<E>(),
-                      args.bias.as<float>(), args.load_x.as<float>(), args.load_dy.as<float>(), args.store_affine.as<float>(),
-                      !filter ? nullptr : parts > 1 ? memory.as<float>() : p.w_type == DType::f32 ? args.w.as<float>() : nullptr};
+  auto const g = geometry_of(p, part);
+  auto const slots = slots_of(p);
+  auto const a = pointers_of<E>(args, !filter ? nullptr : parts > 1 ? memory.as<float>() : p.w_type == DType::f32 ? args.w.as<float>() : nullptr);
   dim3 const grid(unsigned((s.m + tile.m - 1) / tile.m), unsigned((s.n + tile.n - 1) / tile.n), unsigned(parts));
   auto const with = [&](auto m, auto n, auto per_m, auto per_n) {
     if (tile.m != m || tile.n != n) return false;
