@@ -9,7 +9,6 @@ using namespace falconet::agreement;
 // Operations whose results are not sums of products: exponentials, roots and quotients round differently from the reference.
 Bounds bounds_of(std::string_view operation) {
   Bounds b;
-  b.inexact = {"winograd", "fft"};
   b.exact_integers = operation == "gemm" || operation == "conv" || operation == "reduce";
   if (!b.exact_integers) b.f32 = 3e-5;
   return b;

@@ -21,17 +21,21 @@ double terms_of(ConvProblem const& p) {
 }
 
 // An element may differ by (8 + 2 sqrt(terms)) roundings of the sum of the absolute products (of the absolute operands of
-// every slot, too), as rounding errors of random sign add up; for bf16 results, by one rounding of the result more.
-void expect_near(ConvCase const& got, ConvCase const& exact, ConvCase const& magnitude, std::string const& who) {
+// every slot, too), as rounding errors of random sign add up; for bf16 results, by one rounding of the result more. Where errors spread
+// and are amplified (agreement.h), the largest sum among the results counts, so many times.
+void expect_near(ConvCase const& got, ConvCase const& exact, ConvCase const& magnitude, agreement::Amplified const* spread, std::string const& who) {
   double const roundings = 8 + 2 * std::sqrt(terms_of(got.problem));
   for (std::size_t i = 0; i < got.operands.size(); ++i) {
     auto const& o = got.operands[i];
     if (!o.written || o.type.dtype == DType::u8) continue;             // winners: see the exact tests
     bool const f64 = o.type.dtype == DType::f64;
     double const unit = f64 ? 0x1p-53 : 0x1p-24;
+    double largest = 0;
+    for (std::int64_t e = 0; spread && e < o.type.shape.elements(); ++e) largest = std::max(largest, std::abs(load_element(magnitude.tensors[i].view(), e)));
     for (std::int64_t e = 0; e < o.type.shape.elements(); ++e) {
       double const want = load_element(exact.tensors[i].view(), e), have = load_element(got.tensors[i].view(), e);
-      double bound = roundings * unit * std::abs(load_element(magnitude.tensors[i].view(), e)) + 1e-30;
+      double const products = spread ? spread->worst * largest : std::abs(load_element(magnitude.tensors[i].view(), e));
+      double bound = roundings * unit * products + 1e-30;
       if (o.type.dtype == DType::bf16) bound += 0x1p-7 * std::abs(want);
       ASSERT_LE(std::abs(have - want), bound) << who << ": " << o.name << "[" << e << "] is " << have << ", should be " << want;
     }
@@ -62,9 +66,10 @@ void check(ConvProblem const& problem) {
         std::string const who = std::string(algorithm.name) + " {" + config.text() + "} on " + std::string(name(isa));
         ConvCase got(problem, Filling::normal), got_whole(problem, Filling::integer);
         got_whole.run(algorithm, 2, isa, config);
-        expect_equal(got_whole, whole, who + ", whole numbers");
+        auto const* const spread = agreement::amplification_of({algorithm.name, config});
+        if (!spread || spread->exact_integers) expect_equal(got_whole, whole, who + ", whole numbers");
         got.run(algorithm, 2, isa, config);
-        expect_near(got, exact, magnitude, who);
+        expect_near(got, exact, magnitude, spread, who);
         auto const two = got.results();
         got.run(algorithm, 1, isa, config);
         auto const one = got.results();
@@ -136,8 +141,6 @@ TEST_P(ConvSpecialValues, ArePassedOn) {
     ConvCase exact(problem, Filling::normal);
     strew(exact);
     exact.run(conv_reference, 2, Isa::plain);
-    // `direct` multiplies the gradient of a window's maximum by all of the filter, zeros around it included: NaN may reach further there.
-    bool const spreads = problem.load_dy.unpool.kind != PoolSlot::none;
     int special = 0;
     for (auto const& algorithm : conv_algorithms().algorithms())
       for (Isa isa : isas_here()) {
@@ -147,12 +150,16 @@ TEST_P(ConvSpecialValues, ArePassedOn) {
           ConvCase got(problem, Filling::normal);
           strew(got);
           got.run(algorithm, 1, isa, config);
+          // `direct` multiplies the gradient of a window's maximum by all of the filter, zeros around it included: NaN may reach further
+          // there; and the neighbours of a NaN or an infinity where results are made of transforms.
+          bool const transforms = agreement::amplification_of({algorithm.name, config});
+          bool const spreads = transforms || problem.load_dy.unpool.kind != PoolSlot::none;
           for (std::size_t i = 0; i < got.operands.size(); ++i)
             for (std::int64_t e = 0; got.operands[i].written && e < got.operands[i].type.shape.elements(); ++e) {
               double const want = load_element(exact.tensors[i].view(), e), have = load_element(got.tensors[i].view(), e);
+              special += !std::isfinite(want);
               if (spreads && std::isnan(have)) continue;
               bool const same = std::isnan(want) ? std::isnan(have) : std::isinf(want) || got.operands[i].type.dtype == DType::u8 ? have == want : std::abs(have - want) <= 1e-3;
-              special += !std::isfinite(want);
               ASSERT_TRUE(same) << problem.text() << ": " << algorithm.name << " {" << config.text() << "} on " << name(isa) << ": " << got.operands[i].name << "[" << e
                                 << "] is " << have << ", should be " << want;
             }

@@ -1,0 +1,386 @@
+// The transforms of winograd.cpp and winograd_filter.cpp, a vector of channels at a time. The matrices of Lavin and Gray (2015) with
+// interpolation points 0, 1, -1, (2, -2,) infinity, applied along columns and then along rows; each one's transpose, too, for the filter
+// gradient. Elements of the domain lie in row order.
+#include "falconet/ops/conv/cpu/winograd.h"
+
+#ifdef FALCONET_ISA
+#include "falconet/device/cpu/simd.h"
+#include "falconet/ops/conv/cpu/direct_rows.h"
+#include "falconet/ops/gemm/cpu/packed.h"
+#include "falconet/ops/gemm/cpu/packing_simd.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+HWY_INLINE VF times(float a, VF v) { return hn::Mul(hn::Set(d, a), v); }
+HWY_INLINE VF times_add(float a, VF v, VF w) { return hn::MulAdd(hn::Set(d, a), v, w); }
+
+// One axis of each transform, in[In] -> out[Out].
+template <int m>
+struct Matrices;
+
+template <>
+struct Matrices<2> {
+  struct Input {  // B^T
+    static constexpr int in = 4, out = 4;
+    static HWY_INLINE void apply(VF const* x, VF* v) {
+      v[0] = hn::Sub(x[0], x[2]);
+      v[1] = hn::Add(x[1], x[2]);
+      v[2] = hn::Sub(x[2], x[1]);
+      v[3] = hn::Sub(x[1], x[3]);
+    }
+  };
+  struct Filter {  // G
+    static constexpr int in = 3, out = 4;
+    static HWY_INLINE void apply(VF const* g, VF* u) {
+      VF const even = times(0.5f, hn::Add(g[0], g[2])), odd = times(0.5f, g[1]);
+      u[0] = g[0];
+      u[1] = hn::Add(even, odd);
+      u[2] = hn::Sub(even, odd);
+      u[3] = g[2];
+    }
+  };
+  struct Output {  // A^T
+    static constexpr int in = 4, out = 2;
+    static HWY_INLINE void apply(VF const* s, VF* y) {
+      y[0] = hn::Add(s[0], hn::Add(s[1], s[2]));
+      y[1] = hn::Sub(hn::Sub(s[1], s[2]), s[3]);
+    }
+  };
+  struct OutputGradient {  // A
+    static constexpr int in = 2, out = 4;
+    static HWY_INLINE void apply(VF const* y, VF* z) {
+      z[0] = y[0];
+      z[1] = hn::Add(y[0], y[1]);
+      z[2] = hn::Sub(y[0], y[1]);
+      z[3] = hn::Neg(y[1]);
+    }
+  };
+  struct FilterGradient {  // G^T
+    static constexpr int in = 4, out = 3;
+    static HWY_INLINE void apply(VF const* z, VF* g) {
+      VF const even = times(0.5f, hn::Add(z[1], z[2]));
+      g[0] = hn::Add(z[0], even);
+      g[1] = times(0.5f, hn::Sub(z[1], z[2]));
+      g[2] = hn::Add(even, z[3]);
+    }
+  };
+};
+
+template <>
+struct Matrices<4> {
+  struct Input {
+    static constexpr int in = 6, out = 6;
+    static HWY_INLINE void apply(VF const* x, VF* v) {
+      VF const a = times_add(-4, x[2], x[4]), b = times_add(-4, x[1], x[3]);
+      VF const c = hn::Sub(x[4], x[2]), e = times(2, hn::Sub(x[3], x[1]));
+      v[0] = times_add(4, x[0], times_add(-5, x[2], x[4]));
+      v[1] = hn::Add(a, b);
+      v[2] = hn::Sub(a, b);
+      v[3] = hn::Add(c, e);
+      v[4] = hn::Sub(c, e);
+      v[5] = times_add(4, x[1], times_add(-5, x[3], x[5]));
+    }
+  };
+  struct Filter {
+    static constexpr int in = 3, out = 6;
+    static HWY_INLINE void apply(VF const* g, VF* u) {
+      VF const a = times(-1 / 6.0f, hn::Add(g[0], g[2])), b = times(1 / 6.0f, g[1]);
+      VF const c = times_add(1 / 24.0f, g[0], times(1 / 6.0f, g[2])), e = times(1 / 12.0f, g[1]);
+      u[0] = times(0.25f, g[0]);
+      u[1] = hn::Sub(a, b);
+      u[2] = hn::Add(a, b);
+      u[3] = hn::Add(c, e);
+      u[4] = hn::Sub(c, e);
+      u[5] = g[2];
+    }
+  };
+  struct Output {
+    static constexpr int in = 6, out = 4;
+    static HWY_INLINE void apply(VF const* s, VF* y) {
+      VF const a = hn::Add(s[1], s[2]), b = hn::Sub(s[1], s[2]), c = hn::Add(s[3], s[4]), e = hn::Sub(s[3], s[4]);
+      y[0] = hn::Add(s[0], hn::Add(a, c));
+      y[1] = times_add(2, e, b);
+      y[2] = times_add(4, c, a);
+      y[3] = hn::Add(times_add(8, e, b), s[5]);
+    }
+  };
+  struct OutputGradient {
+    static constexpr int in = 4, out = 6;
+    static HWY_INLINE void apply(VF const* y, VF* z) {
+      VF const a = hn::Add(y[0], y[2]), b = hn::Add(y[1], y[3]);
+      VF const c = times_add(4, y[2], y[0]), e = times(2, times_add(4, y[3], y[1]));
+      z[0] = y[0];
+      z[1] = hn::Add(a, b);
+      z[2] = hn::Sub(a, b);
+      z[3] = hn::Add(c, e);
+      z[4] = hn::Sub(c, e);
+      z[5] = y[3];
+    }
+  };
+  struct FilterGradient {
+    static constexpr int in = 6, out = 3;
+    static HWY_INLINE void apply(VF const* z, VF* g) {
+      VF const a = times(-1 / 6.0f, hn::Add(z[1], z[2])), b = times(1 / 6.0f, hn::Sub(z[2], z[1]));
+      VF const c = hn::Add(z[3], z[4]), e = hn::Sub(z[3], z[4]);
+      g[0] = times_add(0.25f, z[0], times_add(1 / 24.0f, c, a));
+      g[1] = times_add(1 / 12.0f, e, b);
+      g[2] = hn::Add(times_add(1 / 6.0f, c, a), z[5]);
+    }
+  };
+};
+
+// in[T::in][T::in] -> out[T::out][T::out]; get(i, j) reads, put(i, j, v) takes the result.
+template <class T, class Get, class Put>
+HWY_INLINE void transform(Get const& get, Put const& put) {
+  VF half[T::in][T::out];  // [column of in][row of out]
+  FALCONET_UNROLL for (int j = 0; j < T::in; ++j) {
+    VF column[T::in];
+    FALCONET_UNROLL for (int i = 0; i < T::in; ++i) column[i] = get(i, j);
+    T::apply(column, half[j]);
+  }
+  FALCONET_UNROLL for (int i = 0; i < T::out; ++i) {
+    VF row[T::in], out[T::out];
+    FALCONET_UNROLL for (int j = 0; j < T::in; ++j) row[j] = half[j][i];
+    T::apply(row, out);
+    FALCONET_UNROLL for (int j = 0; j < T::out; ++j) put(i, j, out[j]);
+  }
+}
+
+// Where a tile lies: its first element, and which of its rows and columns exist.
+struct Place {
+  float const* first;  // may lie outside the image
+  int h, w;
+  std::int64_t row;    // floats between rows
+};
+HWY_INLINE Place place_of(WinogradTiles const& s, std::int64_t tile) {
+  std::int64_t const n = tile / s.grid();
+  int const in_grid = int(tile - n * s.grid()), i = in_grid / s.columns, j = in_grid - i * s.columns;
+  Place p;
+  p.h = i * s.m + s.first_h;
+  p.w = j * s.m + s.first_w;
+  p.row = std::int64_t(s.width) * s.channels;
+  p.first = s.data + (n * s.height + p.h) * p.row + std::int64_t(p.w) * s.channels;
+  return p;
+}
+HWY_INLINE VF load_channels(float const* from, int n) { return n >= lanes ? hn::LoadU(d, from) : load_some(from, n); }
+
+// Transforms `size` x `size` elements of one tile, channels [c, c + n), n <= lanes.
+template <class T, class Put>
+HWY_INLINE void transform_tile(WinogradTiles const& s, Place const& p, int c, int n, Put const& put) {
+  constexpr int size = T::in;
+  float const* const from = p.first + c;
+  if (p.h >= 0 && p.w >= 0 && p.h + size <= s.height && p.w + size <= s.width && n == lanes) {
+    transform<T>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, from + i * p.row + std::int64_t(j) * s.channels); }, put);
+    return;
+  }
+  VF in[size][size];
+  for (int i = 0; i < size; ++i)
+    for (int j = 0; j < size; ++j) {
+      bool const inside = unsigned(p.h + i) < unsigned(s.height) && unsigned(p.w + j) < unsigned(s.width);
+      in[i][j] = inside ? load_channels(from + i * p.row + std::int64_t(j) * s.channels, n) : hn::Zero(d);
+    }
+  transform<T>([&](int i, int j) HWY_ATTR { return in[i][j]; }, put);
+}
+
+template <int m>
+void input_as(WinogradTiles const& s, std::int64_t first, int rows, float* panel) {
+  constexpr int a = m + 2;
+  HWY_ALIGN float temporary[a * a * gemm_max_rows * lanes];
+  Place place[gemm_max_rows];
+  for (int i = 0; i < rows; ++i) place[i] = place_of(s, first + i);
+  for (int c = 0; c < s.channels; c += lanes) {
+    int const n = s.channels - c < lanes ? s.channels - c : lanes;
+    for (int i = 0; i < rows; ++i) {
+      float* const to = temporary + i * lanes;
+      transform_tile<typename Matrices<m>::Input>(s, place[i], c, n,
+                                                  [&](int x, int y, VF v) HWY_ATTR { hn::Store(v, d, to + (x * a + y) * rows * lanes); });
+    }
+    for (int e = 0; e < a * a; ++e) {
+      float const* row[gemm_max_rows];
+      for (int i = 0; i < rows; ++i) row[i] = temporary + (e * rows + i) * lanes;
+      transpose_rows(row, rows, n, panel + (std::int64_t(e) * s.channels + c) * rows, rows);
+    }
+  }
+}
+void input(WinogradTiles const& s, std::int64_t first, int rows, float* panel) {
+  s.m == 2 ? input_as<2>(s, first, rows, panel) : input_as<4>(s, first, rows, panel);
+}
+
+// Calls body(vector, panel's first vector, panel's vectors) for every vector of a packed block.
+template <class Body>
+HWY_INLINE void for_vectors(std::int64_t columns, Body const& body) {
+  int const vectors = int(columns / lanes);
+  GemmPanels const panels = GemmPanels::of(vectors, gemm_kernels.max_vectors);
+  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
+    int const v = panels.vectors(panel);
+    for (int i = v0; i < v0 + v; ++i) body(i, v0, v);
+    v0 += v;
+  }
+}
+
+// Columns are filters: vectors of channels are transformed filter by filter, then transposed.
+template <int m>
+void filter_forward(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
+  constexpr int a = m + 2;
+  HWY_ALIGN float temporary[a * a][lanes][lanes];
+  for_vectors(f.columns, [&](int vector, int v0, int v) HWY_ATTR {
+    std::int64_t const k0 = f.first_column + std::int64_t(vector) * lanes;
+    for (std::int64_t l = first; l < first + count; l += lanes) {
+      int const n = first + count - l < lanes ? int(first + count - l) : lanes;
+      for (int i = 0; i < lanes; ++i) {
+        if (k0 + i >= f.k) {
+          for (int e = 0; e < a * a; ++e) hn::Store(hn::Zero(d), d, temporary[e][i]);
+          continue;
+        }
+        float const* const from = f.data + (k0 + i) * 9 * f.c + l;
+        transform<typename Matrices<m>::Filter>([&](int r, int s) HWY_ATTR { return load_channels(from + (r * 3 + s) * std::int64_t(f.c), n); },
+                                                [&](int x, int y, VF u) HWY_ATTR { hn::Store(u, d, temporary[x * a + y][i]); });
+      }
+      float* const to = f.packed + v0 * lanes * f.depth + (l - f.first_depth) * v * lanes + (vector - v0) * lanes;
+      for (int e = 0; e < a * a; ++e) {
+        float const* row[lanes];
+        for (int i = 0; i < lanes; ++i) row[i] = temporary[e][i];
+        transpose_rows(row, lanes, n, to + e * f.domain_stride, v * lanes);
+      }
+    }
+  });
+}
+// Columns are channels, as they lie; the filter is flipped.
+template <int m>
+void filter_backward(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
+  constexpr int a = m + 2;
+  for (std::int64_t l = first; l < first + count; ++l)
+    for_vectors(f.columns, [&](int vector, int v0, int v) HWY_ATTR {
+      std::int64_t const c = f.first_column + std::int64_t(vector) * lanes;
+      int const n = c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes;
+      float const* const from = f.data + l * 9 * f.c + c;
+      float* const to = f.packed + v0 * lanes * f.depth + (l - f.first_depth) * v * lanes + (vector - v0) * lanes;
+      transform<typename Matrices<m>::Filter>(
+          [&](int r, int s) HWY_ATTR { return n > 0 ? load_channels(from + (8 - r * 3 - s) * std::int64_t(f.c), n) : hn::Zero(d); },
+          [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * f.domain_stride); });
+    });
+}
+void filter(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
+  if (f.data_gradient)
+    f.m == 2 ? filter_backward<2>(f, first, count) : filter_backward<4>(f, first, count);
+  else
+    f.m == 2 ? filter_forward<2>(f, first, count) : filter_forward<4>(f, first, count);
+}
+
+template <int m>
+void output_as(WinogradResult const& r, std::int64_t first, int count, float const* sums, std::int64_t stride) {
+  constexpr int a = m + 2;
+  std::int64_t const grid = std::int64_t(r.rows) * r.columns;
+  for (int t = 0; t < count; ++t, sums += stride) {
+    std::int64_t const tile = first + t, n = tile / grid;
+    int const in_grid = int(tile - n * grid), i0 = in_grid / r.columns, h = i0 * m, w = (in_grid - i0 * r.columns) * m;
+    int const rows = r.height - h < m ? r.height - h : m, columns = r.width - w < m ? r.width - w : m;
+    std::int64_t const pixel = (n * r.height + h) * r.width + w;
+    for (int c = 0; c < r.channels; c += lanes) {
+      int const left = r.channels - c < lanes ? r.channels - c : lanes;
+      VF out[m][m];
+      transform<typename Matrices<m>::Output>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * (stride * count) + c); },
+                                              [&](int i, int j, VF v) HWY_ATTR { out[i][j] = v; });
+      VF const bias = r.bias ? load_channels(r.bias + c, left) : hn::Zero(d);
+      for (int i = 0; i < rows; ++i)
+        for (int j = 0; j < columns; ++j) {
+          std::int64_t const at = (pixel + std::int64_t(i) * r.width + j) * r.channels + c;
+          VF v = hn::Add(out[i][j], bias);
+          if (r.residual) v = hn::Add(v, load_channels(r.residual + at, left));
+          if (r.relu) v = hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v);  // a NaN stays visible
+          if (r.mask) v = hn::IfThenElseZero(hn::Gt(load_channels(r.mask + at, left), hn::Zero(d)), v);
+          left == lanes ? hn::StoreU(v, d, r.out + at) : store_first(v, d, r.out + at, left);
+        }
+    }
+  }
+}
+void output(WinogradResult const& r, std::int64_t first, int count, float const* sums, std::int64_t stride) {
+  r.m == 2 ? output_as<2>(r, first, count, sums, stride) : output_as<4>(r, first, count, sums, stride);
+}
+
+// x: rows of packed B blocks, each of o.block columns (the last may be narrower), all of the round's tiles deep.
+template <int m>
+void gather_x_as(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
+  constexpr int a = m + 2;
+  WinogradTiles const& s = o.tiles;
+  std::int64_t const all = (s.channels + 15) / 16 * 16;
+  for (std::int64_t t = first; t < first + count; ++t) {
+    Place const place = place_of(s, t);
+    for (std::int64_t block = 0; block < all; block += o.block)
+      for_vectors(all - block < o.block ? all - block : o.block, [&](int vector, int v0, int v) HWY_ATTR {
+        int const c = int(block) + vector * lanes, n = s.channels - c < lanes ? s.channels - c : lanes;
+        float* const to = o.packed + block * o.count + v0 * lanes * o.count + (t - base) * v * lanes + (vector - v0) * lanes;
+        if (n <= 0) {
+          for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
+          return;
+        }
+        transform_tile<typename Matrices<m>::Input>(s, place, c, n,
+                                                    [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
+      });
+  }
+}
+void gather_x(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
+  o.tiles.m == 2 ? gather_x_as<2>(o, base, first, count) : gather_x_as<4>(o, base, first, count);
+}
+
+// dy: A panels of 16 filters each, [tile][16].
+template <int m>
+void gather_dy_as(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
+  constexpr int a = m + 2;
+  WinogradTiles const& s = o.tiles;
+  int const all = (s.channels + 15) / 16 * 16;
+  for (std::int64_t t = first; t < first + count; ++t) {
+    Place const place = place_of(s, t);
+    for (int k = 0; k < all; k += lanes) {
+      int const n = s.channels - k < lanes ? s.channels - k : lanes;
+      float* const to = o.packed + (k / 16 * o.count + (t - base)) * 16 + k % 16;
+      if (n <= 0) {
+        for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
+        continue;
+      }
+      transform_tile<typename Matrices<m>::OutputGradient>(s, place, k, n,
+                                                           [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
+      if (!db) continue;
+      VF sum = load_channels(db + k, n);
+      for (int i = 0; i < m && place.h + i < s.height; ++i)
+        for (int j = 0; j < m && place.w + j < s.width; ++j)
+          sum = hn::Add(sum, load_channels(place.first + i * place.row + std::int64_t(j) * s.channels + k, n));
+      n == lanes ? hn::StoreU(sum, d, db + k) : store_first(sum, d, db + k, n);
+    }
+  }
+}
+void gather_dy(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
+  o.tiles.m == 2 ? gather_dy_as<2>(o, base, first, count, db) : gather_dy_as<4>(o, base, first, count, db);
+}
+
+template <int m>
+void filter_gradient_as(float const* sums, std::int64_t domain_stride, int channels, float* dw) {
+  constexpr int a = m + 2;
+  for (int c = 0; c < channels; c += lanes) {
+    int const n = channels - c < lanes ? channels - c : lanes;
+    transform<typename Matrices<m>::FilterGradient>(
+        [&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * domain_stride + c); },
+        [&](int r, int s, VF v) HWY_ATTR {
+          float* const to = dw + (r * 3 + s) * std::int64_t(channels) + c;
+          n == lanes ? hn::StoreU(v, d, to) : store_first(v, d, to, n);
+        });
+  }
+}
+void filter_gradient(int m, float const* sums, std::int64_t domain_stride, int channels, float* dw) {
+  m == 2 ? filter_gradient_as<2>(sums, domain_stride, channels, dw) : filter_gradient_as<4>(sums, domain_stride, channels, dw);
+}
+
+}  // namespace
+
+WinogradKernels const winograd_kernels = {filter, input, output, gather_x, gather_dy, filter_gradient};
+
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+namespace falconet {
+WinogradKernels const& winograd_kernels_of(Isa isa) { return FALCONET_KERNELS(isa, winograd_kernels); }
+}  // namespace falconet
+
+#endif
