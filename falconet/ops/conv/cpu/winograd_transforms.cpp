@@ -1,13 +1,11 @@
 // The transforms of winograd.cpp and winograd_filter.cpp, a vector of channels at a time. The matrices of Lavin and Gray (2015) with
 // interpolation points 0, 1, -1, (2, -2,) infinity, applied along columns and then along rows; each one's transpose, too, for the filter
 // gradient. Elements of the domain lie in row order.
-#include "falconet/ops/conv/cpu/winograd.h"
+#include "falconet/ops/conv/cpu/tile_products.h"
 
 #ifdef FALCONET_ISA
 #include "falconet/device/cpu/simd.h"
-#include "falconet/ops/conv/cpu/direct_rows.h"
-#include "falconet/ops/gemm/cpu/packed.h"
-#include "falconet/ops/gemm/cpu/packing_simd.h"
+#include "falconet/ops/conv/cpu/tile_kernels.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
@@ -147,27 +145,9 @@ HWY_INLINE void transform(Get const& get, Put const& put) {
   }
 }
 
-// Where a tile lies: its first element, and which of its rows and columns exist.
-struct Place {
-  float const* first;  // may lie outside the image
-  int h, w;
-  std::int64_t row;    // floats between rows
-};
-HWY_INLINE Place place_of(WinogradTiles const& s, std::int64_t tile) {
-  std::int64_t const n = tile / s.grid();
-  int const in_grid = int(tile - n * s.grid()), i = in_grid / s.columns, j = in_grid - i * s.columns;
-  Place p;
-  p.h = i * s.m + s.first_h;
-  p.w = j * s.m + s.first_w;
-  p.row = std::int64_t(s.width) * s.channels;
-  p.first = s.data + (n * s.height + p.h) * p.row + std::int64_t(p.w) * s.channels;
-  return p;
-}
-HWY_INLINE VF load_channels(float const* from, int n) { return n >= lanes ? hn::LoadU(d, from) : load_some(from, n); }
-
 // Transforms `size` x `size` elements of one tile, channels [c, c + n), n <= lanes.
 template <class T, class Put>
-HWY_INLINE void transform_tile(WinogradTiles const& s, Place const& p, int c, int n, Put const& put) {
+HWY_INLINE void transform_tile(TileGrid const& s, Place const& p, int c, int n, Put const& put) {
   constexpr int size = T::in;
   float const* const from = p.first + c;
   if (p.h >= 0 && p.w >= 0 && p.h + size <= s.height && p.w + size <= s.width && n == lanes) {
@@ -184,7 +164,7 @@ HWY_INLINE void transform_tile(WinogradTiles const& s, Place const& p, int c, in
 }
 
 template <int m>
-void input_as(WinogradTiles const& s, std::int64_t first, int rows, float* panel) {
+void input_as(TileGrid const& s, std::int64_t first, int rows, float* panel) {
   constexpr int a = m + 2;
   HWY_ALIGN float temporary[a * a * gemm_max_rows * lanes];
   Place place[gemm_max_rows];
@@ -203,29 +183,16 @@ void input_as(WinogradTiles const& s, std::int64_t first, int rows, float* panel
     }
   }
 }
-void input(WinogradTiles const& s, std::int64_t first, int rows, float* panel) {
-  s.m == 2 ? input_as<2>(s, first, rows, panel) : input_as<4>(s, first, rows, panel);
-}
-
-// Calls body(vector, panel's first vector, panel's vectors) for every vector of a packed block.
-template <class Body>
-HWY_INLINE void for_vectors(std::int64_t columns, Body const& body) {
-  int const vectors = int(columns / lanes);
-  GemmPanels const panels = GemmPanels::of(vectors, gemm_kernels.max_vectors);
-  for (int panel = 0, v0 = 0; panel < panels.count; ++panel) {
-    int const v = panels.vectors(panel);
-    for (int i = v0; i < v0 + v; ++i) body(i, v0, v);
-    v0 += v;
-  }
+void input(TileGrid const& s, std::int64_t first, int rows, float* panel) {
+  s.size == 2 ? input_as<2>(s, first, rows, panel) : input_as<4>(s, first, rows, panel);
 }
 
 // Columns are filters: vectors of channels are transformed filter by filter, then transposed.
 template <int m>
-void filter_forward(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
+void filter_forward(TileFilter const& f, std::int64_t first, std::int64_t count, std::int64_t out, std::int64_t out_count) {
   constexpr int a = m + 2;
   HWY_ALIGN float temporary[a * a][lanes][lanes];
-  for_vectors(f.columns, [&](int vector, int v0, int v) HWY_ATTR {
-    std::int64_t const k0 = f.first_column + std::int64_t(vector) * lanes;
+  for (std::int64_t k0 = out; k0 < out + out_count; k0 += lanes)
     for (std::int64_t l = first; l < first + count; l += lanes) {
       int const n = first + count - l < lanes ? int(first + count - l) : lanes;
       for (int i = 0; i < lanes; ++i) {
@@ -237,150 +204,116 @@ void filter_forward(WinogradFilter const& f, std::int64_t first, std::int64_t co
         transform<typename Matrices<m>::Filter>([&](int r, int s) HWY_ATTR { return load_channels(from + (r * 3 + s) * std::int64_t(f.c), n); },
                                                 [&](int x, int y, VF u) HWY_ATTR { hn::Store(u, d, temporary[x * a + y][i]); });
       }
-      float* const to = f.packed + v0 * lanes * f.depth + (l - f.first_depth) * v * lanes + (vector - v0) * lanes;
+      Packed const to = packed_at(f, l, k0);
       for (int e = 0; e < a * a; ++e) {
         float const* row[lanes];
         for (int i = 0; i < lanes; ++i) row[i] = temporary[e][i];
-        transpose_rows(row, lanes, n, to + e * f.domain_stride, v * lanes);
+        transpose_rows(row, lanes, n, to.data + e * to.element, to.row);
+      }
+    }
+}
+// Columns are channels, as they lie; the filter is flipped.
+template <int m>
+void filter_backward(TileFilter const& f, std::int64_t first, std::int64_t count, std::int64_t out, std::int64_t out_count) {
+  constexpr int a = m + 2;
+  for (std::int64_t l = first; l < first + count; ++l)
+    for (std::int64_t c = out; c < out + out_count; c += lanes) {
+      int const n = c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes;
+      float const* const from = f.data + l * 9 * f.c + c;
+      Packed const to = packed_at(f, l, c);
+      transform<typename Matrices<m>::Filter>(
+          [&](int r, int s) HWY_ATTR { return n > 0 ? load_channels(from + (8 - r * 3 - s) * std::int64_t(f.c), n) : hn::Zero(d); },
+          [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to.data + (x * a + y) * to.element); });
+    }
+}
+void filter(TileFilter const& f, std::int64_t first, std::int64_t count, std::int64_t out, std::int64_t out_count) {
+  if (f.data_gradient)
+    f.size == 2 ? filter_backward<2>(f, first, count, out, out_count) : filter_backward<4>(f, first, count, out, out_count);
+  else
+    f.size == 2 ? filter_forward<2>(f, first, count, out, out_count) : filter_forward<4>(f, first, count, out, out_count);
+}
+
+template <int m>
+void output_as(TileResult const& r, std::int64_t first, int count, float const* sums) {
+  constexpr int a = m + 2;
+  for (int t = 0; t < count; ++t, sums += r.wide)
+    for (int c = 0; c < r.channels; c += lanes) {
+      VF out[m][m];
+      transform<typename Matrices<m>::Output>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * (r.wide * count) + c); },
+                                              [&](int i, int j, VF v) HWY_ATTR { out[i][j] = v; });
+      store_tile(r, first + t, c, [&](int i, int j) HWY_ATTR { return out[i][j]; });
+    }
+}
+void output(TileResult const& r, std::int64_t first, int count, float const* sums) {
+  r.size == 2 ? output_as<2>(r, first, count, sums) : output_as<4>(r, first, count, sums);
+}
+
+template <int m>
+void gather_x_as(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
+  constexpr int a = m + 2;
+  TileGrid const& s = o.tiles;
+  std::int64_t const wide = (s.channels + 15) / 16 * 16;
+  for_tiles(s, first, count, [&](Place const* places, std::int64_t t0, int tiles) HWY_ATTR {
+    for (int c = 0; c < wide; c += lanes) {
+      int const n = s.channels - c < lanes ? s.channels - c : lanes;
+      Packed const packed = packed_at(o, t0 - base, c, wide, o.count);
+      for (int t = 0; t < tiles; ++t) {
+        float* const to = packed.data + t * packed.row;
+        if (n > 0)
+          transform_tile<typename Matrices<m>::Input>(s, places[t], c, n,
+                                                      [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * packed.element); });
+        else
+          for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * packed.element);
       }
     }
   });
 }
-// Columns are channels, as they lie; the filter is flipped.
-template <int m>
-void filter_backward(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
-  constexpr int a = m + 2;
-  for (std::int64_t l = first; l < first + count; ++l)
-    for_vectors(f.columns, [&](int vector, int v0, int v) HWY_ATTR {
-      std::int64_t const c = f.first_column + std::int64_t(vector) * lanes;
-      int const n = c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes;
-      float const* const from = f.data + l * 9 * f.c + c;
-      float* const to = f.packed + v0 * lanes * f.depth + (l - f.first_depth) * v * lanes + (vector - v0) * lanes;
-      transform<typename Matrices<m>::Filter>(
-          [&](int r, int s) HWY_ATTR { return n > 0 ? load_channels(from + (8 - r * 3 - s) * std::int64_t(f.c), n) : hn::Zero(d); },
-          [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * f.domain_stride); });
-    });
-}
-void filter(WinogradFilter const& f, std::int64_t first, std::int64_t count) {
-  if (f.data_gradient)
-    f.m == 2 ? filter_backward<2>(f, first, count) : filter_backward<4>(f, first, count);
-  else
-    f.m == 2 ? filter_forward<2>(f, first, count) : filter_forward<4>(f, first, count);
+void gather_x(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
+  o.tiles.size == 2 ? gather_x_as<2>(o, base, first, count) : gather_x_as<4>(o, base, first, count);
 }
 
 template <int m>
-void output_as(WinogradResult const& r, std::int64_t first, int count, float const* sums, std::int64_t stride) {
+void gather_dy_as(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
   constexpr int a = m + 2;
-  std::int64_t const grid = std::int64_t(r.rows) * r.columns;
-  for (int t = 0; t < count; ++t, sums += stride) {
-    std::int64_t const tile = first + t, n = tile / grid;
-    int const in_grid = int(tile - n * grid), i0 = in_grid / r.columns, h = i0 * m, w = (in_grid - i0 * r.columns) * m;
-    int const rows = r.height - h < m ? r.height - h : m, columns = r.width - w < m ? r.width - w : m;
-    std::int64_t const pixel = (n * r.height + h) * r.width + w;
-    for (int c = 0; c < r.channels; c += lanes) {
-      int const left = r.channels - c < lanes ? r.channels - c : lanes;
-      VF out[m][m];
-      transform<typename Matrices<m>::Output>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * (stride * count) + c); },
-                                              [&](int i, int j, VF v) HWY_ATTR { out[i][j] = v; });
-      VF const bias = r.bias ? load_channels(r.bias + c, left) : hn::Zero(d);
-      for (int i = 0; i < rows; ++i)
-        for (int j = 0; j < columns; ++j) {
-          std::int64_t const at = (pixel + std::int64_t(i) * r.width + j) * r.channels + c;
-          VF v = hn::Add(out[i][j], bias);
-          if (r.residual) v = hn::Add(v, load_channels(r.residual + at, left));
-          if (r.relu) v = hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v);  // a NaN stays visible
-          if (r.mask) v = hn::IfThenElseZero(hn::Gt(load_channels(r.mask + at, left), hn::Zero(d)), v);
-          left == lanes ? hn::StoreU(v, d, r.out + at) : store_first(v, d, r.out + at, left);
-        }
-    }
-  }
-}
-void output(WinogradResult const& r, std::int64_t first, int count, float const* sums, std::int64_t stride) {
-  r.m == 2 ? output_as<2>(r, first, count, sums, stride) : output_as<4>(r, first, count, sums, stride);
-}
-
-// x: rows of packed B blocks, each of o.block columns (the last may be narrower), all of the round's tiles deep.
-template <int m>
-void gather_x_as(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
-  constexpr int a = m + 2;
-  WinogradTiles const& s = o.tiles;
-  std::int64_t const all = (s.channels + 15) / 16 * 16;
-  for (std::int64_t t = first; t < first + count; ++t) {
-    Place const place = place_of(s, t);
-    for (std::int64_t block = 0; block < all; block += o.block)
-      for_vectors(all - block < o.block ? all - block : o.block, [&](int vector, int v0, int v) HWY_ATTR {
-        int const c = int(block) + vector * lanes, n = s.channels - c < lanes ? s.channels - c : lanes;
-        float* const to = o.packed + block * o.count + v0 * lanes * o.count + (t - base) * v * lanes + (vector - v0) * lanes;
+  TileGrid const& s = o.tiles;
+  int const wide = (s.channels + 15) / 16 * 16;
+  for_tiles(s, first, count, [&](Place const* places, std::int64_t t0, int tiles) HWY_ATTR {
+    for (int k = 0; k < wide; k += lanes) {
+      int const n = s.channels - k < lanes ? s.channels - k : lanes;
+      for (int t = 0; t < tiles; ++t) {
+        float* const to = o.packed + (k / 16 * o.count + (t0 + t - base)) * 16 + k % 16;
         if (n <= 0) {
           for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
-          return;
+          continue;
         }
-        transform_tile<typename Matrices<m>::Input>(s, place, c, n,
-                                                    [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
-      });
-  }
-}
-void gather_x(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count) {
-  o.tiles.m == 2 ? gather_x_as<2>(o, base, first, count) : gather_x_as<4>(o, base, first, count);
-}
-
-// dy: A panels of 16 filters each, [tile][16].
-template <int m>
-void gather_dy_as(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
-  constexpr int a = m + 2;
-  WinogradTiles const& s = o.tiles;
-  int const all = (s.channels + 15) / 16 * 16;
-  for (std::int64_t t = first; t < first + count; ++t) {
-    Place const place = place_of(s, t);
-    for (int k = 0; k < all; k += lanes) {
-      int const n = s.channels - k < lanes ? s.channels - k : lanes;
-      float* const to = o.packed + (k / 16 * o.count + (t - base)) * 16 + k % 16;
-      if (n <= 0) {
-        for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
-        continue;
+        transform_tile<typename Matrices<m>::OutputGradient>(s, places[t], k, n,
+                                                             [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
+        if (db) add_tile(s, places[t], k, n, db);
       }
-      transform_tile<typename Matrices<m>::OutputGradient>(s, place, k, n,
-                                                           [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
-      if (!db) continue;
-      VF sum = load_channels(db + k, n);
-      for (int i = 0; i < m && place.h + i < s.height; ++i)
-        for (int j = 0; j < m && place.w + j < s.width; ++j)
-          sum = hn::Add(sum, load_channels(place.first + i * place.row + std::int64_t(j) * s.channels + k, n));
-      n == lanes ? hn::StoreU(sum, d, db + k) : store_first(sum, d, db + k, n);
     }
-  }
+  });
 }
-void gather_dy(WinogradOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
-  o.tiles.m == 2 ? gather_dy_as<2>(o, base, first, count, db) : gather_dy_as<4>(o, base, first, count, db);
+void gather_dy(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
+  o.tiles.size == 2 ? gather_dy_as<2>(o, base, first, count, db) : gather_dy_as<4>(o, base, first, count, db);
 }
 
 template <int m>
-void filter_gradient_as(float const* sums, std::int64_t domain_stride, int channels, float* dw) {
+void filter_gradient_as(TileTaps const& t, float const* sums, float* dw) {
   constexpr int a = m + 2;
-  for (int c = 0; c < channels; c += lanes) {
-    int const n = channels - c < lanes ? channels - c : lanes;
-    transform<typename Matrices<m>::FilterGradient>(
-        [&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * domain_stride + c); },
-        [&](int r, int s, VF v) HWY_ATTR {
-          float* const to = dw + (r * 3 + s) * std::int64_t(channels) + c;
-          n == lanes ? hn::StoreU(v, d, to) : store_first(v, d, to, n);
-        });
+  for (int c = 0; c < t.c; c += lanes) {
+    int const n = t.c - c < lanes ? t.c - c : lanes;
+    transform<typename Matrices<m>::FilterGradient>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * t.domain_stride + c); },
+                                                    [&](int r, int s, VF v) HWY_ATTR { store_channels(v, dw + (r * 3 + s) * std::int64_t(t.c) + c, n); });
   }
 }
-void filter_gradient(int m, float const* sums, std::int64_t domain_stride, int channels, float* dw) {
-  m == 2 ? filter_gradient_as<2>(sums, domain_stride, channels, dw) : filter_gradient_as<4>(sums, domain_stride, channels, dw);
+void filter_gradient(TileTaps const& t, float const* sums, float* dw) {
+  t.size == 2 ? filter_gradient_as<2>(t, sums, dw) : filter_gradient_as<4>(t, sums, dw);
 }
 
 }  // namespace
 
-WinogradKernels const winograd_kernels = {filter, input, output, gather_x, gather_dy, filter_gradient};
+TileKernels const winograd_kernels = {filter, input, output, gather_x, gather_dy, filter_gradient};
 
 }  // namespace falconet::FALCONET_ISA
-
-#else
-
-namespace falconet {
-WinogradKernels const& winograd_kernels_of(Isa isa) { return FALCONET_KERNELS(isa, winograd_kernels); }
-}  // namespace falconet
 
 #endif
