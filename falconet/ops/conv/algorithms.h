@@ -9,6 +9,7 @@ extern Algorithm<ConvProblem> const conv_im2col_gemm;   // cpu/im2col_gemm.cpp
 extern Algorithm<ConvProblem> const conv_winograd;      // cpu/winograd.cpp
 extern Algorithm<ConvProblem> const conv_grouped;       // cpu/grouped.cpp
 extern Algorithm<ConvProblem> const conv_matrix;        // cpu/matrix.cpp
+extern Algorithm<ConvProblem> const conv_fft;           // cpu/fft.cpp
 extern Algorithm<ConvProblem> const conv_naive;         // cpu/naive.cpp
 extern Algorithm<ConvProblem> const conv_reference;     // reference.cpp
 

@@ -33,7 +33,7 @@ GatherSplit::GatherSplit(ConvProblem const& p, Domain const& d) {
   wide = round_up(outputs, 16);
   depth = i64(d.parts) * channels, wide_columns = d.parts * wide;
   block = block_of(wide_columns);
-  piece = round_up(divide_up(depth, divide_up(depth, max_piece)), 16);
+  piece = round_up(divide_up(depth, divide_up(depth, max_piece)), 16 * d.parts);
   i64 const least = filter_floats() > large_filter ? tiles_of_large_filter : whole_panels;
   i64 const most = std::max(least, most_floats / (elements * (wide_columns + depth)));
   round = std::min(tiles, round_up(divide_up(tiles, divide_up(tiles, most)), whole_panels));

@@ -4,7 +4,8 @@
 // Plain data, and the kernels of a domain.
 //
 // A domain has `elements` elements of `parts` real numbers: 1, or 2 where they are complex. A complex product, which conjugates the filter
-// (or dy), is a real one of twice the depth and columns: [Xr Xi] [[Wr, -Wi], [Wi, Wr]] = [Yr Yi].
+// (or dy), is a real one of twice the depth and columns: [Xr Xi] [[Wr, -Wi], [Wi, Wr]] = [Yr Yi]. Along the depth the parts of a channel are
+// neighbours (parts * channel + part), among the columns all real ones come first (part * wide + channel).
 #pragma once
 #include <cstdint>
 
