@@ -89,7 +89,7 @@ OuterKernel outer_for(int vectors, int taps, int scalars) {
     case 24 + 1: return outer_of<D, 3, 1, kSums / 3>(scalars);
     case 32 + 1: return outer_of<D, 4, 1, kSums / 4>(scalars);
     case 40 + 1: return outer_of<D, 5, 1, kSums == 24 ? 5 : 2>(scalars);
-    default: return outer_of<D, 1, 1, kSums>(scalars);
+    default: return outer_of<D, 1, 1, kSums + (kSums == 24)>(scalars);
   }
 }
 OuterKernel outer_for(int lanes, int vectors, int taps, int scalars) {
