@@ -26,10 +26,10 @@ constexpr int reversed(int i, int n) {
 
 // N complex numbers in bit-reversed order, transformed in place: e^(-2 pi i jk / N) or, inverse, its conjugate. Recursion by halves.
 template <int N, bool inverse>
-HWY_INLINE void transform(VF* re, VF* im) {
+HWY_INLINE void transform_inline(VF* re, VF* im) {
   if constexpr (N > 1) {
-    transform<N / 2, inverse>(re, im);
-    transform<N / 2, inverse>(re + N / 2, im + N / 2);
+    transform_inline<N / 2, inverse>(re, im);
+    transform_inline<N / 2, inverse>(re + N / 2, im + N / 2);
     FALCONET_UNROLL for (int k = 0; k < N / 2; ++k) {
       VF const r = re[k + N / 2], i = im[k + N / 2];
       VF tr = r, ti = i;
@@ -45,6 +45,12 @@ HWY_INLINE void transform(VF* re, VF* im) {
       re[k] = hn::Add(re[k], tr), im[k] = hn::Add(im[k], ti);
     }
   }
+}
+
+// Unrolled as a whole, and so one copy of each.
+template <int N, bool inverse>
+HWY_NOINLINE void transform(VF* re, VF* im) {
+  transform_inline<N, inverse>(re, im);
 }
 
 // One tile in the domain, or on its way there.
@@ -67,17 +73,12 @@ struct Spectrum {
         a[to] = j < columns ? get(i, j) : hn::Zero(d);
         b[to] = j < columns && i + 1 < rows ? get(i + 1, j) : hn::Zero(d);
       }
-      transform<N, false>(a, b);
-      for (int k = 0; k < half; ++k) {
-        int const other = (N - k) % N;
-        re[i * half + k] = hn::Add(a[k], a[other]), im[i * half + k] = hn::Sub(b[k], b[other]);
-        re[(i + 1) * half + k] = hn::Add(b[k], b[other]), im[(i + 1) * half + k] = hn::Sub(a[other], a[k]);
-      }
+      separate(i, a, b);
     }
     columns_of<false>();
   }
   // The first `rows` rows of real pixels (one more if they are odd), out[row][N].
-  HWY_INLINE void inverse(int rows, VF* out) {
+  HWY_NOINLINE void inverse(int rows, VF* out) {
     columns_of<true>();
     for (int i = 0; i < rows; i += 2) {
       VF a[N], b[N];
@@ -97,8 +98,17 @@ struct Spectrum {
   }
 
  private:
+  // Rows i and i + 1 from their pixels in bit-reversed order.
+  HWY_NOINLINE void separate(int i, VF* a, VF* b) {
+    transform<N, false>(a, b);
+    for (int k = 0; k < half; ++k) {
+      int const other = (N - k) % N;
+      re[i * half + k] = hn::Add(a[k], a[other]), im[i * half + k] = hn::Sub(b[k], b[other]);
+      re[(i + 1) * half + k] = hn::Add(b[k], b[other]), im[(i + 1) * half + k] = hn::Sub(a[other], a[k]);
+    }
+  }
   template <bool back>
-  HWY_INLINE void columns_of() {
+  HWY_NOINLINE void columns_of() {
     for (int k = 0; k < half; ++k) {
       VF a[N], b[N];
       for (int i = 0; i < N; ++i) a[reversed(i, N)] = re[i * half + k], b[reversed(i, N)] = im[i * half + k];

@@ -145,22 +145,27 @@ HWY_INLINE void transform(Get const& get, Put const& put) {
   }
 }
 
+// Elements of one tile, channels [c, c + n), as vectors side by side; zero outside the image and past the last channel.
+HWY_NOINLINE void copy_tile(TileGrid const& s, Place const& p, int c, int n, int size, float* to) {
+  for (int i = 0; i < size; ++i)
+    for (int j = 0; j < size; ++j, to += lanes) {
+      bool const inside = unsigned(p.h + i) < unsigned(s.height) && unsigned(p.w + j) < unsigned(s.width);
+      hn::StoreU(inside ? load_channels(p.first + c + i * p.row + std::int64_t(j) * s.channels, n) : hn::Zero(d), d, to);
+    }
+}
+
 // Transforms `size` x `size` elements of one tile, channels [c, c + n), n <= lanes.
 template <class T, class Put>
 HWY_INLINE void transform_tile(TileGrid const& s, Place const& p, int c, int n, Put const& put) {
   constexpr int size = T::in;
-  float const* const from = p.first + c;
-  if (p.h >= 0 && p.w >= 0 && p.h + size <= s.height && p.w + size <= s.width && n == lanes) {
-    transform<T>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, from + i * p.row + std::int64_t(j) * s.channels); }, put);
-    return;
+  HWY_ALIGN float copied[size * size * lanes];
+  float const* from = p.first + c;
+  std::int64_t row = p.row, pixel = s.channels;
+  if (p.h < 0 || p.w < 0 || p.h + size > s.height || p.w + size > s.width || n < lanes) {
+    copy_tile(s, p, c, n, size, copied);
+    from = copied, row = size * lanes, pixel = lanes;
   }
-  VF in[size][size];
-  for (int i = 0; i < size; ++i)
-    for (int j = 0; j < size; ++j) {
-      bool const inside = unsigned(p.h + i) < unsigned(s.height) && unsigned(p.w + j) < unsigned(s.width);
-      in[i][j] = inside ? load_channels(from + i * p.row + std::int64_t(j) * s.channels, n) : hn::Zero(d);
-    }
-  transform<T>([&](int i, int j) HWY_ATTR { return in[i][j]; }, put);
+  transform<T>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, from + i * row + j * pixel); }, put);
 }
 
 template <int m>
