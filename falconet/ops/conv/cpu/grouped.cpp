@@ -108,7 +108,8 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 
   i64 const filter_floats = i64(inner.k) * p.r * p.s * inner.c;
   TensorType const w_type{DType::f32, Shape{inner.k, inner.c, p.r, p.s}, Layout::nhwc}, vector{DType::f32, Shape{inner.k}, Layout::nchw};
-  TensorType const x_type{DType::f32, Shape{p.n, inner.c, p.h, p.w}, Layout::nhwc}, y_type{DType::f32, Shape{p.n, inner.k, p.p(), p.q()}, Layout::nhwc};
+  TensorType const x_type{DType::f32, Shape{p.n, inner.c, p.h, p.w}, Layout::nhwc};
+  TensorType const y_type{DType::f32, Shape{p.n, inner.k, p.p(), p.q()}, Layout::nhwc};
   for (int g = 0; g < p.groups; ++g) {
     ConvArgs a;
     a.x = {x + g * s.x_group, x_type};

@@ -50,8 +50,12 @@ struct Axis {
     return result * stride == at;
   }
   // Input positions that results [begin, end) may meet.
-  int begin_in(int begin) const { return std::max(0, transposed ? floor_divide(begin + pad - (taps - 1) * dilation + stride - 1, stride) : begin * stride - pad); }
-  int end_in(int end) const { return std::min(in, transposed ? floor_divide(end - 1 + pad, stride) + 1 : (end - 1) * stride - pad + (taps - 1) * dilation + 1); }
+  int begin_in(int begin) const {
+    return std::max(0, transposed ? floor_divide(begin + pad - (taps - 1) * dilation + stride - 1, stride) : begin * stride - pad);
+  }
+  int end_in(int end) const {
+    return std::min(in, transposed ? floor_divide(end - 1 + pad, stride) + 1 : (end - 1) * stride - pad + (taps - 1) * dilation + 1);
+  }
 };
 
 struct Split {
@@ -74,7 +78,8 @@ Split split_of(ConvProblem const& p) {
   s.wide = sixteens * 16;
   i64 const most = std::clamp<i64>(piece_floats / (s.taps * s.width), 16, max_piece);
   s.piece = divide_up(s.depth, divide_up(s.depth, most));
-  i64 const by_size = std::max<i64>(1, band_floats / (i64(s.col.out) * s.outputs * s.groups)), by_tasks = divide_up(s.row.out, divide_up(least_tasks, p.n));
+  i64 const by_size = std::max<i64>(1, band_floats / (i64(s.col.out) * s.outputs * s.groups));
+  i64 const by_tasks = divide_up(s.row.out, divide_up(least_tasks, p.n));
   s.band = int(std::min<i64>(s.row.out, std::max<i64>(std::min(by_size, by_tasks), std::min(4, s.row.out))));
   s.bands = int(divide_up(s.row.out, s.band));
   return s;
@@ -224,6 +229,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_matrix{.name = "matrix", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+Algorithm<ConvProblem> const conv_matrix{
+    .name = "matrix", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
 
 }  // namespace falconet

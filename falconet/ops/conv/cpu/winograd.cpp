@@ -13,7 +13,7 @@
 // Memory: the transformed filter is a^2/9 times the filter, read once per round; x and y pass once; their transforms, a^2/m^2 times as
 // large, stay in the cache.
 // Error: the transforms amplify rounding errors, in the root mean square over the results of a tile by 1.7 (m = 2) and 10.8 (m = 4),
-// for its worst result by 1.7 and 32 (README.md derives it). For m = 2 sums of small whole numbers stay exact.
+// for its worst result by 1.7 and 31.5 (README.md derives it). For m = 2 sums of small whole numbers stay exact.
 // Limits: f32, nhwc, groups 1, 3x3 filters, stride and dilation 1; slots bias, residual, relu and mask, and db.
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cpu/tile_plan.h"

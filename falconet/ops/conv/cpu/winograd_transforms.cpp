@@ -291,8 +291,8 @@ void gather_dy_as(TileOperands const& o, std::int64_t base, std::int64_t first, 
           for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
           continue;
         }
-        transform_tile<typename Matrices<m>::OutputGradient>(s, places[t], k, n,
-                                                             [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
+        auto const put = [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); };
+        transform_tile<typename Matrices<m>::OutputGradient>(s, places[t], k, n, put);
         if (db) add_tile(s, places[t], k, n, db);
       }
     }
@@ -307,8 +307,9 @@ void filter_gradient_as(TileTaps const& t, float const* sums, float* dw) {
   constexpr int a = m + 2;
   for (int c = 0; c < t.c; c += lanes) {
     int const n = t.c - c < lanes ? t.c - c : lanes;
-    transform<typename Matrices<m>::FilterGradient>([&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * t.domain_stride + c); },
-                                                    [&](int r, int s, VF v) HWY_ATTR { store_channels(v, dw + (r * 3 + s) * std::int64_t(t.c) + c, n); });
+    transform<typename Matrices<m>::FilterGradient>(
+        [&](int i, int j) HWY_ATTR { return hn::LoadU(d, sums + (i * a + j) * t.domain_stride + c); },
+        [&](int r, int s, VF v) HWY_ATTR { store_channels(v, dw + (r * 3 + s) * std::int64_t(t.c) + c, n); });
   }
 }
 void filter_gradient(TileTaps const& t, float const* sums, float* dw) {
