@@ -134,7 +134,7 @@ TEST_F(Commands, WithoutAGpuTheCpuIsTakenAndCudaIsRefusedInOneLine) {
   expect_no_run();
   auto const trained = falconet(training({"device=auto", "epochs=1"}));
   EXPECT_EQ(trained.code, 0) << trained.err;
-  EXPECT_NE(contents(folder.path / "runs/train1/log.txt").find(" on cpu"), std::string::npos);
+  EXPECT_NE(contents(folder.path / "runs/train1/log.txt").find(", cpu ("), std::string::npos);
 }
 
 TEST_F(Commands, AMissingSettingIsNamed) {
