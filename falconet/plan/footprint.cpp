@@ -23,6 +23,7 @@ std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& para
     std::string const who = l.layer + " (" + l.direction + ")";
     if (written) out.push_back({who, written});
     if (l.scratch_bytes) out.push_back({"scratch of " + who, l.scratch_bytes});
+    if (l.prepared_bytes) out.push_back({"packed weights of " + who, l.prepared_bytes});
   }
   for (auto const& input : plan.inputs) out.push_back({"input " + input.name, std::int64_t(input.slot.type.bytes())});
   Consumer weights{"weights", 0}, states{"optimizer states", 0};
