@@ -65,7 +65,8 @@ struct DirectGather {
   int staged, first_col;                                 // input rows are copied, padded; first input column that is met
   long pitch;                                            // floats from one (staged) input row to the next
   int unpool, pool;                                      // window size or 0
-  int bias_on, relu, mask_on, residual_on;
+  int splits;                                            // tasks among which the blocks are dealt: with few pixels weights are read once
+  int bias_on, relu, mask_on, residual_on;               // relu: 1, or 6 for relu6
   float const *in, *filter, *bias, *residual, *mask;
   std::uint8_t const* in_winner;
   std::uint8_t* out_winner;

@@ -20,8 +20,16 @@ struct Tile {
   long out_step;                        // floats from pixel to pixel
   int add;                              // to what is there
   float const* bias;                    // added to the result, or null
-  int relu;
+  float const* residual;                // added then, lies like out; or null
+  int relu;                             // 0, 1, or 6 for relu6
 };
+// relu and relu6; a NaN stays visible.
+template <class D>
+inline hn::Vec<D> rectified(D d, hn::Vec<D> v, int relu) {
+  v = hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v);
+  if (relu == 6) v = hn::IfThenElse(hn::Gt(v, hn::Set(d, 6.0f)), hn::Set(d, 6.0f), v);
+  return v;
+}
 
 // `group` consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
 template <class D, int group>
@@ -105,7 +113,8 @@ void tile(Tile const& a) {
       auto result = collect<D, group>(sum[px][v]);
       if (a.add) result = hn::Add(result, hn::LoadU(part, out));
       if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
-      if (a.relu) result = hn::IfThenZeroElse(hn::Lt(result, hn::Zero(part)), result);   // a NaN stays visible
+      if (a.residual) result = hn::Add(result, hn::LoadU(part, a.residual + px * a.out_step + v * lanes / group));
+      if (a.relu) result = rectified(part, result, a.relu);
       hn::StoreU(result, part, out);
     }
 }
