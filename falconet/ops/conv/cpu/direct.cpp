@@ -219,7 +219,7 @@ void task(DirectGather const& g, int number) {
             Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
                    c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
                    col_classes * out_step, !start, last ? bias : nullptr, last && residual ? residual + (out + j * out_step - g.out) : nullptr,
-                   last && !finish ? g.relu : 0};
+                   last && !finish ? g.relu : 0, g.far};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);
@@ -282,6 +282,8 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.pool = p.store.pool.kind == PoolSlot::max ? p.store.pool.size : 0;
   g.bias_on = p.store.bias, g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
   g.mask_on = p.store.mask != Mask::none, g.residual_on = p.store.residual;
+
+  g.far = std::size_t(g.images) * std::size_t(g.row.out) * std::size_t(g.col.out) * std::size_t(g.out_c) >= direct_far_floats && !g.pool;
 
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   g.group = 1;

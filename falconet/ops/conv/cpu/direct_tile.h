@@ -22,6 +22,7 @@ struct Tile {
   float const* bias;                    // added to the result, or null
   float const* residual;                // added then, lies like out; or null
   int relu;                             // 0, 1, or 6 for relu6
+  int far;                              // out and residual come from beyond the caches: they are asked for before the sums are made
 };
 // relu and relu6; a NaN stays visible.
 template <class D>
@@ -68,6 +69,15 @@ void tile(Tile const& a) {
   for (int px = 0; px < pixels; ++px)
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) sum[px][v] = hn::Zero(d);
+
+  if (a.far)
+#pragma GCC unroll 32
+    for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        __builtin_prefetch(a.out + px * a.out_step + v * lanes / group, 1);
+        if (a.residual) __builtin_prefetch(a.residual + px * a.out_step + v * lanes / group);
+      }
 
   long const step = a.pixel_step;
   float const* w = a.w;

@@ -17,6 +17,7 @@ struct Pointwise {
   int image_rows, in_rows, stride;             // rows of a result and input image, where rows are rows of images
   long row_step, pixel_step;                   // floats of the input from row to row and from result pixel to result pixel
   int blocks, splits, pixel_tasks, chunk;      // of channels; tasks among which blocks and pixels are dealt; summed at a time
+  long together;                               // pixels that meet all blocks before the next ones: they and their results stay in L2
   float const *in, *packed;
   DirectGather store;                          // the slots, out and the lanes
 };
@@ -47,13 +48,8 @@ static inline PointwiseBlock pointwise_block(Pointwise const& g, int lanes, int 
 namespace falconet::FALCONET_ISA {
 namespace {
 
-void task(Pointwise const& g, int number) {
-  int const split = number / g.pixel_tasks, part = number % g.pixel_tasks;
-  long const pixels = long(g.rows) * g.columns;
-  // Whole rows where a row ends a tile anyway.
-  long const unit = g.rows > 1 ? g.columns : 1, units = pixels / unit;
-  long const begin = units * part / g.pixel_tasks * unit, end = units * (part + 1) / g.pixel_tasks * unit;
-  int const first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
+// Blocks [first_block, end_block) of pixels [begin, end).
+void blocks(Pointwise const& g, long begin, long end, int first_block, int end_block) {
   HWY_ALIGN float buffer[kSums * kLanes];
   Wide const d;
   for (int b = first_block; b < end_block; ++b) {
@@ -73,7 +69,7 @@ void task(Pointwise const& g, int number) {
         TileKernel const small = tile_for(g.store, block.vectors, each), large = more ? tile_for(g.store, block.vectors, each + 1) : small;
         long at = pixel * g.out_c + first;
         Tile t{g.in + in_row * g.row_step + column * g.pixel_step + from, 0, 0, g.pixel_step, 1, 1, count, weights + long(from) * width,
-               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0};
+               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far};
         if (last && !buffered) {
           if (g.store.bias_on) t.bias = g.store.bias + first;
           if (g.store.residual_on) t.residual = g.store.residual + at;
@@ -96,6 +92,17 @@ void task(Pointwise const& g, int number) {
       }
     }
   }
+}
+
+void task(Pointwise const& g, int number) {
+  int const split = number / g.pixel_tasks, part = number % g.pixel_tasks;
+  long const pixels = long(g.rows) * g.columns;
+  // Whole rows where a row ends a tile anyway.
+  long const unit = g.rows > 1 ? g.columns : 1, units = pixels / unit;
+  long const begin = units * part / g.pixel_tasks * unit, end = units * (part + 1) / g.pixel_tasks * unit;
+  int const first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
+  for (long low = begin; low < end; low += g.together)
+    blocks(g, low, end - low < g.together ? end : low + g.together, first_block, end_block);
 }
 
 }  // namespace
@@ -140,6 +147,8 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   s.bias_on = p.store.bias, s.residual_on = p.store.residual, s.mask_on = p.store.mask != Mask::none;
   s.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
 
+  s.far = std::size_t(g.rows) * std::size_t(g.columns) * std::size_t(g.out_c) >= direct_far_floats;
+
   int const all = (g.out_c + lanes - 1) / lanes;
   g.blocks = (all + 2) / 3;                              // of at most three vectors, the panels of the matrix product's packing
   int const wanted = int(std::clamp(p.operations() / task_operations, 1.0, double(max_tasks))) / 2 * 2;
@@ -152,6 +161,10 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   long const units = g.rows > 1 ? g.rows : std::max(1, g.columns / tile);
   g.pixel_tasks = int(std::clamp<long>((tasks + g.splits - 1) / g.splits, 1, units));
   int const widest = (all + g.blocks - 1) / g.blocks * lanes;
+  // Half of L2 for a strip of pixels and its results, if a task has several blocks; of a large filter, which no cache keeps between strips, more.
+  long const strip = (384L << 10) / (4L * (g.in_c + g.out_c)), least = heavy ? 504 : 24;
+  g.together = g.splits == g.blocks ? long(1) << 40 : std::max(least, strip / 24 * 24);
+  if (g.rows > 1) g.together = std::max<long>(1, g.together / g.columns) * g.columns;
   int const pieces = int((4L * g.in_c * widest + (192 << 10) - 1) / (192 << 10));
   g.chunk = (g.in_c + pieces - 1) / pieces;
   return g;
