@@ -190,7 +190,11 @@ void task(DirectGather const& g, int number) {
     float const* const weights = g.packed + long(b.first) * g.lanes * g.group * all_rows * all_groups;
     int const most_pixels = kSums / b.vectors < g.max_tile ? kSums / b.vectors : g.max_tile;
 
-    for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk))
+    for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk)) {
+      // Weights that stream from beyond L2: the tiles of this pass ask for those of the next, which follow in memory.
+      long const pass = g.heavy && row_classes == 1 && col_classes == 1 && group_floats > 16 ? (run_chunk < most_run ? run_chunk : long(chunk) * all_groups) * group_floats : 0;
+      float const* ahead = weights + (from * long(all_groups) + run_from) * group_floats + pass;
+      float const* const ahead_end = ahead + pass;
       for (int h = begin; h < end; ++h) {
         int const a = h % row_classes;
         bool const start = from == 0 && run_from == 0, last = from + chunk >= most_rows && run_from + run_chunk >= most_run;
@@ -216,13 +220,15 @@ void task(DirectGather const& g, int number) {
             int const each = c.positions / tiles, more = c.positions % tiles;
             TileKernel const small = tile_for(g, b.vectors, each), large = more ? tile_for(g, b.vectors, each + 1) : small;
             long const pixel_step = long(step_in(g.col)) * g.in_c;
+            long const ahead_step = ahead < ahead_end ? 16 : 0;
             Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
                    c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
                    col_classes * out_step, !start, last ? bias : nullptr, last && residual ? residual + (out + j * out_step - g.out) : nullptr,
-                   last && !finish ? g.relu : 0, g.far};
+                   last && !finish ? g.relu : 0, g.far, ahead, ahead_step};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);
+              if (t.ahead_step) ahead += 16L * t.rows * t.runs * t.run, t.ahead = ahead, t.ahead_step = ahead < ahead_end ? 16 : 0;
               t.x += pixels * pixel_step;
               t.out += pixels * t.out_step;
               if (t.residual) t.residual += pixels * t.out_step;
@@ -236,6 +242,7 @@ void task(DirectGather const& g, int number) {
             pool_row(d, g, row_sums, long(g.col.out) * width, width, (long(image) * (g.row.out / g.pool) + h / g.pool) * (g.col.out / g.pool), first, b.vectors);
         });
       }
+    }
   }
 }
 
@@ -307,13 +314,13 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
 
   // Bands: staged rows within half the buffer (of L2), and enough tasks for several cores even for one image. Weights that exceed L2 are
   // read anew for each band: then few bands, and the blocks of result channels are dealt to tasks too.
-  bool const heavy = run_bytes / g.vectors * all * g.row.taps >= direct_heavy_bytes;
-  int const most_splits = heavy ? std::min(g.blocks, 8) : 1;
+  g.heavy = run_bytes / g.vectors * all * g.row.taps >= direct_heavy_bytes;
+  int const most_splits = g.heavy ? std::min(g.blocks, 8) : 1;
   int const unit = std::max(1, g.pool), rows = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
   auto const staged_rows = [&](int band) {
     return g.row.transposed ? (band + (g.row.taps - 1) * g.row.dilation) / g.row.stride + 2 : (band - 1) * g.row.stride + (g.row.taps - 1) * g.row.dilation + 1;
   };
-  long const limit = heavy && g.staged ? long(direct_stage_floats) : long(direct_stage_floats) / 2;
+  long const limit = g.heavy && g.staged ? long(direct_stage_floats) : long(direct_stage_floats) / 2;
   g.band = rows;
   while (g.band > unit && (staged_rows(g.band) * g.pitch > limit || g.images * ((rows + g.band - 1) / g.band) * most_splits < 8)) g.band = (g.band / 2 + unit - 1) / unit * unit;
   g.bands = (rows + g.band - 1) / g.band;

@@ -69,7 +69,7 @@ struct DirectGather {
   int unpool, pool;                                      // window size or 0
   int splits;                                            // tasks among which the blocks are dealt: with few pixels weights are read once
   int bias_on, relu, mask_on, residual_on;               // relu: 1, or 6 for relu6
-  int far;                                               // the result exceeds the caches
+  int far, heavy;                                        // the result exceeds the caches, the weights exceed L2
   float const *in, *filter, *bias, *residual, *mask;
   std::uint8_t const* in_winner;
   std::uint8_t* out_winner;

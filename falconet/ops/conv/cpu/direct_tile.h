@@ -23,6 +23,8 @@ struct Tile {
   float const* residual;                // added then, lies like out; or null
   int relu;                             // 0, 1, or 6 for relu6
   int far;                              // out and residual come from beyond the caches: they are asked for before the sums are made
+  float const* ahead;                   // what later tiles read: of it, a cache line is asked for with each packed vector group of w;
+  long ahead_step;                      //   16 floats, or 0 where there is nothing to ask for (ahead is then any address)
 };
 // relu and relu6; a NaN stays visible.
 template <class D>
@@ -79,8 +81,8 @@ void tile(Tile const& a) {
         if (a.residual) __builtin_prefetch(a.residual + px * a.out_step + v * lanes / group);
       }
 
-  long const step = a.pixel_step;
-  float const* w = a.w;
+  long const step = a.pixel_step, ahead_step = a.ahead_step;
+  float const *w = a.w, *ahead = a.ahead;
   for (int r = 0; r < a.rows; ++r)
     for (int u = 0; u < a.runs; ++u) {
       // Every third pixel has its own pointer, so that all addresses are pointer + {0,1,2} * step: few registers.
@@ -99,6 +101,10 @@ void tile(Tile const& a) {
           for (int v = 0; v < vectors; ++v) sum[px][v] = hn::MulAdd(value, weights[v], sum[px][v]);
         }
         w += vectors * lanes;
+        if constexpr (group == 1 && vectors > 1) {
+          __builtin_prefetch(ahead);
+          ahead += ahead_step;
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] += group;
       }

@@ -61,6 +61,9 @@ void blocks(Pointwise const& g, long begin, long end, int first_block, int end_b
     for (int from = 0; from < g.in_c; from += chunk) {
       int const count = g.in_c - from < chunk ? g.in_c - from : chunk;
       bool const last = from + count == g.in_c;
+      // What streams from beyond L2 is asked for by the tiles before: a large filter's next piece, which follows in memory, else the next pixels.
+      float const* ahead = weights + long(from + count) * width;
+      float const* const ahead_end = g.store.heavy ? ahead + long(count) * width : ahead;
       for (long pixel = begin; pixel < end;) {
         long const row = pixel / g.columns, column = pixel - row * g.columns;
         long const run = end - pixel < g.columns - column ? end - pixel : g.columns - column;
@@ -69,7 +72,7 @@ void blocks(Pointwise const& g, long begin, long end, int first_block, int end_b
         TileKernel const small = tile_for(g.store, block.vectors, each), large = more ? tile_for(g.store, block.vectors, each + 1) : small;
         long at = pixel * g.out_c + first;
         Tile t{g.in + in_row * g.row_step + column * g.pixel_step + from, 0, 0, g.pixel_step, 1, 1, count, weights + long(from) * width,
-               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far};
+               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far, weights, 0};
         if (last && !buffered) {
           if (g.store.bias_on) t.bias = g.store.bias + first;
           if (g.store.residual_on) t.residual = g.store.residual + at;
@@ -77,6 +80,9 @@ void blocks(Pointwise const& g, long begin, long end, int first_block, int end_b
         }
         for (int i = 0; i < tiles; ++i) {
           int const here = each + (i < more);
+          if (ahead < ahead_end) t.ahead = ahead, t.ahead_step = 16, ahead += 16L * count;
+          else if (b == first_block && i + 1 < tiles) t.ahead = t.x + here * g.pixel_step, t.ahead_step = 16;
+          else t.ahead = weights, t.ahead_step = 0;
           (i < more ? large : small)(t);
           t.x += here * g.pixel_step;
           if (buffered) {
@@ -154,6 +160,7 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   int const wanted = int(std::clamp(p.operations() / task_operations, 1.0, double(max_tasks))) / 2 * 2;
   int const tasks = std::max(1, wanted);
   bool const heavy = 4L * g.in_c * g.out_c >= heavy_bytes;
+  s.heavy = heavy;
   if (heavy && g.blocks % 2 && g.blocks < all) ++g.blocks;   // an even deal
   g.splits = heavy ? std::min(g.blocks, std::min(tasks, 8)) : 1;
   while (g.blocks % g.splits) --g.splits;
