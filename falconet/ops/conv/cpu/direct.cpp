@@ -224,7 +224,7 @@ void task(DirectGather const& g, int number) {
             Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
                    c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
                    col_classes * out_step, !start, last ? bias : nullptr, last && residual ? residual + (out + j * out_step - g.out) : nullptr,
-                   last && !finish ? g.relu : 0, g.far, ahead, ahead_step};
+                   last && !finish ? g.relu : 0, g.far, 0, ahead, ahead_step};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);

@@ -23,6 +23,7 @@ struct Tile {
   float const* residual;                // added then, lies like out; or null
   int relu;                             // 0, 1, or 6 for relu6
   int far;                              // out and residual come from beyond the caches: they are asked for before the sums are made
+  int stream;                           // out is written past the caches; its rows and vectors are aligned
   float const* ahead;                   // what later tiles read: of it, a cache line is asked for with each packed vector group of w;
   long ahead_step;                      //   16 floats, or 0 where there is nothing to ask for (ahead is then any address)
 };
@@ -77,7 +78,7 @@ void tile(Tile const& a) {
     for (int px = 0; px < pixels; ++px)
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        __builtin_prefetch(a.out + px * a.out_step + v * lanes / group, 1);
+        if (!a.stream) __builtin_prefetch(a.out + px * a.out_step + v * lanes / group, 1);
         if (a.residual) __builtin_prefetch(a.residual + px * a.out_step + v * lanes / group);
       }
 
@@ -131,7 +132,8 @@ void tile(Tile const& a) {
       if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
       if (a.residual) result = hn::Add(result, hn::LoadU(part, a.residual + px * a.out_step + v * lanes / group));
       if (a.relu) result = rectified(part, result, a.relu);
-      hn::StoreU(result, part, out);
+      if (a.stream) hn::Stream(result, part, out);
+      else hn::StoreU(result, part, out);
     }
 }
 

@@ -72,11 +72,12 @@ void blocks(Pointwise const& g, long begin, long end, int first_block, int end_b
         TileKernel const small = tile_for(g.store, block.vectors, each), large = more ? tile_for(g.store, block.vectors, each + 1) : small;
         long at = pixel * g.out_c + first;
         Tile t{g.in + in_row * g.row_step + column * g.pixel_step + from, 0, 0, g.pixel_step, 1, 1, count, weights + long(from) * width,
-               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far, weights, 0};
+               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far, 0, weights, 0};
         if (last && !buffered) {
           if (g.store.bias_on) t.bias = g.store.bias + first;
           if (g.store.residual_on) t.residual = g.store.residual + at;
           t.relu = g.store.relu;
+          t.stream = g.store.stream;
         }
         for (int i = 0; i < tiles; ++i) {
           int const here = each + (i < more);
@@ -109,6 +110,7 @@ void task(Pointwise const& g, int number) {
   int const first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
   for (long low = begin; low < end; low += g.together)
     blocks(g, low, end - low < g.together ? end : low + g.together, first_block, end_block);
+  if (g.store.stream) hn::FlushStream();                // before other threads are told that it is there
 }
 
 }  // namespace
@@ -153,7 +155,9 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   s.bias_on = p.store.bias, s.residual_on = p.store.residual, s.mask_on = p.store.mask != Mask::none;
   s.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
 
-  s.far = std::size_t(g.rows) * std::size_t(g.columns) * std::size_t(g.out_c) >= direct_far_floats;
+  std::size_t const results = std::size_t(g.rows) * std::size_t(g.columns) * std::size_t(g.out_c);
+  s.far = results >= direct_far_floats;
+  s.stream = results >= direct_stream_floats && g.out_c % 16 == 0;
 
   int const all = (g.out_c + lanes - 1) / lanes;
   g.blocks = (all + 2) / 3;                              // of at most three vectors, the panels of the matrix product's packing
@@ -234,6 +238,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   g.store.residual = args.residual.as<float const>();
   g.store.mask = args.mask.as<float const>();
   if (!args.prepared) prepare(p, config, args, scratch, stream);
+  if (reinterpret_cast<std::uintptr_t>(g.store.out) % 64) g.store.stream = 0;
   g.packed = (args.prepared ? args.prepared : scratch).as<float const>();
   stream.threads().run(g.splits * g.pixel_tasks, [&](int task) { kernels.task(g, task); });
 }
