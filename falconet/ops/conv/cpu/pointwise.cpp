@@ -110,7 +110,9 @@ void task(Pointwise const& g, int number) {
   int const first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
   for (long low = begin; low < end; low += g.together)
     blocks(g, low, end - low < g.together ? end : low + g.together, first_block, end_block);
-  if (g.store.stream) hn::FlushStream();                // before other threads are told that it is there
+#if HWY_ARCH_X86
+  if (g.store.stream) __builtin_ia32_sfence();           // before other threads are told that the results are there
+#endif
 }
 
 }  // namespace
