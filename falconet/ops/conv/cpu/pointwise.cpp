@@ -32,8 +32,8 @@ struct PointwiseBlock {
   int first, vectors;
 };
 static inline PointwiseBlock pointwise_block(Pointwise const& g, int lanes, int b) {
-  int const all = (g.out_c + lanes - 1) / lanes, each = all / g.blocks, more = all % g.blocks;
-  return {b * each + (b < more ? b : more), each + (b < more)};
+  int const all = (g.out_c + lanes - 1) / lanes, first = int(long(all) * b / g.blocks);
+  return {first, int(long(all) * (b + 1) / g.blocks) - first};
 }
 
 }  // namespace falconet
@@ -164,11 +164,14 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   int const all = (g.out_c + lanes - 1) / lanes;
   g.blocks = (all + 2) / 3;                              // of at most three vectors, the panels of the matrix product's packing
   int const wanted = int(std::clamp(p.operations() / task_operations, 1.0, double(max_tasks))) / 2 * 2;
-  int const tasks = std::max(1, wanted);
   bool const heavy = 4L * g.in_c * g.out_c >= heavy_bytes;
+  int const tasks = std::clamp(wanted, 1, heavy ? 8 : max_tasks);
   s.heavy = heavy;
-  if (heavy && g.blocks % 2 && g.blocks < all) ++g.blocks;   // an even deal
-  g.splits = heavy ? std::min(g.blocks, std::min(tasks, 8)) : 1;
+  if (heavy) {                                           // an even deal
+    int const eights = (g.blocks + 7) / 8 * 8;
+    g.blocks = all >= 2 * eights ? eights : std::min(all, (g.blocks + 1) / 2 * 2);
+  }
+  g.splits = heavy ? std::min(g.blocks, tasks) : 1;
   while (g.blocks % g.splits) --g.splits;
   int const tile = (kernels.registers == 32 ? 24 : 12) / 3;
   long const units = g.rows > 1 ? g.rows : std::max(1, g.columns / tile);
@@ -222,12 +225,14 @@ void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to,
   });
 }
 
-// One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 62 % of its peak, and its share of memory bandwidth.
+// One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 62 % of its peak, and its share of memory bandwidth, or of that of
+// the caches.
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 2;
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   double const used = wide / (std::ceil(wide / lanes) * lanes);
-  return std::max(p.operations() / (0.62 * 3.5e9 * 4 * lanes * used), bytes_of(p.operands()) / 16e9) + 1.9e-6;
+  double const bytes = bytes_of(p.operands());
+  return std::max(p.operations() / (0.62 * 3.5e9 * 4 * lanes * used), bytes / (bytes > 1.6e7 ? 16e9 : 60e9)) + 1.9e-6;
 }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
