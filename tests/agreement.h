@@ -216,6 +216,25 @@ inline std::string run_guarded(AlgorithmTable const& table, std::string const& p
   return operands.damage();
 }
 
+// The same in two parts: the operand that Algorithm::prepare takes is brought into the algorithm's form, and lost before the run.
+inline std::string run_prepared(AlgorithmTable const& table, std::string const& problem, Choice const& choice, Isa isa, int threads, Operands& operands) {
+  operands.reset();
+  auto const once = table.preparation(problem, choice, DeviceKind::cpu);
+  std::size_t const scratch_bytes = table.scratch(problem, choice, DeviceKind::cpu);
+  if (once.bytes > scratch_bytes) return "prepares more than it counts as scratch memory";
+  Guarded prepared(once.bytes), scratch(scratch_bytes - once.bytes);
+  auto const bytes = [](Guarded const& g) { return View{g.data(), {DType::u8, Shape{std::int64_t(g.bytes())}}}; };
+  Stream stream(pool(threads), isa);
+  table.bind_preparation(problem, choice, DeviceKind::cpu, operands.views(), bytes(prepared))(stream);
+  View const operand = operands.views()[std::size_t(once.operand)];
+  std::string const kept = operands.bytes(std::size_t(once.operand));
+  std::memset(operand.data, 0xff, operand.type.bytes());
+  table.bind(problem, choice, DeviceKind::cpu, operands.views(), bytes(scratch), bytes(prepared))(stream);
+  std::memcpy(operand.data, kept.data(), kept.size());
+  if (!prepared.intact() || !scratch.intact()) return "wrote outside its prepared or scratch memory";
+  return operands.damage();
+}
+
 inline void expect_agreement(std::string_view operation, std::string const& problem, Bounds const& bounds = {}) {
   AlgorithmTable const& table = algorithms_of(operation);
   for (bool integers : {false, true}) {
@@ -242,6 +261,11 @@ inline void expect_agreement(std::string_view operation, std::string const& prob
             if (threads == 1) first = got;
             ASSERT_TRUE(candidate.rival || got == first) << who << ": " << threads << " threads give other bytes than 1";
           }
+          if (table.preparation(problem, choice, DeviceKind::cpu).bytes > 0)
+            for (int threads : {1, 3}) {
+              ASSERT_EQ(run_prepared(table, problem, choice, Isa(isa), threads, operands), "") << who << ", prepared, threads " << threads;
+              ASSERT_TRUE(operands.outputs() == first) << who << ": prepared, it gives other bytes";
+            }
           for (std::size_t i = 0, out = 0; i < operands.list().size(); ++i) {
             auto const& o = operands.list()[i];
             if (!o.written) continue;

@@ -204,6 +204,8 @@ TEST(Fuzz, Plans) {
     ASSERT_EQ(Plan::parse(plan.text()), plan);
   }).run("falconet plan 1\tcuda:1\tmemory 4096\ninput\timages\t@0:f32[2x1x8x8]nhwc\noutput\tloss\t@64:f32[scalar]\n"
          "step\tconv1\tfwd\tconv\tfwd n2 c1 hw8 k4 rs3 f32 nhwc\tdirect:tile=4\t@0:f32[2x1x8x8]nhwc $conv1.weight:f32[4x1x3x3]nhwc @512:bf16[2x4x6x6]nhwc\t1024+256\t1\t\n"
+         "prepare\tbn1\tfwd\tbatch_norm\tfunction=fold c=4 per_sample=9\treference\t$conv1.weight:f32[4x1x3x3]nhwc @64:f32[4]\t0+0\t0\t\n"
+         "pack\tconv1\tfwd\tconv\tfwd n2 c1 hw8 k4 rs3 f32 nhwc\tdirect\t@0:f32[2x1x8x8]nhwc\t0+0 1024+256\t0\t\n"
          "step\tfc\tbwd_data\tgemm\tm=2 n=3 k=4\treference\t@0:f32[2x4]\t0+0\t0\t0,12\n",
          true, true);
 }

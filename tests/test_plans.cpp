@@ -91,6 +91,22 @@ Plan training_plan(std::string_view name, int batch, DType precision = DType::f3
   return plan_of(model, batch, precision, fixed_facts(), recorded, std::move(pins));
 }
 
+Plan inference_plan(Model const& model, int batch, DType precision, DeviceFacts const& facts) {
+  StepOptions o;
+  o.batch = batch;
+  o.precision = precision;
+  Graph graph;
+  CompileContext context;
+  trace_inference(graph, context, model, o);
+  context.options.facts = facts;
+  return compile(graph, context);
+}
+Plan inference_plan(std::string_view name, int batch, DType precision = DType::f32) {
+  auto const& d = models::find(name);
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  return inference_plan(model, batch, precision, fixed_facts());
+}
+
 bool built_with_cuda() { return !conv_cuda_algorithms().empty(); }
 
 // Two bottleneck blocks of ResNet-50's third stage (He et al. 2016, figure 5) behind a stem: 1x1, 3x3, 1x1, each with batch norm.
@@ -165,6 +181,23 @@ TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   auto const large = plan_of(Model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1}), 32, tf32, hopper_facts());
   for (auto const& l : large.step) rounded += l.choice.algorithm == "implicit_gemm_tf32";
   EXPECT_GT(rounded, 0);
+}
+
+// Inference: batch norm folded, filters packed, a convolution with bias, skip and ReLU one launch.
+TEST(Plan, of_resnet20_in_inference_is_the_golden_text) { expect_golden("resnet20_b1_inference.plan", inference_plan("resnet20", 1).text()); }
+TEST(Plan, of_bottleneck_blocks_in_inference_is_the_golden_text) {
+  Model const model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1});
+  expect_golden("bottleneck_b1_inference.plan", inference_plan(model, 1, DType::f32, fixed_facts()).text());
+}
+TEST(Plan, of_bottleneck_blocks_in_bf16_inference_on_a_gpu_has_one_launch_a_convolution) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  Model const model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1});
+  auto const plan = inference_plan(model, 32, DType::bf16, hopper_facts());
+  for (auto const& l : plan.step) {
+    EXPECT_NE(l.op, "batch_norm") << l.layer;
+    EXPECT_NE(l.op, "elementwise") << l.layer;
+  }
+  for (auto const& l : plan.prepare) EXPECT_TRUE(l.op == "batch_norm" || l.op == "copy") << l.layer << " " << l.op;
 }
 
 // A fusion that moves an update in place must not leave it behind as well.
@@ -270,6 +303,54 @@ TEST(Plan, takes_the_gradient_of_relu_at_the_pooled_size) {
   EXPECT_EQ(pooled, 1);
 }
 
+// Inference: what runs once, then two steps. What a launch reads was written by the launch that it means, and nothing has written there since.
+TEST(Plan, steps_leave_what_was_prepared_alone) {
+  for (auto name : {"mnist_cnn", "resnet20", "mobilenet_v2"})
+    for (auto precision : {DType::f32, DType::bf16}) {
+      auto const plan = inference_plan(name, 2, precision);
+      std::vector<int> writer(std::size_t(plan.memory_bytes / 64 + 1), -1);      // who wrote each 64 bytes last
+      int launch = 0;
+      auto const blocks = [&](std::int64_t offset, std::int64_t bytes, auto const& visit) {
+        EXPECT_EQ(offset % 64, 0);
+        EXPECT_LE(offset + bytes, plan.memory_bytes);
+        for (std::int64_t b = offset / 64; b < (offset + bytes + 63) / 64; ++b) visit(writer[std::size_t(b)]);
+      };
+      std::map<std::string, std::map<std::int64_t, int>> made;                   // by type and offset: the launch that wrote it
+      auto const write = [&](std::string const& what, std::int64_t offset, std::int64_t bytes) {
+        blocks(offset, bytes, [&](int& w) { w = launch; });
+        made[what][offset] = launch;
+      };
+      auto const read = [&](std::string const& who, std::string const& what, std::int64_t offset, std::int64_t bytes) {
+        auto const found = made[what].find(offset);
+        ASSERT_NE(found, made[what].end()) << who << " reads " << what << " that nobody wrote";
+        bool whole = true;
+        blocks(offset, bytes, [&](int& w) { whole &= w == found->second; });
+        EXPECT_TRUE(whole) << name << ": " << who << " reads " << what << " at " << offset << ", where others have written since";
+      };
+      for (auto const& i : plan.inputs) write(i.slot.type.text(), i.slot.offset, std::int64_t(i.slot.type.bytes()));
+      auto const run = [&](Launch const& l) {
+        ++launch;
+        auto const& table = algorithms_of(l.op);
+        auto const operands = table.operands(l.problem);
+        int const prepared = l.prepared_bytes ? table.preparation(l.problem, l.choice, plan.device.kind).operand : -1;
+        auto const form = "prepared for " + l.layer;
+        for (std::size_t i = 0; i < operands.size(); ++i) {
+          auto const& s = l.operands[i];
+          if (operands[i].written || s.kind != Slot::memory || (l.packs ? int(i) != prepared : int(i) == prepared)) continue;
+          read(l.layer, s.type.text(), s.offset, std::int64_t(s.type.bytes()));
+        }
+        if (l.packs) return write(form, l.prepared_offset, l.prepared_bytes);
+        if (l.prepared_bytes) read(l.layer, form, l.prepared_offset, l.prepared_bytes);
+        if (l.scratch_bytes) blocks(l.scratch_offset, l.scratch_bytes, [&](int& w) { w = launch; });
+        for (std::size_t i = 0; i < operands.size(); ++i)
+          if (operands[i].written && l.operands[i].kind == Slot::memory) write(l.operands[i].type.text(), l.operands[i].offset, std::int64_t(l.operands[i].type.bytes()));
+      };
+      for (auto const& l : plan.prepare) run(l);
+      for (int step = 0; step < 2; ++step)
+        for (auto const& l : plan.step) run(l);
+    }
+}
+
 TEST(Plan, a_pin_comes_first_then_the_recorded_plan) {
   auto const free_choice = training_plan("mnist_cnn", 4);
   auto choice = [](Plan const& plan, std::string_view layer, std::string_view direction) {
@@ -320,6 +401,20 @@ TEST(Session, a_steady_step_allocates_nothing_on_any_thread) {
     step.run();
     long const before = allocations;
     for (int i = 0; i < 100; ++i) step.run();
+    EXPECT_EQ(allocations - before, 0) << name;
+  }
+}
+
+TEST(Session, a_steady_prediction_allocates_nothing_on_any_thread) {
+  for (auto name : {"mnist_cnn", "resnet20"}) {
+    auto const& d = models::find(name);
+    Model model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 2});
+    InferenceStep step(model, {.batch = 4});
+    step.run();
+    long const before = allocations;
+    for (int i = 0; i < 100; ++i) step.run();
+    model.parameters()->changed();                          // and neither does renewing what is folded and packed
+    step.run();
     EXPECT_EQ(allocations - before, 0) << name;
   }
 }

@@ -24,6 +24,9 @@ ROOT = HERE.parent.parent
 JOBS = "train:mnist_cnn:64,train:lenet5:64,train:resnet20:128,predict:mnist_cnn:1,predict:mnist_cnn:64,predict:lenet5:1,predict:resnet20:1,predict:resnet20:64"
 
 
+TORCHVISION = ["resnet18", "resnet34", "resnet50", "vgg16", "mobilenet_v2"]
+
+
 def row_of(what, command):
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=ROOT)
     rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
@@ -42,6 +45,8 @@ def processor():
 
 
 def steps_of(what, model):
+    if model in TORCHVISION:
+        return 10
     return 50 if model.startswith("resnet") else 200 if what == "train" else 1000
 
 
@@ -102,7 +107,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--jobs", default=JOBS)
-    parser.add_argument("--modes", default="eager,channels_last", help="of PyTorch; compile takes minutes more, the first time")
+    parser.add_argument("--modes", default="eager,channels_last", help="of PyTorch, or none; compile takes minutes more, the first time")
     parser.add_argument("--allocators", default="glibc,tcmalloc")
     parser.add_argument("--openvino", action="store_true", help="OpenVINO's predictions too (PyPI package openvino)")
     parser.add_argument("--without-falconet", action="store_true", help="the peers alone")
@@ -111,7 +116,7 @@ def main():
 
     jobs = [(what, model, int(batch)) for what, model, batch in (job.split(":") for job in args.jobs.split(","))]
     contenders = [] if args.without_falconet else ["falconet"]
-    contenders += [f"{mode}+{allocator}" for mode in args.modes.split(",") for allocator in args.allocators.split(",")]
+    contenders += [] if args.modes == "none" else [f"{mode}+{allocator}" for mode in args.modes.split(",") for allocator in args.allocators.split(",")]
     contenders += ["openvino"] if args.openvino else []
     load = os.getloadavg()[0]
     rows = measure(args, jobs, contenders)

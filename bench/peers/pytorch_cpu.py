@@ -25,8 +25,9 @@ import time
 
 MODES = ["eager", "channels_last", "compile"]
 ALLOCATORS = ["glibc", "tcmalloc"]
-IMAGE = {"mnist_cnn": (1, 28, 28), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "resnet56": (3, 32, 32)}
-CLASSES = 10
+TORCHVISION = ["resnet18", "resnet34", "resnet50", "vgg16", "mobilenet_v2"]
+IMAGE = {"mnist_cnn": (1, 28, 28), "lenet5": (1, 28, 28), "resnet20": (3, 32, 32), "resnet56": (3, 32, 32)} | {name: (3, 224, 224) for name in TORCHVISION}
+CLASSES = 10  # torchvision's networks: 1000
 
 
 def network(name):
@@ -34,6 +35,10 @@ def network(name):
     from torch import nn
     from torch.nn import functional
 
+    if name in TORCHVISION:
+        import torchvision
+
+        return getattr(torchvision.models, name)(weights=None)
     if name == "mnist_cnn":  # Garg, Joshi and Sahu: 105,634 parameters
         return nn.Sequential(
             nn.Conv2d(1, 8, 5), nn.ReLU(), nn.Conv2d(8, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),

@@ -62,6 +62,7 @@ Parameters::Entry const* Parameters::find(std::string const& name) const {
 }
 std::vector<Parameters::Entry>& Parameters::entries() {
   to_host();
+  changed();
   if (copy_) copy_->host_is_newer = true;
   return entries_;
 }
@@ -85,7 +86,9 @@ bool Parameters::lies_on_device(std::string const& name) const { return copy_ &&
 void Parameters::to_device(bool written) {
   if (!copy_) return;
   if (copy_->host_is_newer) copy_->upload(views());
-  copy_->device_is_newer |= written;
+  if (!written) return;
+  copy_->device_is_newer = true;
+  changed();
 }
 void Parameters::to_host() const {
   if (copy_ && copy_->device_is_newer) copy_->download(views());
@@ -93,6 +96,7 @@ void Parameters::to_host() const {
 
 void Parameters::convert(DType dtype) {
   to_host();
+  changed();
   copy_.reset();
   dtype_ = dtype;
   for (auto& e : entries_) {

@@ -2,6 +2,7 @@
 // evaluation at 1000 and prediction at 1 use the same memory. On a GPU steps work on a copy in its memory; whichever side is asked for
 // is brought up to date first, so host tensors are right whenever they are got from here (a reference kept over a step is not).
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -39,6 +40,10 @@ class Parameters {
   DType dtype() const { return dtype_; }
   void convert(DType);               // f32 <-> f64, all entries; views taken before are void
   std::int64_t trained_elements() const;
+  // Grows whenever values may have changed: with each access that is not const, and with each step that writes. Sessions compare it to know
+  // whether what they have computed from the values is still right. Never 0.
+  std::uint64_t version() const { return version_.load(std::memory_order_acquire); }
+  void changed() { version_.fetch_add(1, std::memory_order_acq_rel); }   // a session on the CPU is about to write values
 
   // For sessions on a GPU. The address of a value there (it must exist), good until convert(); all of one Parameters lie on one GPU.
   void* on_device(std::string const& name, int device);
@@ -51,6 +56,7 @@ class Parameters {
   std::map<std::string, View> views() const;
   std::uint64_t seed_;
   DType dtype_;
+  std::atomic<std::uint64_t> version_{1};
   std::vector<Entry> entries_;
   std::map<std::string, std::size_t> index_;
   std::unique_ptr<DeviceCopy> copy_;   // none before a session on a GPU asks for it

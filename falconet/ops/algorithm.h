@@ -83,6 +83,18 @@ struct Algorithm {
   // What else may be set by hand. Null: only the configs above.
   std::vector<LaunchRange> (*ranges)(Problem const&, DeviceFacts const&) = nullptr;
   bool heeds_guard = false;            // has no effect where Stream::guard() is not finite
+  // An operand that many runs read unchanged (the filter in inference) can be brought once into the form in which run wants it. prepares: that
+  // operand's name; null: nothing to prepare. prepared: bytes of the form, 0: none for this problem. run without Args::prepared makes the form
+  // itself, at the start of its scratch memory, which counts it; with Args::prepared, scratch begins behind it and the operand is not read.
+  char const* prepares = nullptr;
+  std::size_t (*prepared)(Problem const&, Config const&) = nullptr;
+  void (*prepare)(Problem const&, Config const&, Args const&, View prepared, Stream&) = nullptr;
+};
+
+// What may be done once for many runs of a launch.
+struct Preparation {
+  int operand = -1;                    // which operand it replaces
+  std::size_t bytes = 0;               // 0: there is nothing to prepare
 };
 
 struct Choice {
@@ -116,8 +128,11 @@ class AlgorithmTable {
   virtual std::vector<Operand> operands(std::string const& problem) const = 0;
   virtual double operations(std::string const& problem) const = 0;
   virtual bool heeds_guard(Choice const&, DeviceKind) const = 0;
-  // Binds a launch to its operands, in the order of operands(). Throws a usage error for an unknown algorithm.
-  virtual Bound bind(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View scratch) const = 0;
+  virtual Preparation preparation(std::string const& problem, Choice const&, DeviceKind) const = 0;
+  // Binds a launch to its operands, in the order of operands(). Throws a usage error for an unknown algorithm. prepared: what the launch of
+  // bind_preparation fills; scratch memory is then smaller by as many bytes.
+  virtual Bound bind(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View scratch, View prepared = {}) const = 0;
+  virtual Bound bind_preparation(std::string const& problem, Choice const&, DeviceKind, std::span<View const> operands, View prepared) const = 0;
 };
 
 template <class Problem>
@@ -148,9 +163,27 @@ class TableOf final : public AlgorithmTable {
   std::vector<Operand> operands(std::string const& text) const override { return Problem::parse(text).operands(); }
   double operations(std::string const& text) const override { return Problem::parse(text).operations(); }
   bool heeds_guard(Choice const& choice, DeviceKind kind) const override { return find(choice.algorithm, kind).heeds_guard; }
-  Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch) const override {
+  Preparation preparation(std::string const& text, Choice const& choice, DeviceKind kind) const override {
+    auto const& a = find(choice.algorithm, kind);
+    if (!a.prepares) return {};
+    Problem const problem = Problem::parse(text);
+    auto const list = problem.operands();
+    for (std::size_t i = 0; i < list.size(); ++i)
+      if (list[i].name == a.prepares) return {int(i), a.prepared(problem, choice.config)};
+    return {};
+  }
+  Bound bind_preparation(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View prepared) const override {
     Problem problem = Problem::parse(text);
     auto args = Problem::args(problem, operands);
+    auto prepare = find(choice.algorithm, kind).prepare;
+    return [problem = std::move(problem), config = choice.config, args = std::move(args), prepared, prepare](Stream& stream) {
+      prepare(problem, config, args, prepared, stream);
+    };
+  }
+  Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch, View prepared) const override {
+    Problem problem = Problem::parse(text);
+    auto args = Problem::args(problem, operands);
+    if constexpr (requires { args.prepared; }) args.prepared = prepared;
     auto run = find(choice.algorithm, kind).run;
     return [problem = std::move(problem), config = choice.config, args = std::move(args), scratch, run](Stream& stream) {
       run(problem, config, args, scratch, stream);

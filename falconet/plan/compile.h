@@ -36,6 +36,9 @@ struct CompileContext {
   std::vector<std::int64_t> offset;             // per value in memory, -1 for none, by place
   std::vector<std::int64_t> scratch;            // per node: bytes, by choose; offsets by place
   std::vector<std::int64_t> scratch_offset;
+  int constant_nodes = 0;                       // the first so many depend on parameters alone, by constants (inference only)
+  std::vector<Preparation> prepared;            // per node: what Algorithm::prepare does once for it, by choose; offsets by place
+  std::vector<std::int64_t> prepared_offset;
   bool side_by_side = false;                    // by place: values share memory seldom enough for launches to run side by side
 };
 
@@ -48,6 +51,9 @@ std::vector<Pass> const& passes();
 // Compiles the graph (which the passes rewrite). Throws usage errors for pins that match nothing or cannot run.
 Plan compile(Graph& graph, CompileContext& context);
 
+// The node right after which the filter of node n is packed: its maker, or the first.
+int packed_at(Graph const&, CompileContext const&, NodeId n);
+
 // The problem's text of a node, from the types that its operands have now.
 std::string problem_of(Graph const&, Node const&);
 
@@ -56,7 +62,9 @@ void pass_gradients(Graph&, CompileContext&);   // adds d loss / d parameters
 void pass_update(Graph&, CompileContext&);      // adds the optimizer's launch
 void pass_precision(Graph&, CompileContext&);   // chooses element types, inserts conversions
 void pass_layout(Graph&, CompileContext&);      // turns images and filters into nhwc
+void pass_fold(Graph&, CompileContext&);        // inference: batch norm into the filters and biases before it
 void pass_fuse(Graph&, CompileContext&);        // merges neighbours where an algorithm accepts it
+void pass_constants(Graph&, CompileContext&);   // inference: what depends on parameters alone comes first
 void pass_choose(Graph&, CompileContext&);      // an algorithm and config for every node
 void pass_place(Graph&, CompileContext&);       // offsets in the arena
 void pass_emit(Graph&, CompileContext&);        // the launches

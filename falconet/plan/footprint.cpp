@@ -15,7 +15,7 @@ std::string bytes_text(std::int64_t bytes) { return format("{} bytes ({:.2f} GiB
 
 std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& parameters, std::size_t count) {
   std::vector<Consumer> out;
-  for (auto const& l : plan.step) {
+  auto const add = [&](Launch const& l) {
     auto const operands = algorithms_of(l.op).operands(l.problem);
     std::int64_t written = 0;
     for (std::size_t i = 0; i < operands.size(); ++i)
@@ -23,7 +23,11 @@ std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& para
     std::string const who = l.layer + " (" + l.direction + ")";
     if (written) out.push_back({who, written});
     if (l.scratch_bytes) out.push_back({"scratch of " + who, l.scratch_bytes});
-  }
+    if (l.prepared_bytes) out.push_back({"packed weights of " + who, l.prepared_bytes});
+  };
+  for (auto const& l : plan.prepare)
+    if (!l.packs) add(l);
+  for (auto const& l : plan.step) add(l);
   for (auto const& input : plan.inputs) out.push_back({"input " + input.name, std::int64_t(input.slot.type.bytes())});
   Consumer weights{"weights", 0}, states{"optimizer states", 0};
   for (auto const& e : parameters.entries()) (e.name.starts_with("optimizer.") ? states : weights).bytes += std::int64_t(e.tensor.type().bytes());

@@ -19,10 +19,19 @@ Slot parse_slot(std::string_view text) {
   return s;
 }
 
-std::string launch_text(Launch const& l) {
-  std::string out = "step\t" + l.layer + "\t" + l.direction + "\t" + l.op + "\t" + l.problem + "\t" + l.choice.text() + "\t";
+std::string bytes_at(std::int64_t offset, std::int64_t bytes) { return std::to_string(offset) + "+" + std::to_string(bytes); }
+void parse_bytes_at(std::string_view text, char const* what, std::int64_t& offset, std::int64_t& bytes) {
+  auto const plus = text.find('+');
+  if (plus == std::string_view::npos) fail(ErrorKind::data, std::string(what) + " should read offset+bytes");
+  offset = parse_int(text.substr(0, plus), what);
+  bytes = parse_int(text.substr(plus + 1), what);
+}
+
+std::string launch_text(std::string_view section, Launch const& l) {
+  std::string out = std::string(section) + "\t" + l.layer + "\t" + l.direction + "\t" + l.op + "\t" + l.problem + "\t" + l.choice.text() + "\t";
   for (std::size_t i = 0; i < l.operands.size(); ++i) out += (i ? " " : "") + text_of(l.operands[i]);
-  out += "\t" + std::to_string(l.scratch_offset) + "+" + std::to_string(l.scratch_bytes) + "\t" + std::to_string(l.lane) + "\t";
+  out += "\t" + bytes_at(l.scratch_offset, l.scratch_bytes) + (l.prepared_bytes ? " " + bytes_at(l.prepared_offset, l.prepared_bytes) : "");
+  out += "\t" + std::to_string(l.lane) + "\t";
   for (std::size_t i = 0; i < l.waits.size(); ++i) out += (i ? "," : "") + std::to_string(l.waits[i]);
   return out + "\n";
 }
@@ -33,7 +42,8 @@ std::string Plan::text() const {
   std::string out = "falconet plan 1\t" + device.text() + "\tmemory " + std::to_string(memory_bytes) + "\n";
   for (auto const& i : inputs) out += "input\t" + i.name + "\t" + text_of(i.slot) + "\n";
   for (auto const& o : outputs) out += "output\t" + o.name + "\t" + text_of(o.slot) + "\n";
-  for (auto const& l : step) out += launch_text(l);
+  for (auto const& l : prepare) out += launch_text(l.packs ? "pack" : "prepare", l);
+  for (auto const& l : step) out += launch_text("step", l);
   return out;
 }
 
@@ -62,18 +72,19 @@ Plan Plan::parse(std::string_view text) {
         (f[0] == "input" ? plan.inputs : plan.outputs).push_back({std::string(f[1]), parse_slot(f[2])});
       } else {
         want(10);
-        if (f[0] != "step") fail(ErrorKind::data, "unknown section '" + std::string(f[0]) + "'");
+        if (f[0] != "step" && f[0] != "prepare" && f[0] != "pack") fail(ErrorKind::data, "unknown section '" + std::string(f[0]) + "'");
         Launch l;
         l.layer = f[1], l.direction = f[2], l.op = f[3], l.problem = f[4];
         l.choice = Choice::parse(f[5]);
         for (auto operand : split(f[6], ' ')) l.operands.push_back(parse_slot(operand));
-        auto plus = f[7].find('+');
-        if (plus == std::string_view::npos) fail(ErrorKind::data, "scratch should read offset+bytes");
-        l.scratch_offset = parse_int(f[7].substr(0, plus), "scratch");
-        l.scratch_bytes = parse_int(f[7].substr(plus + 1), "scratch");
+        auto const memory = split(f[7], ' ');
+        if (memory.empty() || memory.size() > 2) fail(ErrorKind::data, "scratch should read offset+bytes, and so what is prepared");
+        parse_bytes_at(memory[0], "scratch", l.scratch_offset, l.scratch_bytes);
+        if (memory.size() == 2) parse_bytes_at(memory[1], "prepared", l.prepared_offset, l.prepared_bytes);
+        l.packs = f[0] == "pack";
         l.lane = int(parse_int(f[8], "lane"));
         for (auto w : split(f[9], ',')) l.waits.push_back(int(parse_int(w, "wait")));
-        plan.step.push_back(std::move(l));
+        (f[0] == "step" ? plan.step : plan.prepare).push_back(std::move(l));
       }
     }
   } catch (Error const& e) {

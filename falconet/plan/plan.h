@@ -28,6 +28,8 @@ struct Launch {
   Choice choice;
   std::vector<Slot> operands;          // in the problem's order
   std::int64_t scratch_offset = 0, scratch_bytes = 0;
+  std::int64_t prepared_offset = 0, prepared_bytes = 0;   // what Algorithm::prepare has left for this launch, if anything
+  bool packs = false;                  // in Plan::prepare: only that preparation, of a launch of the step
   int lane = 0;                        // launches of one lane run in order
   std::vector<int> waits;              // launches of other lanes that must have ended
   bool operator==(Launch const&) const = default;
@@ -39,8 +41,11 @@ struct NamedSlot {
   bool operator==(NamedSlot const&) const = default;
 };
 
+// An inference plan may begin with launches whose results depend on the parameters alone (folded and packed filters, converted weights). They
+// run before the first step and again only after parameters have changed; no step writes where their results lie.
 struct Plan {
   Device device;
+  std::vector<Launch> prepare;
   std::vector<Launch> step;
   std::vector<NamedSlot> inputs;       // what the caller writes before a step
   std::vector<NamedSlot> outputs;      // what the caller may read after it

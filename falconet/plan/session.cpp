@@ -12,27 +12,15 @@ namespace falconet {
 
 Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_ptr<ThreadPool> threads, Isa isa)
     : plan_(std::move(plan)), parameters_(std::move(parameters)) {
+  writes_ = writes_parameters();
   if (plan_.device.kind == DeviceKind::cpu) {
     executor_ = cpu_executor(plan_.memory_bytes, std::move(threads), isa);
   } else {
     require_memory(plan_, *parameters_, std::int64_t(cuda_memory(plan_.device.index).free));
-    executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_parameters());
+    executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_);
   }
-  for (auto const& l : plan_.step) {
-    std::vector<View> operands;
-    for (auto const& s : l.operands) operands.push_back(at(s));
-    View scratch{executor_->memory(l.scratch_offset), {DType::u8, Shape{l.scratch_bytes}, Layout::nchw}};
-    Bound const bound = algorithms_of(l.op).bind(l.problem, l.choice, plan_.device.kind, operands, scratch);
-    if (plan_.device.kind == DeviceKind::cpu) launches_.push_back(bound);
-    else launches_.push_back([bound, who = l.layer + " (" + l.direction + ")"](Stream& stream) {
-      try {
-        bound(stream);
-      } catch (Error const& e) {
-        if (e.kind != ErrorKind::device) throw;
-        throw Error(ErrorKind::device, who, e.message, e.where);
-      }
-    });
-  }
+  for (auto const& l : plan_.prepare) prepare_.push_back(bind(l));
+  for (auto const& l : plan_.step) launches_.push_back(bind(l));
   std::vector<int> lane;
   std::vector<std::vector<int>> waits;
   for (auto const& l : plan_.step) lane.push_back(l.lane), waits.push_back(l.waits);
@@ -42,6 +30,35 @@ Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_
     if (i.name == "step") state_ = new (inputs_.back().data) StepState;
   }
   for (auto const& o : plan_.outputs) outputs_.push_back(executor_->output(o.slot));
+}
+
+Bound Session::bind(Launch const& l) const {
+  std::vector<View> operands;
+  for (auto const& s : l.operands) operands.push_back(at(s));
+  auto const bytes = [&](std::int64_t offset, std::int64_t count) { return View{executor_->memory(offset), {DType::u8, Shape{count}, Layout::nchw}}; };
+  View const scratch = bytes(l.scratch_offset, l.scratch_bytes), prepared = l.prepared_bytes ? bytes(l.prepared_offset, l.prepared_bytes) : View{};
+  auto const& table = algorithms_of(l.op);
+  Bound const bound = l.packs ? table.bind_preparation(l.problem, l.choice, plan_.device.kind, operands, prepared)
+                              : table.bind(l.problem, l.choice, plan_.device.kind, operands, scratch, prepared);
+  if (plan_.device.kind == DeviceKind::cpu) return bound;
+  return [bound, who = l.layer + " (" + l.direction + ")"](Stream& stream) {
+    try {
+      bound(stream);
+    } catch (Error const& e) {
+      if (e.kind != ErrorKind::device) throw;
+      throw Error(ErrorKind::device, who, e.message, e.where);
+    }
+  };
+}
+
+void Session::begin() {
+  if (writes_) parameters_->changed();
+  if (prepare_.empty()) return;
+  auto const version = parameters_->version();
+  if (version == prepared_from_) return;
+  prepared_from_ = 0;
+  executor_->run(prepare_, 0, int(prepare_.size()));
+  prepared_from_ = version;
 }
 
 View Session::at(Slot const& s) const {
@@ -94,6 +111,7 @@ bool Session::heeds_guard(int guarded) {
   return *heeded_;
 }
 bool Session::step(int guarded, std::string_view guard) {
+  begin();
   for (auto const& o : plan_.outputs)
     if (o.name == guard) return executor_->step(launches_, guarded, &o.slot, heeds_guard(guarded));
   fail(ErrorKind::internal, "the plan has no output '" + std::string(guard) + "'");
@@ -105,14 +123,29 @@ std::unique_ptr<StepsInFlight> Session::in_flight(int guarded, std::string_view 
       if (s.name == name) return &s.slot;
     return nullptr;
   };
+  begin();
   Slot const *const loss = slot(plan_.outputs, guard), *const state = slot(plan_.inputs, "step"), *const images = slot(plan_.inputs, "images"), *const targets = slot(plan_.inputs, "targets");
   if (!loss || !state || !images || !targets) fail(ErrorKind::internal, "steps in flight need a training plan");
   return executor_->in_flight(launches_, {guarded, heeds_guard(guarded), *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
 }
 
 std::unique_ptr<FedInference> Session::fed_inference(Feed& feed) {
+  // What is computed from the parameters once is renewed between evaluations.
+  class Prepared final : public FedInference {
+   public:
+    Prepared(Session& session, std::unique_ptr<FedInference> inner) : session_(session), inner_(std::move(inner)) {}
+    void launch(std::int64_t sample) override {
+      session_.begin();
+      inner_->launch(sample);
+    }
+    View wait() override { return inner_->wait(); }
+
+   private:
+    Session& session_;
+    std::unique_ptr<FedInference> inner_;
+  };
   for (auto const& i : plan_.inputs)
-    if (i.name == "images") return executor_->fed_inference(launches_, i.slot, feed);
+    if (i.name == "images") return std::make_unique<Prepared>(*this, executor_->fed_inference(launches_, i.slot, feed));
   fail(ErrorKind::internal, "the plan has no images");
 }
 
@@ -126,6 +159,7 @@ std::vector<Tensor> Session::results_of(int launch) const {
 }
 
 void Session::step_timed(std::vector<double>& seconds) {
+  begin();
   seconds.resize(launches_.size());
   executor_->time(launches_, seconds);
 }

@@ -26,7 +26,10 @@ class Session {
   StepState& state() { return *state_; }        // the "step" input, if the plan has one; otherwise a spare one
   Parameters& parameters() const { return *parameters_; }
 
-  void step() { (void)executor_->step(launches_, int(launches_.size()), nullptr, false); }
+  void step() {
+    begin();
+    (void)executor_->step(launches_, int(launches_.size()), nullptr, false);
+  }
   // The launches from `guarded` on run only if the output `guard` is finite by then; says whether they ran. Always the same two
   // in one session.
   bool step(int guarded, std::string_view guard);
@@ -35,7 +38,10 @@ class Session {
   std::unique_ptr<StepsInFlight> in_flight(int guarded, std::string_view guard, Feed&);
   // All launches on a GPU, their input "images" filled by the feed. This session and the feed outlive it; one at a time.
   std::unique_ptr<FedInference> fed_inference(Feed&);
-  void run(int begin, int end) { executor_->run(launches_, begin, end); }   // launches [begin, end) in order
+  void run(int first, int end) {                                           // launches [first, end) in order
+    begin();
+    executor_->run(launches_, first, end);
+  }
   std::vector<Tensor> results_of(int launch) const;   // what it wrote last
   // From now on what launches [0, guarded) write of weights and states is kept as each step begins; restore_states() puts back what a step
   // began with that was left without its update.
@@ -47,18 +53,23 @@ class Session {
 
  private:
   View at(Slot const&) const;
+  Bound bind(Launch const&) const;
+  // Before launches run: what is computed from the parameters once is renewed if they have changed, or they are said to change.
+  void begin();
   template <class Found>
   void each_written_parameter(int begin, int end, Found const&) const;   // found(slot)
   bool writes_parameters() const;
   std::vector<View> parameters_written_by(int begin, int end) const;      // each once; where launches find them
   bool heeds_guard(int guarded);
+  bool writes_ = false;
   Plan plan_;
   std::shared_ptr<Parameters> parameters_;
   std::unique_ptr<Executor> executor_;
   StepState spare_state_;
   StepState* state_ = &spare_state_;
   std::vector<View> inputs_, outputs_;          // host memory, in the plan's order
-  std::vector<Bound> launches_;
+  std::vector<Bound> prepare_, launches_;
+  std::uint64_t prepared_from_ = 0;             // the version of the parameters; 0: not yet
   std::optional<bool> heeded_;                  // the guarded launches look at the guard themselves
 };
 

@@ -26,6 +26,14 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
     TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
     return {in[0], one, one};
   }
+  if (function == F::fold) {
+    if (in.size() < 5 || in.size() > 6) fail_shape("batch norm fold takes a filter, four vectors and at most a bias");
+    auto const& w = in[0].shape;
+    if (w.rank() < 2) fail_shape("batch norm fold takes filters, not " + w.text());
+    for (auto const& v : in.subspan(1))
+      if (v.shape != Shape{w[0]}) fail_shape("batch norm fold needs vectors " + Shape{w[0]}.text() + ", not " + v.shape.text());
+    return {{slots.filter, w, in[0].layout}, {in[1].dtype, Shape{w[0]}, Layout::nchw}};
+  }
   constexpr std::size_t inputs[] = {6, 4, 4, 3, 2, 4};
   std::string const what = "batch norm " + std::string(falconet::name(function));
   if (in.size() != inputs[int(function)]) fail_shape(what + " takes " + std::to_string(inputs[int(function)]) + " inputs");
@@ -56,6 +64,7 @@ std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const
       return {type(three), type(one), type(one)};
     case F::normalise:
     case F::normalise_gradient:
+    case F::fold:
       break;
   }
   return {};
@@ -91,6 +100,11 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
   p.eps = eps;
   p.momentum = momentum;
   p.type = in[0].dtype;
+  if (function == F::fold) {
+    p.c = in[0].shape[0], p.per_sample = in[0].shape.elements() / p.c;
+    p.type = in[1].dtype, p.image = slots.filter;
+    p.bias = in.size() == 6;
+  }
   if (p.applies()) {
     p.n = in[0].shape[0], p.c = in[0].shape[1];
     p.type = in[function == F::normalise ? 1 : 2].dtype;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::string_view function_names[] = {"coefficients",       "gradient",          "inference",
                                                "inference_gradient", "two_operand",       "gradient_two_operand",
-                                               "normalise",          "normalise_gradient"};
+                                               "normalise",          "normalise_gradient", "fold"};
 
 BatchNormFunction parse_function(std::string_view text) {
   for (int i = 0; i < int(std::size(function_names)); ++i)
@@ -100,6 +100,16 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
       visit(&A::dgamma, Operand{"dgamma", one, true});
       visit(&A::dbeta, Operand{"dbeta", one, true});
       break;
+    case F::fold:
+      visit(&A::w, Operand{"w", TensorType{p.type, Shape{p.c, p.per_sample}, Layout::nchw}});
+      visit(&A::gamma, Operand{"gamma", one});
+      visit(&A::beta, Operand{"beta", one});
+      visit(&A::running_mean, Operand{"running_mean", one});
+      visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
+      if (p.bias) visit(&A::bias, Operand{"bias", one});
+      visit(&A::folded_w, Operand{"folded_w", TensorType{p.image, Shape{p.c, p.per_sample}, Layout::nchw}, true});
+      visit(&A::folded_bias, Operand{"folded_bias", one, true});
+      break;
   }
 }
 
@@ -112,9 +122,11 @@ std::string BatchNormProblem::text() const {
   t.add("function", name(function)).add("c", c).add("per_sample", per_sample);
   t.add("eps", exact(eps)).add("momentum", exact(momentum)).add("type", falconet::name(type));
   if (applies()) t.add("n", n).add("image", falconet::name(image)).add("layout", falconet::name(layout));
+  if (function == BatchNormFunction::fold) t.add("image", falconet::name(image));
   if (act != Activation::none) t.add("act", "relu");
   if (residual) t.add("residual", 1);
   if (mask) t.add("mask", 1);
+  if (bias) t.add("bias", 1);
   return t.text();
 }
 BatchNormProblem BatchNormProblem::parse(std::string_view text) {
@@ -129,18 +141,22 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
     p.image = parse_dtype(t.take("image", "f32"));
     p.layout = parse_layout(t.take("layout", "nchw"));
   }
+  bool const fold = p.function == BatchNormFunction::fold;
+  if (fold) p.image = parse_dtype(t.take("image", "f32"));
   auto const act = t.take("act", "none");
   p.act = act == "relu" ? Activation::relu : Activation::none;
   p.residual = t.take_int("residual", 0) != 0;
   p.mask = t.take_int("mask", 0) != 0;
+  p.bias = t.take_int("bias", 0) != 0;
   t.finish();
   auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "batch norm problem '" + std::string(text) + "': " + why); };
   if (p.c < 1 || p.per_sample < 1) bad("every size is at least 1");
   if (p.type != DType::f32 && p.type != DType::f64) bad("the type is f64 or f32");
   if (act != "none" && act != "relu") bad("act is none or relu");
   if (p.applies() && p.n < 1) bad("every size is at least 1");
-  if (p.applies() && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
+  if ((p.applies() || fold) && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
   if ((p.act != Activation::none || p.residual) && p.function != BatchNormFunction::normalise) bad("act and residual belong to normalise");
+  if (p.bias && !fold) bad("bias belongs to fold");
   if (p.mask && p.function != BatchNormFunction::normalise_gradient) bad("mask belongs to normalise_gradient");
   return p;
 }

@@ -20,7 +20,9 @@ enum class BatchNormFunction : std::uint8_t {
   gradient_two_operand,  // dscale_shift, sums, gamma, step -> [3,c] as of two_operand, dgamma, dbeta: both in one
   normalise,             // x, sums, gamma, beta, running_mean, running_var, step, [residual] -> y = act(scale x + shift + residual),
                          // running_mean', running_var'
-  normalise_gradient     // dy, x, dscale_shift, sums, gamma, step, [mask] -> dx as of elementwise two_operand, dgamma, dbeta
+  normalise_gradient,    // dy, x, dscale_shift, sums, gamma, step, [mask] -> dx as of elementwise two_operand, dgamma, dbeta
+  fold                   // w, gamma, beta, running_mean, running_var, [bias] -> w' = scale[k] * w, b' = shift[k] (+ scale[k] * bias): a product
+                         // with w and inference's normalisation as a product alone
 };
 std::string_view name(BatchNormFunction);
 
@@ -31,13 +33,14 @@ struct BatchNormArgs {
   View dsums, dgamma, dbeta;                    // [2,c], [c], [c]
   View two_operand;                             // [3,c]
   View x, dy, residual, mask, y;                // images [n,c,h,w]; y is dx of normalise_gradient
+  View w, bias, folded_w, folded_bias;          // of fold: filters as [c, per_sample], c being the channels that they make, and vectors [c]
   StepState const* step = nullptr;
 };
 
 struct BatchNormProblem {
   BatchNormFunction function = BatchNormFunction::coefficients;
   std::int64_t c = 1;
-  std::int64_t per_sample = 1;  // elements per sample and channel: h*w
+  std::int64_t per_sample = 1;  // elements per sample and channel: h*w; of fold: of a filter
   double eps = 1e-5, momentum = 0.1;
   DType type = DType::f32;  // of the vectors: f32 or f64
   // Of normalise and normalise_gradient: images, their type (f64 if the vectors are) and layout, and slots.
@@ -46,6 +49,7 @@ struct BatchNormProblem {
   Layout layout = Layout::nchw;
   Activation act = Activation::none;  // normalise: none or relu
   bool residual = false, mask = false;
+  bool bias = false;                  // of fold, whose `image` is the type of w'
 
   // "function=coefficients c=16 per_sample=1024 eps=1e-05 momentum=0.1 type=f32"
   std::string text() const;
@@ -57,7 +61,7 @@ struct BatchNormProblem {
   static BatchNormArgs args(BatchNormProblem const&, std::span<View const> operands);
   bool applies() const { return function == BatchNormFunction::normalise || function == BatchNormFunction::normalise_gradient; }
   std::int64_t elements() const { return n * c * per_sample; }
-  double operations() const { return 20.0 * double(c) + 4.0 * double(elements()); }
+  double operations() const { return 20.0 * double(c) + (function == BatchNormFunction::fold ? double(c * per_sample) : 4.0 * double(elements())); }
 };
 
 }  // namespace falconet

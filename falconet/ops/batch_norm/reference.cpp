@@ -86,6 +86,7 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
       }
       case F::normalise:
       case F::normalise_gradient:
+      case F::fold:
         break;
       case F::two_operand:
         a.two_operand.as<T>()[c] = a.scale_shift.as<T>()[c];
@@ -129,11 +130,26 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
   }
 }
 
+// T: of the vectors and filters, E: of the folded filters.
+template <class T, class E>
+void run_fold(BatchNormProblem const& p, BatchNormArgs const& a) {
+  for (std::int64_t c = 0; c < p.c; ++c) {
+    double const scale = double(a.gamma.as<T>()[c]) / std::sqrt(double(a.running_var.as<T>()[c]) + p.eps);
+    double const bias = p.bias ? double(a.bias.as<T>()[c]) : 0;
+    a.folded_bias.as<T>()[c] = T(double(a.beta.as<T>()[c]) + (bias - double(a.running_mean.as<T>()[c])) * scale);
+    for (std::int64_t i = c * p.per_sample; i < (c + 1) * p.per_sample; ++i) a.folded_w.as<E>()[i] = E(double(a.w.as<T>()[i]) * scale);
+  }
+}
+
 std::string reject(BatchNormProblem const&, DeviceFacts const&) { return {}; }
 void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream&) {
   if (p.applies()) {
     if (p.image == DType::f64) return run_image<double, double>(p, a);
     return p.image == DType::f32 ? run_image<float, float>(p, a) : run_image<float, Bf16Element>(p, a);
+  }
+  if (p.function == BatchNormFunction::fold) {
+    if (p.image == DType::f64) return run_fold<double, double>(p, a);
+    return p.image == DType::f32 ? run_fold<float, float>(p, a) : run_fold<float, Bf16Element>(p, a);
   }
   p.type == DType::f64 ? run_typed<double>(p, a) : run_typed<float>(p, a);
 }

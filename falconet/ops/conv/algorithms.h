@@ -4,6 +4,7 @@
 
 namespace falconet {
 
+extern Algorithm<ConvProblem> const conv_pointwise;     // cpu/pointwise.cpp
 extern Algorithm<ConvProblem> const conv_direct;        // cpu/direct.cpp
 extern Algorithm<ConvProblem> const conv_im2col_gemm;   // cpu/im2col_gemm.cpp
 extern Algorithm<ConvProblem> const conv_winograd;      // cpu/winograd.cpp

@@ -27,6 +27,7 @@ struct ConvArgs {
   View other;                      // like the result: of store.stats = dot_other
   View stats;                      // f32 [2, channels of the result], written
   StepState const* step = nullptr; // given with stats
+  View prepared;                   // the filter in the algorithm's own form, in place of w (Algorithm::prepare)
 };
 
 struct ConvProblem {

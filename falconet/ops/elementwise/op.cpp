@@ -179,8 +179,10 @@ std::string ElementwiseOp::problem(std::span<TensorType const> in, std::span<Ten
   p.residual = form.residual;
   p.mask = form.mask;
   p.valid_only = form.valid_only;
+  // Vectors [2,c] or [3,c] are no operand like x, even where the batch has as many rows.
+  int const vectors = form.function == F::affine || form.function == F::affine_scale || form.function == F::sums_gradient ? 1 : form.function == F::two_operand ? 2 : -1;
   for (std::size_t i = 0; i < in.size(); ++i) {
-    bool const full = in[i].shape == x.shape && in[i].dtype != DType::u8 && i != main && x.shape.rank() > 0;
+    bool const full = in[i].shape == x.shape && in[i].dtype != DType::u8 && i != main && int(i) != vectors && x.shape.rank() > 0;
     if (full && (in[i].dtype != x.dtype || in[i].layout != x.layout))
       fail(ErrorKind::internal, attributes() + ": operands " + x.text() + " and " + in[i].text() + " differ in type or layout");
   }

@@ -20,10 +20,16 @@ Candidate const* find(std::vector<Candidate> const& candidates, std::string cons
 // A recorded plan lists launches in node order; the n-th of equal (layer, direction, op, problem) meets the n-th.
 class Recorded {
  public:
-  explicit Recorded(Plan const* plan) : plan_(plan), used_(plan ? plan->step.size() : 0) {}
+  explicit Recorded(Plan const* plan) {
+    if (!plan) return;
+    for (auto const* launches : {&plan->prepare, &plan->step})
+      for (auto const& l : *launches)
+        if (!l.packs) launches_.push_back(&l);
+    used_.resize(launches_.size());
+  }
   Choice const* take(Node const& node, std::string const& problem) {
     for (std::size_t i = 0; i < used_.size(); ++i) {
-      auto const& l = plan_->step[i];
+      auto const& l = *launches_[i];
       if (used_[i] || l.layer != node.layer || l.direction != node.direction || l.op != node.op->name() || l.problem != problem) continue;
       used_[i] = true;
       return &l.choice;
@@ -32,9 +38,15 @@ class Recorded {
   }
 
  private:
-  Plan const* plan_;
+  std::vector<Launch const*> launches_;
   std::vector<bool> used_;
 };
+
+// In inference: the operand is a parameter, or made of parameters alone.
+bool constant(Graph const& graph, CompileContext const& context, ValueId v) {
+  auto const& value = graph.values[std::size_t(v)];
+  return value.from < 0 ? value.role == Role::parameter : value.from < context.constant_nodes;
+}
 
 }  // namespace
 
@@ -44,6 +56,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
   std::set<std::string> pins_used;
   context.choices.clear();
   context.scratch.clear();
+  context.prepared.assign(graph.nodes.size(), {});
   for (auto const& node : graph.nodes) {
     auto const problem = problem_of(graph, node);
     auto const& table = algorithms_of(node.op->name());
@@ -79,6 +92,13 @@ void pass_choose(Graph& graph, CompileContext& context) {
       choice = Choice{best->algorithm, best->configs.front()};
     }
     context.scratch.push_back(std::int64_t(table.scratch(problem, *choice, options.facts.device.kind)));
+    auto const number = context.choices.size();
+    if (!context.loss && int(number) >= context.constant_nodes)
+      if (auto const once = table.preparation(problem, *choice, options.facts.device.kind);
+          once.bytes > 0 && constant(graph, context, node.in[std::size_t(once.operand)])) {
+        context.prepared[number] = once;
+        context.scratch.back() -= std::int64_t(once.bytes);
+      }
     context.choices.push_back(std::move(*choice));
   }
   for (auto const& [key, algorithm] : options.pins) {

@@ -1,4 +1,7 @@
-// emit: writes the launches, inputs and outputs of the plan.
+// emit: writes the launches, inputs and outputs of the plan. What runs once comes in the order in which memory was laid out for it: each filter
+// is packed right after it is made.
+#include <algorithm>
+
 #include "falconet/plan/compile.h"
 
 namespace falconet {
@@ -20,7 +23,7 @@ void pass_emit(Graph& graph, CompileContext& context) {
     }
     return s;
   };
-  for (std::size_t n = 0; n < graph.nodes.size(); ++n) {
+  auto const launch = [&](std::size_t n) {
     auto const& node = graph.nodes[n];
     Launch l;
     l.layer = node.layer;
@@ -32,8 +35,22 @@ void pass_emit(Graph& graph, CompileContext& context) {
     for (ValueId v : node.out) l.operands.push_back(slot(v));
     l.scratch_offset = context.scratch_offset[n];
     l.scratch_bytes = context.scratch[n];
-    plan.step.push_back(std::move(l));
+    l.prepared_offset = context.prepared_offset[n];
+    l.prepared_bytes = std::int64_t(context.prepared[n].bytes);
+    return l;
+  };
+  auto const constant = std::size_t(context.constant_nodes);
+  for (std::size_t m = 0; m < std::max<std::size_t>(constant, 1); ++m) {
+    if (m < constant) plan.prepare.push_back(launch(m));
+    for (std::size_t n = constant; n < graph.nodes.size(); ++n)
+      if (context.prepared[n].bytes > 0 && packed_at(graph, context, NodeId(n)) == int(m)) {
+        Launch l = launch(n);
+        l.packs = true;
+        l.scratch_offset = l.scratch_bytes = 0;
+        plan.prepare.push_back(std::move(l));
+      }
   }
+  for (std::size_t n = constant; n < graph.nodes.size(); ++n) plan.step.push_back(launch(n));
   for (std::size_t i = 0; i < graph.values.size(); ++i)
     if (graph.values[i].role == Role::input && graph.values[i].from < 0) plan.inputs.push_back({graph.values[i].name, slot(ValueId(i))});
   for (auto const& [name, id] : context.outputs) plan.outputs.push_back({name, slot(id)});

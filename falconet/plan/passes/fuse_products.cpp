@@ -125,6 +125,28 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   return true;
 }
 
+// conv(x) + skip or x W^T + b + skip -> a residual slot.
+bool fuse_product_residual(Fusion& f, NodeId n) {
+  auto const* add = is(f, n, F::add);
+  if (!add || add->form.mask) return false;
+  for (int swap = 0; swap < 2; ++swap) {
+    ValueId const y = f.node(n).in[std::size_t(swap)], skip = f.node(n).in[std::size_t(1 - swap)];
+    NodeId const product = f.maker(y);
+    OnStore const* store = product < 0 ? nullptr : store_of(f, product);
+    if (!store || f.node(product).direction != "fwd" || !only_bias(*store) || y == skip || f.only_user(y) != n) continue;
+    if (add->form.act == Activation::leaky_relu) continue;
+    OnStore with = *store;
+    with.residual = true;
+    with.act = add->form.act;
+    Fusion::Offer offer = f.offer_as(product, with_store(f, product, with), f.node(product).in);
+    offer.in.push_back(skip);
+    if (!f.pays({offer}, {product, n})) continue;
+    f.replace(n, offer);
+    return true;
+  }
+  return false;
+}
+
 // act(conv(x)) or act(x W^T + b) -> the activation as a store slot.
 bool fuse_product_activation(Fusion& f, NodeId n) {
   auto const* act = is(f, n, F::activation);
@@ -278,6 +300,7 @@ bool fuse_filter_conversion(Fusion& f, NodeId n) {
   NodeId const copy = f.maker(f.node(n).in[filter]);
   if (!f.op<Convert>(copy)) return false;
   ValueId const master = f.node(copy).in[0];
+  if (f.inference() && f.maker(master) < 0) return false;      // converted once, not in each step
   auto const &from = f.value(master).type, &to = f.value(f.node(n).in[filter]).type;
   if (from.dtype != DType::f32 || to.dtype != DType::bf16 || from.layout != to.layout) return false;
   Fusion::Offer offer = f.offer_as(n, f.node(n).op, f.node(n).in);

@@ -44,6 +44,7 @@ class Fusion {
   // The one node that reads v, or -1: v is read more than once or kept.
   NodeId only_user(ValueId v) const;
   NodeId maker(ValueId v) const { return value(v).from; }
+  bool inference() const { return !context_.loss; }
   NodeId count() const { return NodeId(graph.nodes.size()); }
   template <class O>
   O const* op(NodeId n) const { return n < 0 ? nullptr : dynamic_cast<O const*>(node(n).op.get()); }
@@ -69,6 +70,7 @@ bool fuse_batch_norm_gradient(Fusion&, NodeId);     // the vectors of batch norm
 bool fuse_data_gradient_statistics(Fusion&, NodeId);   // data gradient + skip, ReLU's gradient, and the channel sums of batch norm's gradient
 bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all readers that take a mask
 bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
+bool fuse_product_residual(Fusion&, NodeId);        // conv or matrix product, then + skip
 bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
 bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip

@@ -2,6 +2,8 @@
 // placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020). On a GPU independent launches
 // of small networks may run side by side (pass lanes): there, values that all fit a quarter of its second-level cache share nothing, and
 // up to 1 GiB memory rests for a few nodes after its last use, so that filter gradients need not end before the next layer's work begins.
+// What the step reads of the launches that run once (CompileContext::constant_nodes) lives to the end, so no step writes there; a filter that
+// is only packed lives until it is, and shares memory with the step's values: it is made anew before it is packed anew.
 #include <algorithm>
 
 #include "falconet/plan/compile.h"
@@ -37,6 +39,11 @@ std::int64_t place_all(std::vector<Block>& blocks) {
 
 }  // namespace
 
+int packed_at(Graph const& graph, CompileContext const& context, NodeId n) {
+  auto const maker = graph.values[std::size_t(graph.nodes[std::size_t(n)].in[std::size_t(context.prepared[std::size_t(n)].operand)])].from;
+  return std::max<NodeId>(maker, 0);
+}
+
 void pass_place(Graph& graph, CompileContext& context) {
   int const nodes = int(graph.nodes.size());
   auto const values = graph.values.size();
@@ -50,8 +57,14 @@ void pass_place(Graph& graph, CompileContext& context) {
     last[h] = std::max(last[h], n);
   };
   for (int n = 0; n < nodes; ++n) {
-    for (ValueId v : graph.nodes[std::size_t(n)].in) alive(v, n);
-    for (ValueId v : graph.nodes[std::size_t(n)].out) alive(v, n);
+    auto const& node = graph.nodes[std::size_t(n)];
+    for (std::size_t i = 0; i < node.in.size(); ++i) {
+      ValueId const v = node.in[i];
+      bool const packed = context.prepared[std::size_t(n)].bytes > 0 && context.prepared[std::size_t(n)].operand == int(i);
+      alive(v, packed ? packed_at(graph, context, n) : n);
+      if (NodeId const maker = graph.values[std::size_t(v)].from; !packed && n >= context.constant_nodes && maker >= 0 && maker < context.constant_nodes) alive(v, nodes);
+    }
+    for (ValueId v : node.out) alive(v, n);
   }
   for (std::size_t i = 0; i < values; ++i)
     if (graph.values[i].role == Role::input) first[i] = 0, last[i] = nodes;      // written from outside, at any time between steps
@@ -69,6 +82,10 @@ void pass_place(Graph& graph, CompileContext& context) {
   }
   for (int n = 0; n < nodes; ++n)
     if (context.scratch[std::size_t(n)] > 0) blocks.push_back({rounded(context.scratch[std::size_t(n)]), n, n, &context.scratch_offset[std::size_t(n)]});
+  context.prepared_offset.assign(std::size_t(nodes), 0);
+  for (int n = 0; n < nodes; ++n)
+    if (auto const bytes = context.prepared[std::size_t(n)].bytes; bytes > 0)
+      blocks.push_back({rounded(std::int64_t(bytes)), packed_at(graph, context, n), nodes, &context.prepared_offset[std::size_t(n)]});
   std::int64_t together = 0;
   for (auto const& b : blocks) together += b.bytes;
   constexpr int rest = 6;                  // nodes: a layer's backward launches and a few of the next

@@ -1,4 +1,6 @@
 // The vectors of batch norm on an NVIDIA GPU: a thread per channel, in f64; the formulas stand in reference.cpp.
+#include <type_traits>
+
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/batch_norm/algorithms.h"
 
@@ -70,13 +72,32 @@ __global__ void __launch_bounds__(128) per_channel(F f, int C, double per_sample
       break;
     }
     case F::normalise:
-    case F::normalise_gradient: break;
+    case F::normalise_gradient:
+    case F::fold: break;
     case F::two_operand:
       v.two_operand[c] = v.scale_shift[c];
       v.two_operand[C + c] = 2 * v.dsums[C + c];
       v.two_operand[2 * C + c] = v.dsums[c];
       break;
   }
+}
+
+// fold: a block for each filter. T: of vectors and filters, E: of folded filters.
+template <class T, class E>
+__global__ void __launch_bounds__(256) fold(std::int64_t per_filter, double eps, T const* w, T const* gamma, T const* beta, T const* mean, T const* var, T const* bias, E* folded, T* folded_bias) {
+  std::int64_t const k = blockIdx.x, from = k * per_filter;
+  double const scale = double(gamma[k]) / sqrt(double(var[k]) + eps);
+  if (threadIdx.x == 0) folded_bias[k] = T(double(beta[k]) + ((bias ? double(bias[k]) : 0.0) - double(mean[k])) * scale);
+  for (std::int64_t i = threadIdx.x; i < per_filter; i += 256) {
+    if constexpr (std::is_same_v<E, bf16>) folded[from + i] = to_bf16(float(double(w[from + i]) * scale));
+    else folded[from + i] = E(double(w[from + i]) * scale);
+  }
+}
+template <class T, class E>
+void launch_fold(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stream) {
+  fold<T, E><<<unsigned(p.c), 256, 0, stream>>>(p.per_sample, p.eps, a.w.as<T>(), a.gamma.as<T>(), a.beta.as<T>(), a.running_mean.as<T>(), a.running_var.as<T>(), a.bias.as<T>(),
+                                                a.folded_w.as<E>(), a.folded_bias.as<T>());
+  check_launch("batch_norm fold", p, stream);
 }
 
 std::string reject(BatchNormProblem const& p, DeviceFacts const&) { return p.applies() ? "vectors only" : p.c >= std::int64_t(1) << 31 ? "2^31 channels or more" : ""; }
@@ -92,6 +113,10 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
 
 void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream& stream) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
+  if (p.function == F::fold) {
+    if (p.image == DType::f64) return launch_fold<double, double>(p, a, s);
+    return p.image == DType::f32 ? launch_fold<float, float>(p, a, s) : launch_fold<float, bf16>(p, a, s);
+  }
   p.type == DType::f64 ? launch<double>(p, a, s) : launch<float>(p, a, s);
 }
 

@@ -13,7 +13,7 @@
 // The register tiles are in direct_tile.h, the store slots in direct_store.h.
 //   Tile (AVX-512): 24 sums: 24x1, 12x2, 8x3 or 6x4 (pixels x vectors); loads per multiply-add 1/pixels + 1/vectors.
 //   Cost: 2 n k p q c r s operations; reads x, writes y once, streams the packed filter from L1 or L2 per tile.
-// Limits: f32, nhwc, groups 1; fwd {bias, relu, max_pool}, bwd_data {residual, mask} and load_dy {max_unpool}.
+// Limits: f32, nhwc, groups 1; store {bias, residual, relu or relu6, mask} or {bias, relu, max_pool}, bwd_data also load_dy {max_unpool}.
 #include "falconet/ops/conv/cpu/direct.h"
 
 #ifdef FALCONET_ISA
@@ -148,6 +148,8 @@ void stage_rows(DirectGather const& g, int image, int begin, int end, float* to)
 void task(DirectGather const& g, int number) {
   HWY_ALIGN float stage[direct_stage_floats];
   HWY_ALIGN float row_sums[direct_row_floats];
+  int const split = number / (g.images * g.bands), first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
+  number -= split * g.images * g.bands;
   int const image = number / g.bands, needed = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
   int const begin = number % g.bands * g.band, end = begin + g.band < needed ? begin + g.band : needed;
   int low = first_input(g.row, begin), high = last_input(g.row, end) + 1;
@@ -175,19 +177,24 @@ void task(DirectGather const& g, int number) {
   for (int j = 0; j < col_classes; ++j)
     if (cols[j].runs > 1) most_run = 1 << 30;            // several runs are taken whole
 
-  for (int block = 0; block < g.blocks; ++block) {
+  for (int block = first_block; block < end_block; ++block) {
     Block const b = block_of(g, block);
     int const first = b.first * g.lanes, width = b.vectors * g.lanes;
     bool const in_place = !g.pool && first + width <= g.out_c;          // sums go straight to the result
-    bool const finish = !in_place || g.mask_on || g.residual_on;
+    bool const finish = !in_place || g.mask_on;
     float const* const bias = !finish && g.bias_on ? g.bias + first : nullptr;   // as the sums are stored, where that is all
+    float const* const residual = !finish && g.residual_on ? g.residual : nullptr;
     int const chunk = in_place ? g.row_chunk : most_rows;               // filter rows of a pass, and floats of a run
     int const run_chunk = in_place && chunk == 1 && g.group == 1 ? g.run_chunk : most_run;
     long const group_floats = long(b.vectors) * g.lanes * g.group;
     float const* const weights = g.packed + long(b.first) * g.lanes * g.group * all_rows * all_groups;
     int const most_pixels = kSums / b.vectors < g.max_tile ? kSums / b.vectors : g.max_tile;
 
-    for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk))
+    for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk)) {
+      // Weights that stream from beyond L2: the tiles of this pass ask for those of the next, which follow in memory.
+      long const pass = g.heavy && row_classes == 1 && col_classes == 1 && group_floats > 16 ? (run_chunk < most_run ? run_chunk : long(chunk) * all_groups) * group_floats : 0;
+      float const* ahead = weights + (from * long(all_groups) + run_from) * group_floats + pass;
+      float const* const ahead_end = ahead + pass;
       for (int h = begin; h < end; ++h) {
         int const a = h % row_classes;
         bool const start = from == 0 && run_from == 0, last = from + chunk >= most_rows && run_from + run_chunk >= most_run;
@@ -202,7 +209,7 @@ void task(DirectGather const& g, int number) {
         float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : 0) * long(g.col.out) * width;
         long const out_step = in_place ? g.out_c : width;
 
-        bool const store = start || (last && !finish && (bias || g.relu));   // also where no tap of this pass meets the image
+        bool const store = start || (last && !finish && (bias || residual || g.relu));   // also where no tap of this pass meets the image
         if (hi > lo || store) {
           long at = before * long(all_groups) * group_floats;
           for (int j = 0; j < col_classes; at += r.count * long(cols[j].groups) * group_floats, ++j) {
@@ -213,14 +220,18 @@ void task(DirectGather const& g, int number) {
             int const each = c.positions / tiles, more = c.positions % tiles;
             TileKernel const small = tile_for(g, b.vectors, each), large = more ? tile_for(g, b.vectors, each + 1) : small;
             long const pixel_step = long(step_in(g.col)) * g.in_c;
+            long const ahead_step = ahead < ahead_end ? 16 : 0;
             Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
                    c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
-                   col_classes * out_step, !start, last ? bias : nullptr, last && !finish && g.relu};
+                   col_classes * out_step, !start, last ? bias : nullptr, last && residual ? residual + (out + j * out_step - g.out) : nullptr,
+                   last && !finish ? g.relu : 0, g.far, 0, ahead, ahead_step};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);
+              if (t.ahead_step) ahead += 16L * t.rows * t.runs * t.run, t.ahead = ahead, t.ahead_step = ahead < ahead_end ? 16 : 0;
               t.x += pixels * pixel_step;
               t.out += pixels * t.out_step;
+              if (t.residual) t.residual += pixels * t.out_step;
             }
           }
         }
@@ -231,6 +242,7 @@ void task(DirectGather const& g, int number) {
             pool_row(d, g, row_sums, long(g.col.out) * width, width, (long(image) * (g.row.out / g.pool) + h / g.pool) * (g.col.out / g.pool), first, b.vectors);
         });
       }
+    }
   }
 }
 
@@ -260,6 +272,8 @@ MetColumns met_columns(GatherAxis const& col) {
   return {first, last_input(col, col.out) + 1 - first};
 }
 
+constexpr long direct_heavy_bytes = 1 << 20;             // packed weights from which bands should be few
+
 // Everything about the problem; pointers are filled in by the run.
 DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) {
   ConvProblem const p = flattened(problem);
@@ -273,8 +287,10 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.out_c = back ? p.c : p.k;
   g.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
   g.pool = p.store.pool.kind == PoolSlot::max ? p.store.pool.size : 0;
-  g.bias_on = p.store.bias, g.relu = p.store.act == Activation::relu;
+  g.bias_on = p.store.bias, g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
   g.mask_on = p.store.mask != Mask::none, g.residual_on = p.store.residual;
+
+  g.far = std::size_t(g.images) * std::size_t(g.row.out) * std::size_t(g.col.out) * std::size_t(g.out_c) >= direct_far_floats && !g.pool;
 
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   g.group = 1;
@@ -296,15 +312,20 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   long const run_pieces = (run_bytes + chunk_bytes - 1) / chunk_bytes;
   g.run_chunk = int((g.col.taps * g.in_c + run_pieces - 1) / run_pieces);
 
-  // Bands: staged rows within half the buffer (of L2), and enough tasks for several cores even for one image.
+  // Bands: staged rows within half the buffer (of L2), and enough tasks for several cores even for one image. Weights that exceed L2 are
+  // read anew for each band: then few bands, and the blocks of result channels are dealt to tasks too.
+  g.heavy = run_bytes / g.vectors * all * g.row.taps >= direct_heavy_bytes;
+  int const most_splits = g.heavy ? std::min(g.blocks, 8) : 1;
   int const unit = std::max(1, g.pool), rows = g.pool ? g.row.out / g.pool * g.pool : g.row.out;
   auto const staged_rows = [&](int band) {
     return g.row.transposed ? (band + (g.row.taps - 1) * g.row.dilation) / g.row.stride + 2 : (band - 1) * g.row.stride + (g.row.taps - 1) * g.row.dilation + 1;
   };
-  long const limit = long(direct_stage_floats) / 2;
+  long const limit = g.heavy && g.staged ? long(direct_stage_floats) : long(direct_stage_floats) / 2;
   g.band = rows;
-  while (g.band > unit && (staged_rows(g.band) * g.pitch > limit || g.images * ((rows + g.band - 1) / g.band) < 8)) g.band = (g.band / 2 + unit - 1) / unit * unit;
+  while (g.band > unit && (staged_rows(g.band) * g.pitch > limit || g.images * ((rows + g.band - 1) / g.band) * most_splits < 8)) g.band = (g.band / 2 + unit - 1) / unit * unit;
   g.bands = (rows + g.band - 1) / g.band;
+  g.splits = 1;
+  while (2 * g.splits <= most_splits && g.images * g.bands * g.splits < 8) g.splits *= 2;   // an even deal
   return g;
 }
 
@@ -319,7 +340,8 @@ std::string reject_gather(ConvProblem const& problem) {
   bool const back = p.direction == Direction::bwd_data;
   if (back && std::max(p.stride_h, p.stride_w) > direct_max_classes) return "strides of a data gradient are at most 8";
   if (p.store.affine != Affine::none || p.store.stats != Stats::none) return "store slots are bias, residual, relu, mask and max_pool";
-  if (p.store.act != Activation::none && p.store.act != Activation::relu) return "of the activations it has relu";
+  if (p.store.act != Activation::none && p.store.act != Activation::relu && p.store.act != Activation::relu6) return "of the activations it has relu and relu6";
+  if (p.store.act == Activation::relu6 && p.pooled_y()) return "before max_pool it has relu alone";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     DirectGather const g = plan_of(problem, {}, isa);
@@ -330,21 +352,28 @@ std::string reject_gather(ConvProblem const& problem) {
   return {};
 }
 
+void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, View to, Stream& stream) {
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), direct_gather);
+  DirectGather g = plan_of(p, config, stream.isa());
+  g.filter = args.w.as<float const>();
+  g.packed = to.as<float>();
+  stream.threads().run(g.blocks, [&](int block) { kernels.pack(g, block); });
+}
+
 void run_gather(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
   auto const& kernels = FALCONET_KERNELS(stream.isa(), direct_gather);
   DirectGather g = plan_of(p, config, stream.isa());
   bool const back = p.direction == Direction::bwd_data;
   g.in = (back ? args.y : args.x).as<float const>();
   g.out = (back ? args.x : args.y).as<float>();
-  g.filter = args.w.as<float const>();
   g.bias = args.bias.as<float const>();
   g.mask = args.mask.as<float const>();
   g.residual = args.residual.as<float const>();
   g.in_winner = back ? args.winner.as<std::uint8_t const>() : nullptr;
   g.out_winner = back ? nullptr : args.winner.as<std::uint8_t>();
-  g.packed = scratch.as<float>();
-  stream.threads().run(g.blocks, [&](int block) { kernels.pack(g, block); });
-  stream.threads().run(g.images * g.bands, [&](int task) { kernels.task(g, task); });
+  if (args.prepared) g.packed = args.prepared.as<float>();
+  else prepare(p, config, args, scratch, stream), g.packed = scratch.as<float>();
+  stream.threads().run(g.images * g.bands * g.splits, [&](int task) { kernels.task(g, task); });
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
@@ -376,6 +405,9 @@ std::size_t scratch(ConvProblem const& p, Config const& config) {
     most = std::max(most, sizeof(float) * std::size_t(packed_floats(plan_of(p, config, isa), FALCONET_KERNELS(isa, direct_gather).vector_lanes)));
   return most;
 }
+
+// All that run_gather has in scratch memory is the packed filter.
+std::size_t prepared(ConvProblem const& p, Config const& config) { return p.direction == Direction::bwd_filter || sparse(p, config) ? 0 : scratch(p, config); }
 
 // One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 60 % of its peak, and its share of memory bandwidth.
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
@@ -415,7 +447,8 @@ ConvProblem flattened(ConvProblem p) {
 }
 
 Algorithm<ConvProblem> const conv_direct{
-    .name = "direct", .target = DeviceKind::cpu, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "direct", .target = DeviceKind::cpu, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
+    .prepares = "w", .prepared = prepared, .prepare = prepare};
 
 }  // namespace falconet
 

@@ -45,6 +45,10 @@ static inline int last_input(GatherAxis const& a, int end) {
   return a.transposed ? floor_div(end - 1 + a.pad, a.stride) : (end - 1) * a.stride - a.pad + (a.taps - 1) * a.dilation;
 }
 
+constexpr std::size_t direct_far_floats = 1 << 20;       // of a result: it comes from memory or a distant cache
+
+constexpr std::size_t direct_stream_floats = 8 << 20;    // of a result of which no cache keeps much until it is read
+
 constexpr int direct_max_classes = 8;                    // strides of a data gradient
 
 // Two buffers of a task lie on the stack of the thread that runs it, 384 KiB at most, the caller's among them: they stay in its L2 from
@@ -65,7 +69,9 @@ struct DirectGather {
   int staged, first_col;                                 // input rows are copied, padded; first input column that is met
   long pitch;                                            // floats from one (staged) input row to the next
   int unpool, pool;                                      // window size or 0
-  int bias_on, relu, mask_on, residual_on;
+  int splits;                                            // tasks among which the blocks are dealt: with few pixels weights are read once
+  int bias_on, relu, mask_on, residual_on;               // relu: 1, or 6 for relu6
+  int far, heavy, stream;                                // the result exceeds the caches, the weights exceed L2; the result may pass by the caches
   float const *in, *filter, *bias, *residual, *mask;
   std::uint8_t const* in_winner;
   std::uint8_t* out_winner;

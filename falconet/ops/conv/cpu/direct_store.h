@@ -21,7 +21,7 @@ void finish_row(D d, DirectGather const& g, float const* from, long from_step, l
       long const at = (pixel + j) * g.out_c + c;
       auto z = hn::Add(hn::LoadU(d, from + j * from_step + v * lanes), bias);
       if (g.residual_on) z = hn::Add(z, n == lanes ? hn::LoadU(d, g.residual + at) : load_first(d, g.residual + at, n));
-      if (g.relu) z = hn::IfThenZeroElse(hn::Lt(z, none), z);   // a NaN stays visible
+      if (g.relu) z = rectified(d, z, g.relu);
       if (g.mask_on) z = hn::IfThenElseZero(hn::Gt(n == lanes ? hn::LoadU(d, g.mask + at) : load_first(d, g.mask + at, n), none), z);
       if (n == lanes) hn::StoreU(z, d, g.out + at);
       else store_first(z, d, g.out + at, n);

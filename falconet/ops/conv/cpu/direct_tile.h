@@ -20,8 +20,20 @@ struct Tile {
   long out_step;                        // floats from pixel to pixel
   int add;                              // to what is there
   float const* bias;                    // added to the result, or null
-  int relu;
+  float const* residual;                // added then, lies like out; or null
+  int relu;                             // 0, 1, or 6 for relu6
+  int far;                              // out and residual come from beyond the caches: they are asked for before the sums are made
+  int stream;                           // out is written past the caches; its rows and vectors are aligned
+  float const* ahead;                   // what later tiles read: of it, a cache line is asked for with each packed vector group of w;
+  long ahead_step;                      //   16 floats, or 0 where there is nothing to ask for (ahead is then any address)
 };
+// relu and relu6; a NaN stays visible.
+template <class D>
+inline hn::Vec<D> rectified(D d, hn::Vec<D> v, int relu) {
+  v = hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v);
+  if (relu == 6) v = hn::IfThenElse(hn::Gt(v, hn::Set(d, 6.0f)), hn::Set(d, 6.0f), v);
+  return v;
+}
 
 // `group` consecutive floats, repeated over the lanes: what `group` input channels are for each result channel.
 template <class D, int group>
@@ -61,8 +73,17 @@ void tile(Tile const& a) {
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) sum[px][v] = hn::Zero(d);
 
-  long const step = a.pixel_step;
-  float const* w = a.w;
+  if (a.far)
+#pragma GCC unroll 32
+    for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        if (!a.stream) __builtin_prefetch(a.out + px * a.out_step + v * lanes / group, 1);
+        if (a.residual) __builtin_prefetch(a.residual + px * a.out_step + v * lanes / group);
+      }
+
+  long const step = a.pixel_step, ahead_step = a.ahead_step;
+  float const *w = a.w, *ahead = a.ahead;
   for (int r = 0; r < a.rows; ++r)
     for (int u = 0; u < a.runs; ++u) {
       // Every third pixel has its own pointer, so that all addresses are pointer + {0,1,2} * step: few registers.
@@ -81,6 +102,10 @@ void tile(Tile const& a) {
           for (int v = 0; v < vectors; ++v) sum[px][v] = hn::MulAdd(value, weights[v], sum[px][v]);
         }
         w += vectors * lanes;
+        if constexpr (group == 1 && vectors > 1) {
+          __builtin_prefetch(ahead);
+          ahead += ahead_step;
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] += group;
       }
@@ -105,8 +130,10 @@ void tile(Tile const& a) {
       auto result = collect<D, group>(sum[px][v]);
       if (a.add) result = hn::Add(result, hn::LoadU(part, out));
       if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
-      if (a.relu) result = hn::IfThenZeroElse(hn::Lt(result, hn::Zero(part)), result);   // a NaN stays visible
-      hn::StoreU(result, part, out);
+      if (a.residual) result = hn::Add(result, hn::LoadU(part, a.residual + px * a.out_step + v * lanes / group));
+      if (a.relu) result = rectified(part, result, a.relu);
+      if (a.stream) hn::Stream(result, part, out);
+      else hn::StoreU(result, part, out);
     }
 }
 

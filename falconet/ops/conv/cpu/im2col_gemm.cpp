@@ -114,30 +114,25 @@ Split split_of(ConvProblem const& p) {
 Isa isa_for(Isa isa, i64 columns) { return isa == Isa::avx512 && columns <= 8 ? Isa::avx2 : isa; }
 
 // nhwc: rows are pixels, columns are channels of the result.
-void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+// Where in the packed filter a group, block of columns and row (of all grids and pieces) lie.
+i64 packed_nhwc(Split const& s, i64 group, i64 block, i64 depth) {
+  i64 const width = std::min(s.width, s.outputs - block * s.width);
+  return group * s.depth * round_up(s.outputs, 16) + block * s.width * s.depth + depth * round_up(width, 16);
+}
+void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream& stream) {
   Split const s = split_of(p);
   Sizes const z(p);
-  bool const data = p.direction == Direction::bwd_data;
-  Isa const isa = isa_for(stream.isa(), s.outputs);
-  GemmKernels const& gemm = gemm_kernels_of(isa);
-  PatchKernels const& patch = patch_kernels_of(isa);
-  GemmStore const store = store_of(p, args);
+  bool const data = p.direction == Direction::bwd_data, w_bf16 = p.w_type == DType::bf16;
+  GemmKernels const& gemm = gemm_kernels_of(isa_for(stream.isa(), s.outputs));
   int const grids = grids_of(p);
   i64 const blocks = divide_up(s.outputs, s.width);
-  bool const w_bf16 = p.w_type == DType::bf16;
-
-  // The packed filter: per group, block of columns, grid and piece.
-  auto packed_filter = [&](i64 group, i64 block, i64 depth) {
-    i64 const width = std::min(s.width, s.outputs - block * s.width);
-    return scratch + group * s.depth * round_up(s.outputs, 16) + block * s.width * s.depth + depth * round_up(width, 16);
-  };
   stream.threads().run(int(z.groups * blocks * grids), [&](int task) {
     i64 const group = task / grids / blocks, block = task / grids % blocks, j = block * s.width, width = std::min(s.width, s.outputs - j);
     Grid const grid = grid_of(p, args, task % grids);
     i64 const depth = data ? grid.patches.depth() : s.depth;
     for (i64 l = 0; l < depth; l += s.piece) {
       i64 const count = std::min(s.piece, depth - l);
-      float* const to = packed_filter(group, block, grid.first_depth + l);
+      float* const to = filter + packed_nhwc(s, group, block, grid.first_depth + l);
       if (!data) {
         gemm.pack_b({element(args.w, (group * z.kg + j) * s.depth + l), w_bf16, 1, s.depth}, width, count, to, count, 0);
         continue;
@@ -151,8 +146,17 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
       }
     }
   });
-
-  float* const tasks_scratch = scratch + s.filter_size;
+}
+void run_nhwc(ConvProblem const& p, ConvArgs const& args, float const* filter, float* tasks_scratch, Stream& stream) {
+  Split const s = split_of(p);
+  Sizes const z(p);
+  bool const data = p.direction == Direction::bwd_data;
+  Isa const isa = isa_for(stream.isa(), s.outputs);
+  GemmKernels const& gemm = gemm_kernels_of(isa);
+  PatchKernels const& patch = patch_kernels_of(isa);
+  GemmStore const store = store_of(p, args);
+  int const grids = grids_of(p);
+  i64 const blocks = divide_up(s.outputs, s.width);
   stream.threads().run(int(s.tasks) * grids, [&](int task) {
     Grid const grid = grid_of(p, args, task % grids);
     bool const whole = grid.whole(p);
@@ -172,7 +176,7 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
             GemmPanel g;
             g.k = std::min(s.piece, depth - l);
             g.columns = width;
-            g.b = packed_filter(group, block, grid.first_depth + l);
+            g.b = filter + packed_nhwc(s, group, block, grid.first_depth + l);
             g.first = l == 0;
             g.column = j;
             bool const last = l + g.k == depth;
@@ -206,26 +210,22 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
 }
 
 // nchw: rows are channels of the result, columns are pixels of one image.
-void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+// Where in the packed filter a group, grid and panel lie, each with all of its depth.
+i64 packed_nchw(Split const& s, i64 group, Grid const& grid, i64 depth, i64 row) {
+  return (group * s.depth + grid.first_depth) * s.outputs + row * depth;
+}
+void pack_nchw(ConvProblem const& p, ConvArgs const& args, float* filter, Stream& stream) {
   Split const s = split_of(p);
   Sizes const z(p);
-  bool const data = p.direction == Direction::bwd_data;
+  bool const data = p.direction == Direction::bwd_data, w_bf16 = p.w_type == DType::bf16;
   GemmKernels const& gemm = gemm_kernels_of(stream.isa());
-  PatchKernels const& patch = patch_kernels_of(stream.isa());
-  GemmStore const store = store_of(p, args);
   int const grids = grids_of(p);
-  i64 const tile = gemm.rows[gemm.max_vectors], even = part_of(s.outputs, tile), panels = divide_up(s.outputs, even);
-  bool const w_bf16 = p.w_type == DType::bf16;
-
-  // The packed filter: per group, grid and panel, all of its depth.
-  auto packed_filter = [&](i64 group, Grid const& grid, i64 depth, i64 row) {
-    return scratch + (group * s.depth + grid.first_depth) * s.outputs + row * depth;
-  };
+  i64 const even = part_of(s.outputs, gemm.rows[gemm.max_vectors]), panels = divide_up(s.outputs, even);
   stream.threads().run(int(z.groups * panels * grids), [&](int task) {
     i64 const group = task / grids / panels, row = task / grids % panels * even, rows = std::min(even, s.outputs - row);
     Grid const grid = grid_of(p, args, task % grids);
     i64 const depth = grid.patches.depth();
-    float* const to = packed_filter(group, grid, depth, row);
+    float* const to = filter + packed_nchw(s, group, grid, depth, row);
     if (!data) return gemm.pack_a({element(args.w, (group * z.kg + row) * depth), w_bf16, 1, depth}, rows, int(rows), depth, to);
     for (i64 l = 0; l < depth; ++l) {
       i64 const taps = i64(grid.th.count) * grid.tw.count, k = l / taps, tap = l % taps;
@@ -234,8 +234,16 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
         to[l * rows + i] = get(args.w.data, w_bf16, ((group * z.kg + k) * z.cg + row + i) * z.filter + r * p.s + c);
     }
   });
-
-  float* const tasks_scratch = scratch + s.filter_size;
+}
+void run_nchw(ConvProblem const& p, ConvArgs const& args, float const* filter, float* tasks_scratch, Stream& stream) {
+  Split const s = split_of(p);
+  Sizes const z(p);
+  bool const data = p.direction == Direction::bwd_data;
+  GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  PatchKernels const& patch = patch_kernels_of(stream.isa());
+  GemmStore const store = store_of(p, args);
+  int const grids = grids_of(p);
+  i64 const even = part_of(s.outputs, gemm.rows[gemm.max_vectors]);
   stream.threads().run(int(s.tasks) * grids, [&](int task) {
     Grid const grid = grid_of(p, args, task % grids);
     bool const whole = grid.whole(p), scattered = !whole;
@@ -276,7 +284,7 @@ void run_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream
           g.sums_stride = use_scratch ? s.width : plane;
           for (i64 row = 0; row < s.outputs; row += g.rows) {
             g.rows = int(std::min(even, s.outputs - row));
-            g.a = packed_filter(group, grid, depth, row) + l * g.rows;
+            g.a = filter + packed_nchw(s, group, grid, depth, row) + l * g.rows;
             g.a_stride = g.rows;
             g.sums = use_scratch ? scratch_sums + row * s.width : static_cast<float*>(local.y) + row * plane;
             g.row = row;
@@ -514,17 +522,28 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   return (p.operations() * waste / per_cycle + pixels * double(z.groups) * (depth * 0.65 + runs * 12) + 4000) / 3.7e9;
 }
 
+std::size_t prepared(ConvProblem const& p, Config const&) { return p.direction == Direction::bwd_filter ? 0 : std::size_t(split_of(p).filter_size) * sizeof(float); }
+void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream& stream) {
+  p.layout == Layout::nhwc ? pack_nhwc(p, args, to.as<float>(), stream) : pack_nchw(p, args, to.as<float>(), stream);
+}
+
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch_view, Stream& stream) {
-  float* const memory = scratch_view.as<float>();
+  float* memory = scratch_view.as<float>();
   bool const nhwc = p.layout == Layout::nhwc;
-  bool const filter = p.direction == Direction::bwd_filter;
-  auto const how = filter ? (nhwc ? filter_nhwc : filter_nchw) : nhwc ? run_nhwc : run_nchw;
-  how(p, args, memory, stream);
+  if (p.direction == Direction::bwd_filter) return nhwc ? filter_nhwc(p, args, memory, stream) : filter_nchw(p, args, memory, stream);
+  auto const* filter = args.prepared.as<float const>();
+  if (!filter) {
+    filter = memory;
+    memory += split_of(p).filter_size;
+    prepare(p, {}, args, scratch_view, stream);
+  }
+  nhwc ? run_nhwc(p, args, filter, memory, stream) : run_nchw(p, args, filter, memory, stream);
 }
 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_im2col_gemm{
-    .name = "im2col_gemm", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "im2col_gemm", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run,
+    .prepares = "w", .prepared = prepared, .prepare = prepare};
 
 }  // namespace falconet

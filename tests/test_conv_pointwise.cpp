@@ -1,0 +1,70 @@
+// The 1x1 product and direct convolution where they take special paths: each store slot, weights that are dealt to tasks, sums in pieces, results that
+// are written past the caches; and the reasons for which the product refuses.
+#include "agreement.h"
+#include "falconet/ops/conv/algorithms.h"
+
+namespace {
+using namespace falconet;
+
+TEST(Pointwise, agrees_with_the_reference_with_every_slot) {
+  for (char const* text : {"n1 c1 hw1 k8 rs1 f32 nhwc", "n2 c7 h3 w5 k33 rs1 f32 nhwc", "n3 c33 hw7 k8 rs1 f32 nhwc", "n1 c130 h5 w4 k65 rs1 f32 nhwc", "n2 c16 h9 w11 k48 rs1 st2 f32 nhwc",
+                           "n1 c40 h7 w10 k20 rs1 st3.2 f32 nhwc", "n1 c64 hw12 k112 rs1 f32 nhwc"})
+    for (auto direction : {Direction::fwd, Direction::bwd_data})
+      for (auto act : {Activation::none, Activation::relu, Activation::relu6})
+        for (int slots = 0; slots < 8; ++slots) {
+          auto p = ConvProblem::parse(text);
+          p.direction = direction;
+          p.store.bias = slots & 1, p.store.residual = slots & 2, p.store.mask = slots & 4 ? Mask::relu : Mask::none;
+          p.store.act = act;
+          agreement::expect_agreement("conv", p.text());
+          if (HasFailure()) return;
+        }
+}
+
+// Against im2col_gemm, which shares no code with them but the packing: these are too large for the reference's loops.
+TEST(Pointwise, large_filters_and_large_results_agree_with_im2col_gemm) {
+  auto const& table = conv_algorithms();
+  DeviceFacts facts;
+  facts.isa = detected_isa();
+  for (std::string text : {"n1 c2048 hw7 k512 rs1 f32 nhwc store=bias+relu", "n1 c512 hw7 k2048 rs1 f32 nhwc store=bias+residual+relu", "n1 c1100 h5 w7 k530 rs1 f32 nhwc store=bias+relu6",
+                           "n2 c320 hw14 k512 rs1 st2 f32 nhwc store=bias", "bwd_data n1 c512 hw7 k2048 rs1 f32 nhwc store=residual", "n1 c512 hw7 k512 rs3 p1 f32 nhwc store=bias+residual+relu",
+                           "n1 c300 hw14 k260 rs3 p1 st2 f32 nhwc store=bias+relu", "bwd_data n1 c256 hw14 k256 rs3 p1 f32 nhwc store=residual", "n1 c3 hw112 k96 rs1 f32 nhwc store=bias+residual+relu",
+                           "n43 c16 hw56 k64 rs1 f32 nhwc store=bias+residual+relu6", "n11 c24 hw112 k64 rs1 f32 nhwc"}) {
+    agreement::Operands operands(table.operands(text), false);
+    ASSERT_EQ(agreement::run_guarded(table, text, {"im2col_gemm", {}}, facts.isa, 3, operands), "") << text;
+    auto const expected = operands.outputs();
+    int compared = 0;
+    for (auto const& c : table.candidates(text, facts)) {
+      if ((c.algorithm != "pointwise" && c.algorithm != "direct") || !c.refusal.empty()) continue;
+      ++compared;
+      std::vector<std::string> first;
+      for (int threads : {1, 2, 3}) {
+        ASSERT_EQ(agreement::run_guarded(table, text, {c.algorithm, c.configs.front()}, facts.isa, threads, operands), "") << text << ": " << c.algorithm;
+        if (threads == 1) first = operands.outputs();
+        EXPECT_TRUE(operands.outputs() == first) << text << ": " << c.algorithm << " gives other bytes with " << threads << " threads";
+      }
+      ASSERT_EQ(agreement::run_prepared(table, text, {c.algorithm, c.configs.front()}, facts.isa, 2, operands), "") << text << ": " << c.algorithm << ", prepared";
+      EXPECT_TRUE(operands.outputs() == first) << text << ": " << c.algorithm << ", prepared";
+      EXPECT_EQ(agreement::difference(operands.list().back().type, expected[0], first[0], 1e-5, 0), "") << text << ": " << c.algorithm;
+    }
+    EXPECT_GE(compared, text.find("rs1") == std::string::npos ? 1 : 2) << text;
+  }
+}
+
+TEST(Pointwise, refuses_what_it_cannot_do_and_says_why) {
+  auto const refusal = [](std::string const& text) {
+    for (auto const& c : conv_algorithms().candidates(text, DeviceFacts{}))
+      if (c.algorithm == "pointwise") return c.refusal;
+    return std::string("no such algorithm");
+  };
+  EXPECT_EQ(refusal("n1 c8 hw8 k8 rs1 f32 nhwc"), "");
+  EXPECT_NE(refusal("n1 c8 hw8 k8 rs3 f32 nhwc").find("1x1"), std::string::npos);
+  EXPECT_NE(refusal("n1 c8 hw8 k8 rs1 bf16 nhwc").find("f32"), std::string::npos);
+  EXPECT_NE(refusal("n1 c8 hw8 k8 rs1 f32 nchw").find("nhwc"), std::string::npos);
+  EXPECT_NE(refusal("n1 c8 hw8 k8 rs1 p1 f32 nhwc").find("padding"), std::string::npos);
+  EXPECT_NE(refusal("n1 c8 hw8 k8 rs1 g2 f32 nhwc").find("groups"), std::string::npos);
+  EXPECT_NE(refusal("bwd_filter n1 c8 hw8 k8 rs1 f32 nhwc").find("filter gradient"), std::string::npos);
+  EXPECT_NE(refusal("bwd_data n1 c8 hw8 k8 rs1 st2 f32 nhwc").find("stride"), std::string::npos);
+}
+
+}  // namespace
