@@ -45,6 +45,9 @@ __global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blo
   else db[c] = float(total);
 }
 
+// Blocks that run at once on the H100 and H200; fixed, so that results do not depend on the card.
+constexpr int resident = 132 * 2;
+
 int sets_of(ConvProblem const& p) {
   if (p.direction == Direction::bwd_filter) return p.r * p.s + p.store.bias;
   return p.store.stats == Stats::none ? 0 : 2;
@@ -64,31 +67,45 @@ Walk walk_within(ConvProblem const& p, Way const& way, int most) {
 }  // namespace
 
 Walk walk_of(ConvProblem const& p, Way const& way) {
-  return walk_within(p, way, p.direction == Direction::bwd_filter ? 132 * 6 : sets_of(p) ? 132 * 12 : INT_MAX);
+  return walk_within(p, way, p.direction == Direction::bwd_filter ? resident : sets_of(p) ? 6 * resident : INT_MAX);
 }
 
 namespace {
 
 bool strided_data(ConvProblem const& p) { return p.direction == Direction::bwd_data && p.stride_h == 2; }
 int vector_of(ConvProblem const& p) { return p.c % 4 == 0 ? 4 : 1; }
-// Columns that the kernels have, the best guess first.
+// Columns that the kernels have.
 std::vector<int> columns_of(ConvProblem const& p) {
-  bool const plain = p.direction != Direction::bwd_filter && !has_slots(p) && p.r == 3 && vector_of(p) == 4;
-  if (strided_data(p)) return plain ? std::vector<int>{2, 4} : std::vector<int>{2};
-  if (p.direction == Direction::bwd_filter) return {p.r == 3 ? 4 : 2};
-  return plain && p.x_type == DType::bf16 && p.stride_h == 1 ? std::vector<int>{4, 7} : std::vector<int>{4};
+  if (p.direction == Direction::bwd_filter) return p.r == 5 ? std::vector<int>{2} : vector_of(p) == 4 ? std::vector<int>{4, 2} : std::vector<int>{4};
+  if (strided_data(p)) return {2};
+  bool const simple = form_of(p) != Form::slots && p.r == 3 && vector_of(p) == 4;
+  return simple && p.x_type == DType::bf16 && p.stride_h == 1 ? std::vector<int>{7, 4} : std::vector<int>{4};
 }
 Way way_of(ConvProblem const& p, int t, int band) { return {vector_of(p), t, band}; }
-int rows_of(ConvProblem const& p) { return walk_of(p, way_of(p, 4, 1 << 20)).rows; }
-// The longest bands that still make enough blocks to fill the card several times over.
-int band_of(ConvProblem const& p, int t) {
-  int const rows = rows_of(p);
-  for (int bands = 1; rows / bands > 8; ++bands) {
-    int const band = (rows + bands - 1) / bands;
-    Walk const w = walk_within(p, way_of(p, t, band), INT_MAX);
-    if (std::int64_t(w.blocks) * w.groups >= 132 * 8) return band;
+
+// Relative time of a launch: turns of the blocks that run at once, times the instructions of a strip. Measured: a row costs 63 per column and 52 besides,
+// a strip as much as 3 rows before its first.
+double cost_of(ConvProblem const& p, Way const& way) {
+  Walk const w = walk_within(p, way, INT_MAX);
+  double const turns = double(w.blocks) * w.groups / resident;
+  return (turns < 4 ? std::ceil(turns) : turns + 0.5) * (w.band + 3) * (63 * way.t + 52);
+}
+// Ways to cut the work, the best guess first: all columns that there are, and bands from a whole image down to an eighth.
+std::vector<Way> ways_of(ConvProblem const& p) {
+  std::vector<std::pair<double, Way>> ways;
+  for (int t : columns_of(p)) {
+    int last = 0;
+    for (int bands : {1, 2, 3, 4, 6, 8}) {
+      int const rows = walk_within(p, way_of(p, t, 1 << 20), INT_MAX).rows, band = (rows + bands - 1) / bands;
+      if (band == last || (bands > 1 && band < 4)) break;
+      ways.emplace_back(cost_of(p, way_of(p, t, band)), way_of(p, t, band));
+      last = band;
+    }
   }
-  return std::min(rows, 8);
+  std::stable_sort(ways.begin(), ways.end(), [](auto const& a, auto const& b) { return a.first < b.first; });
+  std::vector<Way> out;
+  for (auto const& way : ways) out.push_back(way.second);
+  return out;
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
@@ -113,18 +130,13 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   std::vector<Config> out;
-  for (int t : columns_of(p)) {
-    int const best = band_of(p, t), rows = rows_of(p);
-    for (int band : {best, (best + 1) / 2, std::min(2 * best, rows), rows}) {
-      Config const c{{"columns", t}, {"rows", band}};
-      if (std::find(out.begin(), out.end(), c) == out.end()) out.push_back(c);
-    }
-  }
+  for (Way const& way : ways_of(p))
+    if (out.size() < 6) out.push_back({{"columns", way.t}, {"rows", way.band}});
   return out;
 }
 Way chosen(ConvProblem const& p, Config const& c) {
-  int const t = c.get("columns", columns_of(p).front());
-  return way_of(p, t, c.get("rows", band_of(p, t)));
+  Way const best = ways_of(p).front();
+  return way_of(p, c.get("columns", best.t), c.get("rows", best.band));
 }
 
 std::size_t scratch(ConvProblem const& p, Config const& c) {

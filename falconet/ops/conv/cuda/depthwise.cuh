@@ -56,65 +56,81 @@ FALCONET_DEVICE Place place_of(Walk const& w, int item) {
   return {n, begin, min(begin + w.band, w.first_row + w.rows), w.first_column + strip * T};
 }
 
+// V neighbouring elements as one register or several: structures of 16-bit members come apart into 16-bit accesses.
+template <int bytes>
+struct RawOf;
+template <>
+struct RawOf<2> { using type = std::uint16_t; };
+template <>
+struct RawOf<4> { using type = std::uint32_t; };
+template <>
+struct RawOf<8> { using type = uint2; };
+template <>
+struct RawOf<16> { using type = uint4; };
 template <class E, int V>
-FALCONET_DEVICE void unpack(Pack<E, V> const& from, float (&to)[V]) {
-  if constexpr (sizeof(E) == 2 && V % 2 == 0) {
-    std::uint32_t words[V / 2];
-    __builtin_memcpy(words, &from, sizeof words);
-#pragma unroll
-    for (int i = 0; i < V / 2; ++i) to[2 * i] = ptx::low_bf16(words[i]), to[2 * i + 1] = ptx::high_bf16(words[i]);
+using Raw = typename RawOf<sizeof(E) * V>::type;
+
+template <class E, int V>
+FALCONET_DEVICE void unpack(Raw<E, V> raw, float (&to)[V]) {
+  if constexpr (sizeof(E) == 2 && V == 4) {
+    to[0] = ptx::low_bf16(raw.x), to[1] = ptx::high_bf16(raw.x), to[2] = ptx::low_bf16(raw.y), to[3] = ptx::high_bf16(raw.y);
+  } else if constexpr (sizeof(E) == 4 && V == 4) {
+    to[0] = __uint_as_float(raw.x), to[1] = __uint_as_float(raw.y), to[2] = __uint_as_float(raw.z), to[3] = __uint_as_float(raw.w);
   } else {
-#pragma unroll
-    for (int i = 0; i < V; ++i) to[i] = load(from.e[i]);
+    static_assert(V == 1);
+    to[0] = __uint_as_float(sizeof(E) == 2 ? std::uint32_t(raw) << 16 : std::uint32_t(raw));
   }
 }
 // Rounds v to the element type, in place too.
 template <class E, int V>
-FALCONET_DEVICE Pack<E, V> rounded(float (&v)[V]) {
-  Pack<E, V> out;
-  if constexpr (sizeof(E) == 2 && V % 2 == 0) {
-    std::uint32_t words[V / 2];
-#pragma unroll
-    for (int i = 0; i < V / 2; ++i) words[i] = ptx::pack_bf16(v[2 * i], v[2 * i + 1]);
-    __builtin_memcpy(&out, words, sizeof words);
+FALCONET_DEVICE Raw<E, V> rounded(float (&v)[V]) {
+  Raw<E, V> raw;
+  if constexpr (sizeof(E) == 2 && V == 4) {
+    raw.x = ptx::pack_bf16(v[0], v[1]), raw.y = ptx::pack_bf16(v[2], v[3]);
+    unpack<E, V>(raw, v);
+  } else if constexpr (sizeof(E) == 4 && V == 4) {
+    raw.x = __float_as_uint(v[0]), raw.y = __float_as_uint(v[1]), raw.z = __float_as_uint(v[2]), raw.w = __float_as_uint(v[3]);
+  } else if constexpr (sizeof(E) == 2) {
+    raw = std::uint16_t(ptx::pack_bf16(v[0], 0.f));
+    unpack<E, V>(raw, v);
   } else {
-#pragma unroll
-    for (int i = 0; i < V; ++i) put(out.e[i], v[i]);
+    raw = __float_as_uint(v[0]);
   }
-  unpack(out, v);
-  return out;
+  return raw;
 }
 
-// Rows on their way from global memory: a queue of `depth` rows of `columns` vectors, in shared memory but each thread's own, so that it needs no barrier
-// and no registers; enough bytes are under way however few threads a multiprocessor holds.
+// Vectors on their way from global memory: a queue of `depth` entries of `columns` vectors, in shared memory but each thread's own, so that it needs no
+// barrier and no registers; enough bytes are under way however few threads a multiprocessor holds. What does not exist is never copied: columns outside
+// the image are zeroed once, rows outside are not entered.
 template <class E, int V, int columns, int depth>
 struct Queue {
-  Pack<E, V>* mine;
-  int place = 0;   // of the oldest row
-  static constexpr std::size_t bytes = sizeof(Pack<E, V>) * columns * depth;   // a thread
-  FALCONET_DEVICE explicit Queue(void* memory) : mine(static_cast<Pack<E, V>*>(memory) + threadIdx.x) {}
-  FALCONET_DEVICE Pack<E, V>* at(int ahead, int column) const {
-    int const row = place + ahead >= depth ? place + ahead - depth : place + ahead;
-    return mine + (row * columns + column) * blockDim.x;
+  using P = Raw<E, V>;
+  static constexpr int entry = columns * most_threads;
+  static constexpr std::size_t bytes = sizeof(P) * entry * depth;
+  P* mine;
+  int front = 0, back = 0;
+  FALCONET_DEVICE explicit Queue(void* memory) : mine(static_cast<P*>(memory) + threadIdx.x) {}
+  FALCONET_DEVICE void restart() { front = back = 0; }
+  FALCONET_DEVICE P oldest(int column) const { return mine[front + column * most_threads]; }
+  FALCONET_DEVICE void pop() { front = front + entry == entry * depth ? 0 : front + entry; }
+  FALCONET_DEVICE void push() { back = back + entry == entry * depth ? 0 : back + entry; }
+  // Starts a copy into the entry that push() will end.
+  FALCONET_DEVICE void start(int column, E const* from) const {
+    P* const to = mine + back + column * most_threads;
+    if constexpr (sizeof(P) >= 4)
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(std::uint32_t(__cvta_generic_to_shared(to))), "l"(from), "n"(int(sizeof(P))) : "memory");
+    else
+      *to = *reinterpret_cast<P const*>(from);
   }
-  FALCONET_DEVICE Pack<E, V> front(int column) const { return *at(0, column); }
-  FALCONET_DEVICE void pop() { place = place + 1 == depth ? 0 : place + 1; }
-  // Starts one vector of the row `ahead` of the oldest; zeros where it does not exist.
-  FALCONET_DEVICE void start(int ahead, int column, E const* from, bool exists) const {
-    constexpr int size = sizeof(Pack<E, V>);
-    Pack<E, V>* const to = at(ahead, column);
-    if constexpr (size >= 4) {
-      std::uint32_t const shared = std::uint32_t(__cvta_generic_to_shared(to));
-      asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(exists ? from : nullptr), "n"(size), "r"(exists ? size : 0) : "memory");
-    } else {
-      *to = exists ? *reinterpret_cast<Pack<E, V> const*>(from) : Pack<E, V>{};
-    }
+  FALCONET_DEVICE void zero(int column) const {
+#pragma unroll
+    for (int d = 0; d < depth; ++d) mine[d * entry + column * most_threads] = P{};
   }
 };
-FALCONET_DEVICE void row_started() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// All rows but the youngest `others` are there.
+FALCONET_DEVICE void entry_started() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// All entries but the youngest `others` are there.
 template <int others>
-FALCONET_DEVICE void await_row() { asm volatile("cp.async.wait_group %0;" ::"n"(others) : "memory"); }
+FALCONET_DEVICE void await_entry() { asm volatile("cp.async.wait_group %0;" ::"n"(others) : "memory"); }
 
 // none, relu and relu6 as bounds; a NaN stays visible.
 struct Bounds {
@@ -169,6 +185,8 @@ struct Store {
   E const *residual = nullptr, *mask = nullptr, *other = nullptr;   // other: what the sums are taken with
   float const *affine = nullptr, *bias = nullptr;
   Bounds act;
+  bool clips = false;
+  float mask_most = HUGE_VALF;       // the mask lets pass what lies between 0 and this
   StepState const* step = nullptr;   // with sums
   bool squares = false;
   float* partial = nullptr;          // [blocks][2][channels]
@@ -187,57 +205,77 @@ FALCONET_DEVICE void place_vectors(float* to, float const* affine, float const* 
   }
 }
 
+// What a launch does to its results: nothing, sums of squares, or any slots.
+enum class Form { plain, squares, slots };
+
 // What else is read for T neighbouring results, loaded before they are computed.
 template <class E, int V, int T>
 struct Beside {
-  Pack<E, V> residual[T], mask[T], other[T];
+  Raw<E, V> residual[T], mask[T], other[T];
   FALCONET_DEVICE void load(Store<E> const& s, std::int64_t at, int step, unsigned exists) {
+    if (s.residual) load_from(residual, s.residual + at, step, exists);
+    if (s.mask) load_from(mask, s.mask + at, step, exists);
+    if (s.other) load_from(other, s.other + at, step, exists);
+  }
+  static FALCONET_DEVICE void load_from(Raw<E, V> (&to)[T], E const* from, int step, unsigned exists) {
 #pragma unroll
-    for (int t = 0; t < T; ++t) {
-      if (!(exists >> t & 1)) continue;
-      if (s.residual) residual[t] = *reinterpret_cast<Pack<E, V> const*>(s.residual + at + t * step);
-      if (s.mask) mask[t] = *reinterpret_cast<Pack<E, V> const*>(s.mask + at + t * step);
-      if (s.other) other[t] = *reinterpret_cast<Pack<E, V> const*>(s.other + at + t * step);
-    }
+    for (int t = 0; t < T; ++t)
+      if (exists >> t & 1) to[t] = *reinterpret_cast<Raw<E, V> const*>(from + t * step);
   }
 };
 
-// vectors: this thread's of place_vectors, `count` apart. Finishes V channels of T results, `step` elements apart from `at` on, and writes those that exist. sum: of Stats.
-template <class E, int V, int T, bool slots>
+// vectors: this thread's of place_vectors, `count` apart. Finishes V channels of T results, `step` elements apart from `at` on, and writes those that
+// exist. sum: of Stats.
+template <class E, int V, int T, Form form>
 FALCONET_DEVICE void finish(Store<E> const& s, float const* vectors, int count, Beside<E, V, T> const& beside, float (&results)[T][V], E* to, std::int64_t at, int step,
                             unsigned exists, bool counts, float (&sum)[2][V]) {
+  constexpr unsigned all = (1u << T) - 1;
+  auto const each = [&](auto change) {   // of every result; what is asked is asked once
 #pragma unroll
-  for (int t = 0; t < T; ++t) {
-    if (!(exists >> t & 1)) continue;
-    float(&v)[V] = results[t];
-    if constexpr (slots) {
+    for (int t = 0; t < T; ++t)
 #pragma unroll
-      for (int e = 0; e < V; ++e) v[e] = fmaf(vectors[e], v[e], vectors[count + e]);
-      if (s.residual) {
-        float r[V];
-        unpack(beside.residual[t], r);
+      for (int e = 0; e < V; ++e) results[t][e] = change(results[t][e], t, e);
+  };
+  auto const beside_it = [](Raw<E, V> const (&tensor)[T], int t, int e) {
+    float v[V];
+    unpack<E, V>(tensor[t], v);
+    return v[e];
+  };
+  if constexpr (form == Form::slots) {
+    if (s.affine || s.bias) each([&](float v, int, int e) { return fmaf(vectors[e], v, vectors[count + e]); });
+    if (s.residual) each([&](float v, int t, int e) { return v + beside_it(beside.residual, t, e); });
+    if (s.clips) each([&](float v, int, int) { return clip(s.act, v); });
+    if (s.mask) each([&](float v, int t, int e) {
+      float const m = beside_it(beside.mask, t, e);
+      return m > 0 && m < s.mask_most ? v : 0.f;
+    });
+  }
+  Raw<E, V> stored[T];
 #pragma unroll
-        for (int e = 0; e < V; ++e) v[e] += r[e];
+  for (int t = 0; t < T; ++t) stored[t] = rounded<E, V>(results[t]);
+  if (exists == all) {
+#pragma unroll
+    for (int t = 0; t < T; ++t) *reinterpret_cast<Raw<E, V>*>(to + at + t * step) = stored[t];
+  } else {
+#pragma unroll
+    for (int t = 0; t < T; ++t)
+      if (exists >> t & 1) *reinterpret_cast<Raw<E, V>*>(to + at + t * step) = stored[t];
+  }
+  if constexpr (form != Form::plain) {
+    if (!counts) return;
+#pragma unroll
+    for (int t = 0; t < T; ++t) {
+      float(&v)[V] = results[t];
+      if (exists != all && !(exists >> t & 1)) continue;
+      if (form == Form::squares || s.squares) {
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[0][e] += v[e], sum[1][e] = fmaf(v[e], v[e], sum[1][e]);
+      } else {
+        float o[V];
+        unpack<E, V>(beside.other[t], o);
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[0][e] = fmaf(v[e], o[e], sum[0][e]), sum[1][e] += v[e];
       }
-#pragma unroll
-      for (int e = 0; e < V; ++e) v[e] = clip(s.act, v[e]);
-      if (s.mask) {
-        float m[V];
-        unpack(beside.mask[t], m);
-#pragma unroll
-        for (int e = 0; e < V; ++e) v[e] = m[e] > 0 ? v[e] : 0.f;
-      }
-    }
-    *reinterpret_cast<Pack<E, V>*>(to + at + t * step) = rounded<E, V>(v);
-    if (!counts) continue;
-    if (!slots || s.squares) {
-#pragma unroll
-      for (int e = 0; e < V; ++e) sum[0][e] += v[e], sum[1][e] = fmaf(v[e], v[e], sum[1][e]);
-    } else if (s.other) {
-      float o[V];
-      unpack(beside.other[t], o);
-#pragma unroll
-      for (int e = 0; e < V; ++e) sum[0][e] = fmaf(v[e], o[e], sum[0][e]), sum[1][e] += v[e];
     }
   }
 }
@@ -264,18 +302,18 @@ Store<E> store_of(ConvProblem const& p, ConvArgs const& a, float* partial) {
   if (o.mask != Mask::none) s.mask = a.mask.as<E>();
   if (o.affine != Affine::none) s.affine = a.store_affine.as<float>();
   if (o.bias) s.bias = a.bias.as<float>();
-  s.act = bounds_of(o.act);
+  s.act = bounds_of(o.act), s.clips = o.act != Activation::none;
   if (o.stats == Stats::none) return s;
   s.step = a.step, s.partial = partial;
   s.squares = o.stats == Stats::squares;
   if (!s.squares) s.other = (o.stats == Stats::dot ? a.mask : a.other).as<E>();
   return s;
 }
-// Whether a result passes anything but squares.
-inline bool has_slots(ConvProblem const& p) {
+inline Form form_of(ConvProblem const& p) {
   OnStore sums;
   sums.stats = p.store.stats == Stats::squares ? Stats::squares : Stats::none;
-  return p.store != sums || p.load_x != OnLoad{};
+  if (p.store != sums || p.load_x != OnLoad{}) return Form::slots;
+  return sums.stats == Stats::none ? Form::plain : Form::squares;
 }
 
 }  // namespace falconet::depthwise

@@ -22,25 +22,23 @@ struct Work {
 };
 
 template <class E, int V, int R, int stride, int T>
-struct Form {
+struct Shape {
   static constexpr int ahead = (R + stride - 1) / stride - 1;   // rows of dy that a row of x meets, but the first
-  static constexpr int in_columns = (T - 1) * stride + R, taps = R * R, depth = int(sizeof(E)) * V * in_columns > 64 ? 3 : 4;
-  using RowsX = Queue<E, V, in_columns, depth>;
-  using RowsY = Queue<E, V, T, depth>;
+  static constexpr int in_columns = (T - 1) * stride + R, taps = R * R, entry = stride * in_columns + T;
+  static constexpr int depth = int(sizeof(E)) * V * entry <= 88 ? 4 : 2;
+  using Steps = Queue<E, V, entry, depth>;   // of one step: its rows of x, then its row of dy
 };
 
 // slots: of x as it is read, and db.
 template <class E, int V, int R, int stride, int T, bool slots>
 __global__ void __launch_bounds__(most_threads, R == 3 ? 2 : 1) filter(const __grid_constant__ Work<E> w) {
-  using F = Form<E, V, R, stride, T>;
+  using F = Shape<E, V, R, stride, T>;
   constexpr int ahead = F::ahead, in_columns = F::in_columns, taps = F::taps, depth = F::depth;
   extern __shared__ __align__(16) float memory[];
   int vector;
   int const strip = w.walk.by_here(threadIdx.x, vector), first_channel = blockIdx.y * w.walk.here * V, c = first_channel + vector * V, count = w.walk.here * V;
   bool const works = strip < w.walk.strips && c < w.channels;
-  char* const queues = reinterpret_cast<char*>(memory) + (slots ? (2 * count + 3) / 4 * 16 : 0);
-  typename F::RowsX rows_x(queues);
-  typename F::RowsY rows_y(queues + F::RowsX::bytes * blockDim.x);
+  typename F::Steps steps(memory + (slots ? (2 * count + 3) / 4 * 4 : 0));
   if constexpr (slots) {
     place_vectors<V>(memory, w.load, nullptr, first_channel, w.walk.here, w.channels);
     __syncthreads();
@@ -53,82 +51,93 @@ __global__ void __launch_bounds__(most_threads, R == 3 ? 2 : 1) filter(const __g
       Place const at = place_of<T>(w.walk, item);
       int const column = at.column * stride - w.pad_left;
       int const row_begin = max(at.begin * stride - w.pad_top, 0), row_end = min((at.end - 1) * stride - w.pad_top + R, w.height);
-      E const* const x = w.x + std::int64_t(at.n) * w.height * w.width * w.channels + c;
-      E const* const dy = w.dy + std::int64_t(at.n) * w.rows * w.columns * w.channels + c;
       unsigned inside = 0, exists = 0;      // columns of x, of dy
 #pragma unroll
-      for (int i = 0; i < in_columns; ++i) inside |= unsigned(column + i) < unsigned(w.width) ? 1u << i : 0u;
+      for (int i = 0; i < in_columns; ++i)
+        if (unsigned(column + i) < unsigned(w.width)) inside |= 1u << i;
+        else
 #pragma unroll
-      for (int t = 0; t < T; ++t) exists |= at.column + t < w.columns ? 1u << t : 0u;
-      // Step p takes row p + ahead of dy, then `stride` rows of x. A row of x is one group of copies; the row of dy belongs to the step's first.
-      int const step_begin = at.begin - ahead, h_begin = step_begin * stride - w.pad_top + R - stride;
-      auto const start = [&](int k, int place_x, int place_y) {   // k: rows of x since the first
-        int const h = h_begin + k;
-        bool const row = h >= row_begin && h < row_end;
-        E const* const from = x + (h * w.width + column) * w.channels;
+          for (int k = 0; k < stride; ++k) steps.zero(k * in_columns + i);
 #pragma unroll
-        for (int i = 0; i < in_columns; ++i) rows_x.start(place_x, i, from + i * w.channels, row && (inside >> i & 1));
-        if (k % stride == 0) {
-          int const p = step_begin + k / stride + ahead;
-          E const* const from_y = dy + (p * w.columns + at.column) * w.channels;
+      for (int t = 0; t < T; ++t)
+        if (at.column + t < w.columns) exists |= 1u << t;
+        else steps.zero(stride * in_columns + t);
+      steps.restart();
+      // Step p reads row p + ahead of dy and its `stride` rows of x.
+      int started = at.begin - ahead, h_started = started * stride - w.pad_top + R - stride;
+      std::int64_t const x_step = std::int64_t(w.width) * w.channels, y_step = std::int64_t(w.columns) * w.channels;
+      E const* next_x = w.x + (std::int64_t(at.n) * w.height + h_started) * x_step + std::int64_t(column) * w.channels + c;
+      E const* next_y = w.dy + (std::int64_t(at.n) * w.rows + at.begin) * y_step + std::int64_t(at.column) * w.channels + c;
+      auto const start = [&] {
 #pragma unroll
-          for (int t = 0; t < T; ++t) rows_y.start(place_y, t, from_y + t * w.channels, p < at.end && (exists >> t & 1));
-        }
-        row_started();
+        for (int k = 0; k < stride; ++k, ++h_started, next_x += x_step)
+          if (h_started >= row_begin && h_started < row_end)
+#pragma unroll
+            for (int i = 0; i < in_columns; ++i)
+              if (inside >> i & 1) steps.start(k * in_columns + i, next_x + i * w.channels);
+        if (started + ahead < at.end)
+#pragma unroll
+          for (int t = 0; t < T; ++t)
+            if (exists >> t & 1) steps.start(stride * in_columns + t, next_y + t * w.channels);
+        next_y += y_step, ++started;
+        steps.push();
+        entry_started();
       };
-      float d[ahead + 1][T][V] = {};   // rows p to p + ahead of dy
-#pragma unroll
-      for (int k = 0; k < depth - 1; ++k) start(k, k, k / stride);
 #pragma unroll 1
-      for (int p = step_begin; p < at.end; ++p) {
+      for (int k = 0; k < depth - 1; ++k) start();
+      float d[ahead + 1][T][V] = {};   // row p + a of dy is at (p + a) % (ahead + 1), counted from the first p: nothing is moved
+      int h = (at.begin - ahead) * stride - w.pad_top + R - stride;
+#pragma unroll 1
+      for (int p = at.begin - ahead; p < at.end;) {
 #pragma unroll
-        for (int i = 0; i < stride; ++i) {
-          int const k = (p - step_begin) * stride + i, h = h_begin + k;
-          await_row<depth - 2>();
-          if (i == 0) {
+        for (int phase = 0; phase <= ahead; ++phase, ++p) {
+          if (p >= at.end) break;
+          await_entry<depth - 2>();
+          float(&newest)[T][V] = d[(phase + ahead) % (ahead + 1)];
+          if (p + ahead < at.end) {
 #pragma unroll
             for (int t = 0; t < T; ++t) {
-              unpack(rows_y.front(t), d[ahead][t]);
+              unpack<E, V>(steps.oldest(stride * in_columns + t), newest[t]);
               if constexpr (slots)
 #pragma unroll
-                for (int e = 0; e < V; ++e) db[0][e] += d[ahead][t][e];
+                for (int e = 0; e < V; ++e) db[0][e] += newest[t][e];
             }
+          } else {
+#pragma unroll
+            for (int t = 0; t < T; ++t)
+#pragma unroll
+              for (int e = 0; e < V; ++e) newest[t][e] = 0;
           }
-          bool const row = h >= row_begin && h < row_end;
 #pragma unroll
-          for (int j = 0; j < in_columns; ++j) {
-            float v[V];
-            unpack(rows_x.front(j), v);
-            if constexpr (slots) {
-              if (w.loads)
+          for (int i = 0; i < stride; ++i, ++h) {
+            if (h < row_begin || h >= row_end) continue;
+            float x[in_columns][V];
 #pragma unroll
-                for (int e = 0; e < V; ++e) v[e] = row && (inside >> j & 1) ? clip(w.load_act, fmaf(loaded[e], v[e], loaded[count + e])) : 0.f;
+            for (int j = 0; j < in_columns; ++j) {
+              unpack<E, V>(steps.oldest(i * in_columns + j), x[j]);
+              if constexpr (slots) {
+                if (w.loads)
+#pragma unroll
+                  for (int e = 0; e < V; ++e) x[j][e] = inside >> j & 1 ? clip(w.load_act, fmaf(loaded[e], x[j][e], loaded[count + e])) : 0.f;
+              }
             }
 #pragma unroll
             for (int a = 0; a <= ahead; ++a) {
-              int const r = R - stride + i - stride * a;
+              int const r = R - stride + i - stride * a, row = (phase + a) % (ahead + 1);
               if (r < 0) continue;
 #pragma unroll
-              for (int s = 0; s < R; ++s) {
-                if ((j - s) % stride || j < s || (j - s) / stride >= T) continue;
+              for (int s = 0; s < R; ++s)
 #pragma unroll
-                for (int e = 0; e < V; ++e) sum[r * R + s][e] = fmaf(v[e], d[a][(j - s) / stride][e], sum[r * R + s][e]);
-              }
+                for (int e = 0; e < V; ++e)
+#pragma unroll
+                  for (int t = 0; t < T; ++t) sum[r * R + s][e] = fmaf(x[t * stride + s][e], d[row][t][e], sum[r * R + s][e]);
             }
           }
-          // The row depth - 1 further on; its row of dy goes behind those under way. Of the queue of dy, the front leaves with the step's last row.
-          start(k + depth - 1, depth - 1, (i + depth - 1) / stride);
-          rows_x.pop();
+          steps.pop();
+          start();
         }
-        rows_y.pop();
-#pragma unroll
-        for (int t = 0; t < T; ++t)
-#pragma unroll
-          for (int e = 0; e < V; ++e)
-#pragma unroll
-            for (int a = 0; a < ahead; ++a) d[a][t][e] = d[a + 1][t][e];
       }
-      await_row<0>();
+      await_entry<0>();
     }
   float* const partial = w.partial + std::int64_t(blockIdx.x) * (taps + (slots && w.bias)) * w.channels;
   add_strips<V, taps>(sum, memory, w.walk, works, first_channel, w.channels, partial);
@@ -138,10 +147,9 @@ __global__ void __launch_bounds__(most_threads, R == 3 ? 2 : 1) filter(const __g
 
 template <class E, int V, int R, int stride, int T, bool slots>
 void launch(Work<E> const& w, cudaStream_t stream) {
-  using F = Form<E, V, R, stride, T>;
+  using F = Shape<E, V, R, stride, T>;
   auto const kernel = filter<E, V, R, stride, T, slots>;
-  std::size_t const threads = std::size_t(w.walk.threads), vectors = slots ? std::size_t(2 * w.walk.here * V + 3) / 4 * 16 : 0;
-  std::size_t const shared = std::max(vectors + (F::RowsX::bytes + F::RowsY::bytes) * threads, sizeof(float) * V * threads);
+  std::size_t const shared = (slots ? std::size_t(2 * w.walk.here * V + 3) / 4 * 16 : 0) + F::Steps::bytes;
   static bool const allowed = (allow_shared_memory(kernel, 160 << 10), true);
   (void)allowed;
   kernel<<<dim3(unsigned(w.walk.blocks), unsigned(w.walk.groups)), w.walk.threads, shared, stream>>>(w);
@@ -165,7 +173,8 @@ void launch(ConvProblem const& p, Way const& way, ConvArgs const& a, float* part
   w.bias = p.store.bias, w.partial = partial;
   bool const slots = w.loads || w.bias;
   if (way.v == 1) p.r == 3 ? launch<E, 1, 3, 4>(w, p.stride_h, slots, stream) : launch<E, 1, 5, 2>(w, p.stride_h, slots, stream);
-  else p.r == 3 ? launch<E, 4, 3, 4>(w, p.stride_h, slots, stream) : launch<E, 4, 5, 2>(w, p.stride_h, slots, stream);
+  else if (p.r == 5) launch<E, 4, 5, 2>(w, p.stride_h, slots, stream);
+  else way.t == 2 ? launch<E, 4, 3, 2>(w, p.stride_h, slots, stream) : launch<E, 4, 3, 4>(w, p.stride_h, slots, stream);
 }
 
 }  // namespace
