@@ -227,7 +227,7 @@ std::vector<std::string> problems_to_check() {
     for (std::string t : {" bf16", " bf16,f32,bf16", " f32"}) {
       for (std::string s : {"", " store=squares", " store=bias+relu6", " store=scale_shift+residual+relu+squares", " load_x=scale_shift+relu6 store=squares", " load_x=relu store=bias"})
         out.push_back(g + t + " nhwc" + s);
-      for (std::string s : {"", " store=mask+dot_other", " store=residual+mask+dot_other", " store=dot", " store=residual", " store=squares"}) out.push_back("bwd_data " + g + t + " nhwc" + s);
+      for (std::string s : {"", " store=mask6+dot_other", " store=residual+mask+dot_other", " store=dot", " store=residual", " store=mask6", " store=squares"}) out.push_back("bwd_data " + g + t + " nhwc" + s);
       for (std::string s : {"", " store=bias", " load_x=scale_shift+relu6", " load_x=relu6 store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
     }
   // Slots that only the plain kernels have.

@@ -44,7 +44,7 @@ struct BatchNormProblem {
   std::int64_t n = 0;
   DType image = DType::f32;
   Layout layout = Layout::nchw;
-  Activation act = Activation::none;  // normalise: none or relu
+  Activation act = Activation::none;  // normalise: none, relu or relu6
   bool residual = false, mask = false;
 
   // "function=coefficients c=16 per_sample=1024 eps=1e-05 momentum=0.1 type=f32"

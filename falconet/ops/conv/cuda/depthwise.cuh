@@ -299,7 +299,7 @@ Store<E> store_of(ConvProblem const& p, ConvArgs const& a, float* partial) {
   Store<E> s;
   auto const& o = p.store;
   if (o.residual) s.residual = a.residual.as<E>();
-  if (o.mask != Mask::none) s.mask = a.mask.as<E>();
+  if (o.mask != Mask::none) s.mask = a.mask.as<E>(), s.mask_most = o.mask == Mask::relu6 ? 6.f : HUGE_VALF;
   if (o.affine != Affine::none) s.affine = a.store_affine.as<float>();
   if (o.bias) s.bias = a.bias.as<float>();
   s.act = bounds_of(o.act), s.clips = o.act != Activation::none;
