@@ -179,7 +179,7 @@ std::vector<std::string> problems_to_check() {
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
-                              " store=residual+dot_other", " store=residual+mask"};
+                              " store=residual+dot_other", " store=residual+mask", " store=mask6", " store=mask6+dot_other"};
   char const* const filter[] = {" bf16", " bf16,f32,bf16"};
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);

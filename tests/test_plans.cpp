@@ -165,6 +165,20 @@ TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   auto const large = plan_of(Model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1}), 32, tf32, hopper_facts());
   for (auto const& l : large.step) rounded += l.choice.algorithm == "implicit_gemm_tf32";
   EXPECT_GT(rounded, 0);
+
+// Depthwise convolutions: their statistics, the mask of ReLU6 and the sums of batch norm's gradient as store slots.
+TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_is_the_golden_text) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  auto const part = [](std::string const& name, int width, int side, int stride, int groups) {
+    return conv(name, width, side, {.stride = stride, .padding = side / 2, .groups = groups, .bias = false}) | batch_norm(name + "_bn");
+  };
+  auto const block = [part](int width, int out, int stride) -> Layer {
+    return part("expand", width, 1, 1, 1) | relu6 | part("depthwise", width, 3, stride, width) | relu6 | part("project", out, 1, 1, 1);
+  };
+  Layer const same = [inside = block(144, 24, 1)](Var x) { return x + (x | inside); };
+  Layer const net = part("stem", 24, 3, 2, 1) | relu6 | scope("block1", same) | scope("block2", block(144, 32, 2)) | global_avg_pool | linear("fc", 10);
+  Model const model(spec_of({3, 112, 112}, 10), net, {.device = "cpu", .threads = 1});
+  expect_golden("inverted_residual_b32_bf16_cuda.plan", plan_of(model, 32, DType::bf16, hopper_facts()).text());
 }
 
 // A fusion that moves an update in place must not leave it behind as well.

@@ -9,6 +9,8 @@
 // order; warpgroup 0 copies, warpgroups 1 and 2 multiply and store. They share a tile, or alternate between tiles (one multiplies while
 // the other stores). Statistics are taken from the stored bf16 values by tensor core and written per block, then added in order.
 #pragma once
+#include <cmath>
+
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/device/device.h"
