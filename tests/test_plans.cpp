@@ -165,6 +165,7 @@ TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   auto const large = plan_of(Model(spec_of({3, 112, 112}, 10), bottlenecks(), {.device = "cpu", .threads = 1}), 32, tf32, hopper_facts());
   for (auto const& l : large.step) rounded += l.choice.algorithm == "implicit_gemm_tf32";
   EXPECT_GT(rounded, 0);
+}
 
 // Depthwise convolutions: their statistics, the mask of ReLU6 and the sums of batch norm's gradient as store slots.
 TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_convolutions) {
