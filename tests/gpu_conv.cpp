@@ -1,5 +1,6 @@
 // Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
-//   gpu_conv check                  every CUDA algorithm and config against the CPU reference: poisoned outputs and scratch, guard
+//   gpu_conv check [TEXT]           (of the problems that contain TEXT) every CUDA algorithm and config against the CPU reference: poisoned
+//                                   outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
@@ -155,7 +156,7 @@ void check(Card& card, std::string const& text, Tally& tally) {
 
 std::vector<std::string> problems_to_check() {
   std::vector<std::string> out;
-  for (char const* list : {"ugly", "li2019"})
+  for (char const* list : {"ugly", "li2019", "depthwise"})
     for (auto const& line : read_problem_list(std::string(FALCONET_SOURCE_DIR "/problems/conv/") + list + ".txt")) {
       ConvProblem p = ConvProblem::parse(line);
       if (p.operations() > 3e7) continue;
@@ -178,7 +179,7 @@ std::vector<std::string> problems_to_check() {
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
-                              " store=residual+dot_other", " store=residual+mask"};
+                              " store=residual+dot_other", " store=residual+mask", " store=mask6", " store=mask6+dot_other"};
   char const* const filter[] = {" bf16", " bf16,f32,bf16"};
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
@@ -220,6 +221,15 @@ std::vector<std::string> problems_to_check() {
   }
   out.push_back("bwd_data n2 c8 hw13 k8 rs5 f32 nhwc load_dy=max_unpool3");
   out.push_back("bwd_filter n2 c8 hw13 k8 rs5 f32 nhwc load_dy=max_unpool3");
+  // Depthwise: every slot, strips and bands that do not fit, channels that are no whole vector.
+  for (std::string g : {"n3 c8 hw14 k8 rs3 p1 g8", "n2 c24 h9 w13 k24 rs3 p1 st2 g24", "n2 c40 h17 w11 k40 rs5 p2 g40", "n3 c12 h8 w7 k12 rs5 p2 st2 g12", "n2 c33 hw7 k33 rs3 p1 g33",
+                        "n2 c144 h21 w10 k144 rs3 p1 g144", "n3 c272 h6 w5 k272 rs3 p0.1.2.0 st2 g272", "n2 c7 h6 w8 k7 rs5 p4 st2 g7"})
+    for (std::string t : {" bf16", " bf16,f32,bf16", " f32"}) {
+      for (std::string s : {"", " store=squares", " store=bias+relu6", " store=scale_shift+residual+relu+squares", " load_x=scale_shift+relu6 store=squares", " load_x=relu store=bias"})
+        out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {"", " store=mask6+dot_other", " store=residual+mask+dot_other", " store=dot", " store=residual", " store=mask6", " store=squares"}) out.push_back("bwd_data " + g + t + " nhwc" + s);
+      for (std::string s : {"", " store=bias", " load_x=scale_shift+relu6", " load_x=relu6 store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
+    }
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",
@@ -228,9 +238,10 @@ std::vector<std::string> problems_to_check() {
   return out;
 }
 
-int run_checks(Card& card) {
+int run_checks(Card& card, std::string const& part) {
   Tally tally;
-  for (auto const& p : problems_to_check()) check(card, p, tally);
+  for (auto const& p : problems_to_check())
+    if (p.find(part) != p.npos) check(card, p, tally);
   std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
   for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
   return tally.failures ? 1 : 0;
@@ -257,8 +268,8 @@ double time_of(Card& card, CudaGraph const& graph, int launches) {
 double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& views, std::vector<std::vector<bf16>> const& base, View const& result) {
   bool const fwd = p.direction == Direction::fwd, data = p.direction == Direction::bwd_data;
   auto value = [&](int operand, std::int64_t i) { return double(to_float(base[std::size_t(operand)][std::size_t(i) % period])); };
-  std::int64_t const P = p.p(), Q = p.q(), elements = result.type.shape.elements();
-  int const samples = 40;
+  std::int64_t const P = p.p(), Q = p.q(), elements = result.type.shape.elements(), C = p.c / p.groups, K = p.k / p.groups;
+  int const samples = !fwd && !data && p.n * P * Q > 1 << 18 ? 6 : 40;   // an element of a filter gradient takes them all
   std::vector<double> want, got;
   for (int i = 0; i < samples; ++i) {
     std::int64_t const e = i < 4 ? elements - 1 - i : std::int64_t(agreement::bits(5, std::uint64_t(i)) % std::uint64_t(elements));
@@ -269,7 +280,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
         for (int s = 0; s < p.s; ++s) {
           std::int64_t const h = r0 * p.stride_h - p.pad_top + r * p.dilation_h, w = q * p.stride_w - p.pad_left + s * p.dilation_w;
           if (h < 0 || w < 0 || h >= p.h || w >= p.w) continue;
-          for (std::int64_t c = 0; c < p.c; ++c) sum += value(0, ((n * p.h + h) * p.w + w) * p.c + c) * value(1, ((k * p.r + r) * p.s + s) * p.c + c);
+          for (std::int64_t c = 0; c < C; ++c) sum += value(0, ((n * p.h + h) * p.w + w) * p.c + k / K * C + c) * value(1, ((k * p.r + r) * p.s + s) * C + c);
         }
     } else if (data) {
       std::int64_t const c = e % p.c, w = e / p.c % p.w, h = e / p.c / p.w % p.h, n = e / p.c / p.w / p.h;
@@ -277,11 +288,11 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
         for (int s = 0; s < p.s; ++s) {
           std::int64_t const up = h + p.pad_top - r * p.dilation_h, left = w + p.pad_left - s * p.dilation_w;
           if (up < 0 || left < 0 || up % p.stride_h || left % p.stride_w || up / p.stride_h >= P || left / p.stride_w >= Q) continue;
-          for (std::int64_t k = 0; k < p.k; ++k)
-            sum += value(1, ((n * P + up / p.stride_h) * Q + left / p.stride_w) * p.k + k) * value(0, ((k * p.r + r) * p.s + s) * p.c + c);
+          for (std::int64_t k = c / C * K; k < (c / C + 1) * K; ++k)
+            sum += value(1, ((n * P + up / p.stride_h) * Q + left / p.stride_w) * p.k + k) * value(0, ((k * p.r + r) * p.s + s) * C + c % C);
         }
     } else {
-      std::int64_t const c = e % p.c, s = e / p.c % p.s, r = e / p.c / p.s % p.r, k = e / p.c / p.s / p.r;
+      std::int64_t const s = e / C % p.s, r = e / C / p.s % p.r, k = e / C / p.s / p.r, c = k / K * C + e % C;
       for (std::int64_t n = 0; n < p.n; ++n)
         for (std::int64_t i0 = 0; i0 < P; ++i0) {
           std::int64_t const h = i0 * p.stride_h - p.pad_top + r * p.dilation_h;
@@ -450,7 +461,7 @@ int main(int argc, char** argv) {
     std::vector<std::string> const arguments(argv + std::min(argc, 2), argv + argc);
     std::string const what = argc > 1 ? argv[1] : "check";
     std::printf("%s, driver %d, runtime %d, kernels %s\n", card.facts.name.c_str(), status.driver_version, status.runtime_version, status.architectures.c_str());
-    return what == "bench" ? run_bench(card, arguments) : run_checks(card);
+    return what == "bench" ? run_bench(card, arguments) : run_checks(card, arguments.empty() ? "" : arguments[0]);
   } catch (Error const& e) {
     std::printf("error: %s\n", e.what());
     return 1;

@@ -145,6 +145,9 @@ INSTANTIATE_TEST_SUITE_P(
              head(conv("a", 4, 3, {.padding = 1}) | relu | residual(conv("b", 4, 3, {.padding = 1, .bias = false}) | batch_norm("bn1") | relu | conv("c", 4, 3, {.padding = 1, .bias = false}) | batch_norm("bn2")) |
                   residual(conv("d", 4, 3, {.padding = 1, .bias = false}) | batch_norm("bn3")))},
         Case{"leaky_relu", {2, 5, 5}, 4, head(conv("a", 3, 3) | leaky_relu(0.2))}, Case{"relu6", {2, 5, 5}, 4, head(conv("a", 3, 3) | relu6)},
+        Case{"inverted_residual", {2, 7, 6}, 4,
+             head(conv("a", 6, 1, {.bias = false}) | batch_norm("bn1") | relu6 | conv("b", 6, 3, {.stride = 2, .padding = 1, .groups = 6, .bias = false}) | batch_norm("bn2") |
+                  relu6 | conv("c", 3, 1, {.bias = false}) | batch_norm("bn3"))},
         Case{"gelu", {2, 5, 5}, 4, head(conv("a", 3, 3) | gelu)}, Case{"silu", {2, 5, 5}, 4, head(conv("a", 3, 3) | silu)},
         Case{"sigmoid", {2, 5, 5}, 4, head(conv("a", 3, 3) | sigmoid)}, Case{"tanh", {2, 5, 5}, 4, head(conv("a", 3, 3) | falconet::tanh)},
         Case{"dropout", {2, 5, 5}, 4, head(conv("a", 3, 3) | dropout(0.4))},

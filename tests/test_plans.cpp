@@ -200,6 +200,28 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_inference_on_a_gpu_has_one_launch_a_conv
   for (auto const& l : plan.prepare) EXPECT_TRUE(l.op == "batch_norm" || l.op == "copy") << l.layer << " " << l.op;
 }
 
+// Depthwise convolutions: their statistics, the mask of ReLU6 and the sums of batch norm's gradient as store slots.
+TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_convolutions) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  auto const part = [](std::string const& name, int width, int side, int stride, int groups) {
+    return conv(name, width, side, {.stride = stride, .padding = side / 2, .groups = groups, .bias = false}) | batch_norm(name + "_bn");
+  };
+  auto const block = [part](int width, int out, int stride) -> Layer {
+    return part("expand", width, 1, 1, 1) | relu6 | part("depthwise", width, 3, stride, width) | relu6 | part("project", out, 1, 1, 1);
+  };
+  Layer const same = [inside = block(144, 24, 1)](Var x) { return x + (x | inside); };
+  Layer const net = part("stem", 24, 3, 2, 1) | relu6 | scope("block1", block(144, 24, 2)) | scope("block2", same) | global_avg_pool | linear("fc", 10);
+  Model const model(spec_of({3, 112, 112}, 10), net, {.device = "cpu", .threads = 1});
+  int statistics = 0, masks = 0;
+  for (auto const& l : plan_of(model, 32, DType::bf16, hopper_facts()).step) {
+    if (l.op != "conv" || l.problem.find(" g144 ") == l.problem.npos) continue;
+    EXPECT_EQ(l.choice.algorithm, "depthwise") << l.problem;
+    statistics += l.problem.ends_with("store=squares"), masks += l.problem.ends_with("store=mask6+dot_other");
+  }
+  EXPECT_EQ(statistics, 2);
+  EXPECT_EQ(masks, 2);
+}
+
 // A fusion that moves an update in place must not leave it behind as well.
 TEST(Plan, no_parameter_or_state_is_written_twice_in_a_step) {
   auto const& d = models::find("resnet20");

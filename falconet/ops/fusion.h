@@ -18,8 +18,8 @@ enum class Activation : std::uint8_t { none, relu, leaky_relu, relu6, gelu, silu
 // two_operand: (d, v) -> a[channel] * d + b[channel] * v + c[channel], vectors as one f32 tensor [3, channels]; v a second tensor.
 enum class Affine : std::uint8_t { none, scale_shift, two_operand };
 
-// relu: the result is kept where the mask tensor is positive and zero elsewhere.
-enum class Mask : std::uint8_t { none, relu };
+// relu: the result is kept where the mask tensor is positive and zero elsewhere; relu6: where it lies between 0 and 6.
+enum class Mask : std::uint8_t { none, relu, relu6 };
 
 // squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v*m, sum v) with m the mask tensor: the
 // gradient of a scale_shift pair. dot_other: the same with a tensor of its own in place of the mask: the sums of batch norm's gradient
@@ -70,6 +70,12 @@ FALCONET_HOST_DEVICE static inline T activate(Activation act, T x, T alpha = T(0
     case Activation::tanh: return tanh(x);
   }
   return x;
+}
+
+// Whether an element of the mask tensor lets its result pass.
+template <class T>
+FALCONET_HOST_DEVICE static inline bool passes(Mask mask, T m) {
+  return mask == Mask::none || (m > T(0) && (mask == Mask::relu || m < T(6)));
 }
 
 // The derivative at input x. relu and relu6 take 0 at their corners, as PyTorch does.

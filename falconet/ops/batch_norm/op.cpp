@@ -13,6 +13,7 @@ std::string BatchNormOp::attributes() const {
   if (function != F::two_operand) out += " eps " + exact(eps);
   if (slots.residual) out += " residual";
   if (slots.act == Activation::relu) out += " relu";
+  if (slots.act == Activation::relu6) out += " relu6";
   if (slots.mask) out += " mask";
   return out;
 }

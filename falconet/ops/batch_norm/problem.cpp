@@ -123,7 +123,7 @@ std::string BatchNormProblem::text() const {
   t.add("eps", exact(eps)).add("momentum", exact(momentum)).add("type", falconet::name(type));
   if (applies()) t.add("n", n).add("image", falconet::name(image)).add("layout", falconet::name(layout));
   if (function == BatchNormFunction::fold) t.add("image", falconet::name(image));
-  if (act != Activation::none) t.add("act", "relu");
+  if (act != Activation::none) t.add("act", act == Activation::relu ? "relu" : "relu6");
   if (residual) t.add("residual", 1);
   if (mask) t.add("mask", 1);
   if (bias) t.add("bias", 1);
@@ -144,7 +144,7 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   bool const fold = p.function == BatchNormFunction::fold;
   if (fold) p.image = parse_dtype(t.take("image", "f32"));
   auto const act = t.take("act", "none");
-  p.act = act == "relu" ? Activation::relu : Activation::none;
+  p.act = act == "relu" ? Activation::relu : act == "relu6" ? Activation::relu6 : Activation::none;
   p.residual = t.take_int("residual", 0) != 0;
   p.mask = t.take_int("mask", 0) != 0;
   p.bias = t.take_int("bias", 0) != 0;
@@ -152,7 +152,7 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "batch norm problem '" + std::string(text) + "': " + why); };
   if (p.c < 1 || p.per_sample < 1) bad("every size is at least 1");
   if (p.type != DType::f32 && p.type != DType::f64) bad("the type is f64 or f32");
-  if (act != "none" && act != "relu") bad("act is none or relu");
+  if (act != "none" && act != "relu" && act != "relu6") bad("act is none, relu or relu6");
   if (p.applies() && p.n < 1) bad("every size is at least 1");
   if ((p.applies() || fold) && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
   if ((p.act != Activation::none || p.residual) && p.function != BatchNormFunction::normalise) bad("act and residual belong to normalise");

@@ -47,7 +47,7 @@ struct BatchNormProblem {
   std::int64_t n = 0;
   DType image = DType::f32;
   Layout layout = Layout::nchw;
-  Activation act = Activation::none;  // normalise: none or relu
+  Activation act = Activation::none;  // normalise: none, relu or relu6
   bool residual = false, mask = false;
   bool bias = false;                  // of fold, whose `image` is the type of w'
 

@@ -29,6 +29,7 @@ std::string text_of(OnStore const& s) {
   if (s.residual) append(out, "residual");
   if (s.act != Activation::none) append(out, activation_names[int(s.act)]);
   if (s.mask == Mask::relu) append(out, "mask");
+  if (s.mask == Mask::relu6) append(out, "mask6");
   if (s.pool.kind == PoolSlot::max) append(out, "max_pool" + std::to_string(s.pool.size));
   if (s.stats == Stats::squares) append(out, "squares");
   if (s.stats == Stats::dot) append(out, "dot");
@@ -64,6 +65,7 @@ OnStore read_store(std::string_view text) {
     else if (item == "bias") s.bias = true;
     else if (item == "residual") s.residual = true;
     else if (item == "mask") s.mask = Mask::relu;
+    else if (item == "mask6") s.mask = Mask::relu6;
     else if (item == "squares") s.stats = Stats::squares;
     else if (item == "dot") s.stats = Stats::dot;
     else if (item == "dot_other") s.stats = Stats::dot_other;

@@ -139,7 +139,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
             if (slot.bias) z += get(args.bias, channel);
             if (slot.residual) z += get(args.residual, here);
             double v = activate(slot.act, z);
-            if (slot.mask == Mask::relu && !(get(args.mask, here) > 0)) v = 0;
+            if (slot.mask != Mask::none && !passes(slot.mask, get(args.mask, here))) v = 0;
             if (r + s == 0 || v > best || std::isnan(v)) {   // the first of equals wins; a NaN stays visible
               best = v;
               winner = activation_derivative(slot.act, z) != 0 ? r * size + s : no_winner;

@@ -88,7 +88,7 @@ bool fuse_normalise(Fusion& f, NodeId n) {
     return false;
   BatchNormOp::Slots slots;
   if (affine) {
-    if (affine->form.act != Activation::none && affine->form.act != Activation::relu) return false;
+    if (affine->form.act != Activation::none && affine->form.act != Activation::relu && affine->form.act != Activation::relu6) return false;
     slots.act = affine->form.act, slots.residual = affine->form.residual;
   } else {
     slots.mask = two->form.mask;

@@ -29,6 +29,8 @@ bool only_bias(OnStore s) {
   s.bias = false;
   return s == OnStore{};
 }
+// The mask that stands for the gradient of an activation, given its result.
+Mask mask_of(Activation act) { return act == Activation::relu ? Mask::relu : act == Activation::relu6 ? Mask::relu6 : Mask::none; }
 bool data_gradient(Fusion const& f, NodeId n) {
   if (auto const* conv = f.op<ConvOp>(n)) return conv->direction() == Direction::bwd_data;
   return f.op<GemmOp>(n) && f.node(n).direction == "bwd_data";
@@ -180,11 +182,12 @@ bool fuse_conv_statistics(Fusion& f, NodeId n) {
   return true;
 }
 
-// d = ReLU's gradient(data gradient [+ gradient of a skip], y), channel_dot(d, x) -> the data gradient masks its result and sums it.
+// d = gradient of ReLU or ReLU6(data gradient [+ gradient of a skip], y), channel_dot(d, x) -> the data gradient masks its result and sums it.
 bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
   auto const* gradient = is(f, n, F::activation_gradient);
   auto const* add = is(f, n, F::add);
-  if (!(gradient && gradient->form.act == Activation::relu) && !(add && add->form.mask)) return false;
+  Mask const mask = gradient ? mask_of(gradient->form.act) : add && add->form.mask ? Mask::relu : Mask::none;
+  if (mask == Mask::none) return false;
   ValueId const d = f.node(n).out[0];
   for (int swap = 0; swap < (add ? 2 : 1); ++swap) {
     ValueId const dx = f.node(n).in[std::size_t(swap)];
@@ -193,7 +196,7 @@ bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
     if (!conv || conv->direction() != Direction::bwd_data || conv->store() != OnStore{} || f.only_user(dx) != n) continue;
     OnStore store;
     store.residual = add != nullptr;
-    store.mask = Mask::relu;
+    store.mask = mask;
     store.stats = Stats::dot_other;
     for (NodeId u : f.users(d)) {
       auto const* dot = f.op<ReduceOp>(u);
@@ -235,16 +238,17 @@ bool fuse_data_gradient_residual(Fusion& f, NodeId n) {
   return false;
 }
 
-// dx = data gradient; ReLU's gradient(dx, y) -> a mask slot.
+// dx = data gradient; gradient of ReLU(dx, y), of a convolution also of ReLU6 -> a mask slot.
 bool fuse_data_gradient_mask(Fusion& f, NodeId n) {
   auto const* gradient = is(f, n, F::activation_gradient);
-  if (!gradient || gradient->form.act != Activation::relu) return false;
+  if (!gradient || mask_of(gradient->form.act) == Mask::none) return false;
   ValueId const dx = f.node(n).in[0], y = f.node(n).in[1];
   NodeId const product = f.maker(dx);
   if (product < 0 || !data_gradient(f, product) || f.only_user(dx) != n) return false;
+  if (gradient->form.act == Activation::relu6 && !f.op<ConvOp>(product)) return false;
   OnStore store = *store_of(f, product);
   if (store.mask != Mask::none || store.act != Activation::none || store.stats != Stats::none) return false;
-  store.mask = Mask::relu;
+  store.mask = mask_of(gradient->form.act);
   Fusion::Offer offer = f.offer_as(product, with_store(f, product, store), f.node(product).in);
   offer.in.push_back(y);
   if (!f.pays({offer}, {product, n})) return false;

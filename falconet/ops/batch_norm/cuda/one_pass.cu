@@ -29,7 +29,7 @@ struct Work {
   int channels, sets;  // sets of channels: blocks s, s + sets, .. take set s
   int across, down;    // vectors of a set, and rows that the threads cover at a time
   double per_sample, eps, momentum;
-  bool relu;
+  bool relu, relu6;
 };
 
 template <class E, class T, bool gradient, int tensors, int v>
@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
           } else {
             result = of[0].e[j] * T(load(a[t].e[e])) + of[1].e[j] + (tensors > 1 ? T(load(b[t].e[e])) : T(0));
             if (w.relu) result = result < T(0) ? T(0) : result;
+            if (w.relu6) result = result > T(6) ? T(6) : result;
           }
           put(a[t].e[e], result);   // in the place of what it was made of
         }
@@ -172,7 +173,7 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      double(p.per_sample),
                      p.eps,
                      p.momentum,
-                     p.act == Activation::relu};
+                     p.act != Activation::none, p.act == Activation::relu6};
   constexpr int most = 16 / sizeof(E);
   if (w.rows == 0 || w.channels == 0) return;
   auto const wide = [&](auto vector) {

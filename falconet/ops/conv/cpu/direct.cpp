@@ -342,6 +342,7 @@ std::string reject_gather(ConvProblem const& problem) {
   if (p.store.affine != Affine::none || p.store.stats != Stats::none) return "store slots are bias, residual, relu, mask and max_pool";
   if (p.store.act != Activation::none && p.store.act != Activation::relu && p.store.act != Activation::relu6) return "of the activations it has relu and relu6";
   if (p.store.act == Activation::relu6 && p.pooled_y()) return "before max_pool it has relu alone";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     DirectGather const g = plan_of(problem, {}, isa);

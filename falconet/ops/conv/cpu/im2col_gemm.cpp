@@ -486,6 +486,7 @@ void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   for (DType t : {p.x_type, p.w_type, p.y_type})
     if (t != DType::f32 && t != DType::bf16) return "needs f32 or bf16";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   if (p.direction != Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32) return "an f32 filter to be rounded as it is read";
   ConvProblem plain = p;
   plain.store.bias = false;

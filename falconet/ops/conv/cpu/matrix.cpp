@@ -203,7 +203,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   plain.store.bias = false;
   if (p.direction == Direction::bwd_filter) return plain.plain() ? "" : "of the slots it has only db";
   plain.store.residual = false;
-  plain.store.mask = Mask::none;
+  if (plain.store.mask == Mask::relu) plain.store.mask = Mask::none;
   plain.store.act = Activation::none;
   return plain.plain() ? "" : "of the slots it has bias, residual, activation and mask";
 }

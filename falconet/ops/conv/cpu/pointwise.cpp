@@ -198,6 +198,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.store.affine != Affine::none || p.store.stats != Stats::none || p.store.pool.kind != PoolSlot::none) return "store slots are bias, residual, relu, relu6 and mask";
   if (p.store.act != Activation::none && p.store.act != Activation::relu && p.store.act != Activation::relu6) return "of the activations it has relu and relu6";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   if (double(p.n) * p.h * p.w > 1e9) return "more than 10^9 pixels";
   return {};
 }

@@ -48,7 +48,7 @@ std::string reject(ConvProblem const& p) {
   plain.store.bias = false;
   if (p.direction == Direction::bwd_filter) return plain.plain() ? "" : "of the slots it has only db";
   plain.store.residual = false;
-  plain.store.mask = Mask::none;
+  if (plain.store.mask == Mask::relu) plain.store.mask = Mask::none;
   if (plain.store.act == Activation::relu) plain.store.act = Activation::none;
   return plain.plain() ? "" : "of the slots it has bias, residual, relu and mask";
 }

@@ -239,6 +239,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.r != p.s || (p.r != 3 && p.r != 5)) return "filters of 3x3 and 5x5 only";
   auto const& s = p.store;
   if (p.load_x != OnLoad{}) return "slots of x";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of dy but unpooling";
   if (s.affine != Affine::none || s.stats != Stats::none) return "an affine or statistics of the result";
   if (p.direction == Direction::bwd_data && (s.bias || s.pool.kind != PoolSlot::none)) return "the data gradient has no bias and no pooling";

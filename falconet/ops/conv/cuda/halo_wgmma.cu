@@ -405,6 +405,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.r != 3 || p.s != 3 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "3x3 filters of stride 1 only";
   if (p.pad_top != 1 || p.pad_left != 1 || p.pad_bottom != 1 || p.pad_right != 1) return "padding 1 only";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   auto const& s = p.store;
   if (filter) {
     if (!(s == OnStore{})) return "slots of the filter gradient";

@@ -112,6 +112,7 @@ inline std::size_t scratch_of(ConvProblem const& p, Tile tile) {
 inline std::string reject_form(ConvProblem const& p) {
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1) return "groups";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   auto const& s = p.store;
   if (p.load_x.unpool.kind != PoolSlot::none || p.load_dy.unpool.kind != PoolSlot::none || s.pool.kind != PoolSlot::none) return "pooling";
   if (s.stats != Stats::none) return "statistics";

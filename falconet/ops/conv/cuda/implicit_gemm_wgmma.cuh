@@ -9,6 +9,8 @@
 // order; warpgroup 0 copies, warpgroups 1 and 2 multiply and store. They share a tile, or alternate between tiles (one multiplies while
 // the other stores). Statistics are taken from the stored bf16 values by tensor core and written per block, then added in order.
 #pragma once
+#include <cmath>
+
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/device/device.h"
@@ -41,6 +43,7 @@ struct Work {
   int parts = 1, tiles = 0, channel_tiles = 0, channels = 0;       // channels of the result
   int blocks_of_64 = 0, filter_width = 0;                          // of source channels; s
   float const *affine = nullptr, *bias = nullptr;
+  float mask_most = HUGE_VALF;   // the mask lets pass what lies between 0 and this
   bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // has_mask: the tensor is read
   float lowest = 0, highest = 0;
   StepState const* step = nullptr;
@@ -304,7 +307,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
               load_matrices(m, mask_buffer + offset);
 #pragma unroll
               for (int e = 0; e < 4; ++e)
-                packed[e] &= (low_bf16(m[e]) > 0 ? 0xffffu : 0u) | (high_bf16(m[e]) > 0 ? 0xffff0000u : 0u);
+                packed[e] &= (low_bf16(m[e]) > 0 && low_bf16(m[e]) < work.mask_most ? 0xffffu : 0u) |
+                             (high_bf16(m[e]) > 0 && high_bf16(m[e]) < work.mask_most ? 0xffff0000u : 0u);
             }
           }
           store_matrices(buffer + offset, packed);

@@ -97,7 +97,7 @@ void launch_data(ConvProblem const& p, Tile tile, ConvArgs const& args, View scr
   work.blocks_of_64 = (p.k + 63) / 64;
   work.filter_width = p.s;
   work.has_residual = p.store.residual;
-  work.masked = p.store.mask != Mask::none;
+  work.masked = p.store.mask != Mask::none, work.mask_most = p.store.mask == Mask::relu6 ? 6.f : HUGE_VALF;
   work.has_stats = p.store.stats != Stats::none;
   bool const other = p.store.stats == Stats::dot_other;
   work.has_mask = work.masked || (work.has_stats && !other);

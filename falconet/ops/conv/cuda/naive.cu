@@ -32,7 +32,8 @@ struct Geometry {
 struct Slots {
   Affine load_x, load_dy, store;
   Activation load_act, act;
-  bool unpool, bias, residual, mask, pool;
+  bool unpool, bias, residual, pool;
+  Mask mask;
 };
 template <class E, class A>
 struct Pointers {
@@ -112,7 +113,7 @@ __device__ A finished(Slots const& slots, Pointers<E, A> const& a, A v, int chan
   if (slots.bias) v += a.bias[channel];
   if (slots.residual) v += load<A>(a.residual, i);
   v = activate(slots.act, v);
-  if (slots.mask && !(load<A>(a.mask, i) > A(0))) v = 0;
+  if (slots.mask != Mask::none && !passes(slots.mask, load<A>(a.mask, i))) v = 0;
   return v;
 }
 
@@ -241,7 +242,7 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, cu
                    p.c / p.groups, p.k / p.groups, p.stored_p(), p.stored_q(), p.pool_size(),
                    strides_of(p.layout, p.c, p.h, p.w), strides_of(p.layout, p.c / p.groups, p.r, p.s), strides_of(p.layout, p.k, p.stored_p(), p.stored_q())};
   Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.load_dy.unpool.kind != PoolSlot::none,
-                    p.store.bias && !filter, p.store.residual, p.store.mask != Mask::none, p.store.pool.kind != PoolSlot::none};
+                    p.store.bias && !filter, p.store.residual, p.store.pool.kind != PoolSlot::none, p.store.mask};
   Pointers<E, A> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.residual.as<E>(), args.mask.as<E>(), args.load_dy_other.as<E>(),
                          args.bias.as<A>(), args.load_x.as<A>(), args.load_dy.as<A>(), args.store_affine.as<A>(), args.stats.as<A>(),
                          args.winner.as<std::uint8_t>(), args.step};

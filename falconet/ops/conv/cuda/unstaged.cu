@@ -148,6 +148,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.r != 3 || p.s != 3) return "filters of 3x3 only";
   if (p.c % 4) return "channels that are no multiple of 4";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots of x or dy";
+  if (p.store.mask == Mask::relu6) return "a mask of relu6";
   auto const& s = p.store;
   if (s.affine != Affine::none || s.stats != Stats::none || s.pool.kind != PoolSlot::none) return "an affine, pooling or statistics of the result";
   if (p.direction == Direction::bwd_data && s.bias) return "the data gradient has no bias";
