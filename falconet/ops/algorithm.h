@@ -180,7 +180,7 @@ class TableOf final : public AlgorithmTable {
       prepare(problem, config, args, prepared, stream);
     };
   }
-  Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch, View prepared) const override {
+  Bound bind(std::string const& text, Choice const& choice, DeviceKind kind, std::span<View const> operands, View scratch, View prepared = {}) const override {
     Problem problem = Problem::parse(text);
     auto args = Problem::args(problem, operands);
     if constexpr (requires { args.prepared; }) args.prepared = prepared;
