@@ -106,7 +106,7 @@ inline Result run(std::vector<std::string> const& words, fs::path const& folder,
 
 // Waits until it is true, at most 20 s.
 inline bool eventually(std::function<bool()> const& condition) {
-  auto const until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  auto const until = std::chrono::steady_clock::now() + std::chrono::seconds(120);   // a sanitizer or a busy machine makes a second of work many
   while (!condition()) {
     if (std::chrono::steady_clock::now() > until) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
