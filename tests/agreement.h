@@ -24,6 +24,7 @@
 #include "falconet/ops/algorithms.h"
 #include "falconet/ops/problem_list.h"
 #include "falconet/tensor/element.h"
+#include "sanitized.h"
 
 namespace falconet::agreement {
 
@@ -296,7 +297,7 @@ inline std::vector<std::string> lists_of(std::string_view operation) {
 }
 
 // All lists in problems/OPERATION, less the problems of more than `operations` floating-point operations: the reference is slow.
-inline std::vector<std::string> problems_of(std::string_view operation, double operations = 3e7) {
+inline std::vector<std::string> problems_of(std::string_view operation, double operations = sanitized ? 3e6 : 3e7) {
   std::vector<std::string> out;
   for (auto const& file : lists_of(operation))
     for (auto& problem : read_problem_list(file))

@@ -6,6 +6,7 @@
 
 #include "agreement.h"
 #include "conv_case.h"
+#include "sanitized.h"
 
 namespace falconet {
 namespace {
@@ -85,7 +86,9 @@ class ConvAgreement : public testing::TestWithParam<std::tuple<std::string, Dire
 
 TEST_P(ConvAgreement, EveryAlgorithmComputesWhatTheReferenceComputes) {
   auto const& [list, direction] = GetParam();
+  int number = 0;
   for (auto const& line : read_problem_list(list)) {
+    if (sanitized && !list.ends_with("ugly.txt") && number++ % 4) continue;
     auto problem = within_reach(ConvProblem::parse(line));
     problem.direction = direction;
     agreement::expect_agreement("conv", problem.text());
