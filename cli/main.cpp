@@ -41,13 +41,9 @@ int help_rows(std::string const& topic) {
     row.add("what", "verb").add("verb", verb.name).add("help", verb.help).add("example", "falconet " + std::string(verb.example)).add("paths", verb.paths);
     std::fputs(row.text().c_str(), stdout);
     for (auto const& setting : settings_table()) {
-      bool belongs = false;
-      for (auto const name : split(setting.verbs, ',')) belongs |= name.substr(std::min(name.find_first_not_of(' '), name.size())) == verb.name;
-      if (!belongs) continue;
+      if (!belongs_to(setting, verb.name)) continue;
       JsonRow line;
-      std::string help(setting.help);
-      if (auto const at = help.find("{networks}"); at != help.npos) help.replace(at, std::string_view("{networks}").size(), networks());
-      line.add("what", "setting").add("verb", verb.name).add("name", setting.name).add("default", setting.fallback).add("help", help);
+      line.add("what", "setting").add("verb", verb.name).add("name", setting.name).add("default", setting.fallback).add("help", help_of(setting, networks()));
       line.add("expected", expected(setting));
       std::fputs(line.text().c_str(), stdout);
     }

@@ -24,10 +24,14 @@ std::vector<std::string_view> pieces(std::string_view list) {   // "a, b" or "a,
   return result;
 }
 
+}  // namespace
+
 bool belongs_to(Setting const& setting, std::string_view verb) {
   auto const verbs = pieces(setting.verbs);
   return std::ranges::find(verbs, verb) != verbs.end();
 }
+
+namespace {
 
 std::string key_of(std::string_view word) {   // --weight-decay means weight_decay; layer names are left alone
   std::string key(word);
@@ -238,6 +242,13 @@ std::string help_text() {
   return text;
 }
 
+std::string help_of(Setting const& setting, std::string_view networks) {
+  constexpr std::string_view place = "{networks}";
+  std::string help(setting.help);
+  if (auto const at = help.find(place); at != help.npos) help.replace(at, place.size(), networks);
+  return help;
+}
+
 std::string help_text(std::string_view name, std::string_view networks) {
   Settings const known(name);
   Verb const& verb = *std::ranges::find(verbs_table(), known.verb(), &Verb::name);
@@ -250,9 +261,7 @@ std::string help_text(std::string_view name, std::string_view networks) {
     if (!belongs_to(setting, verb.name)) continue;
     std::string const shown = format("{}={}", setting.name == "pin" ? "pin.LAYER" : setting.name, setting.fallback.empty() ? "..." : setting.fallback);
     bool const obvious = setting.type == SettingType::text || setting.type == SettingType::texts || setting.type == SettingType::flag;
-    std::string help(setting.help);
-    if (auto const at = help.find("{networks}"); at != help.npos) help.replace(at, std::string_view("{networks}").size(), networks);
-    text += format("  {:<{}}  {}{}\n", shown, width, help, obvious ? "" : format(" ({})", expected(setting)));
+    text += format("  {:<{}}  {}{}\n", shown, width, help_of(setting, networks), obvious ? "" : format(" ({})", expected(setting)));
   }
   if (!verb.paths.empty()) text += format("  {:<{}}  {}\n", "PATH ...", width, verb.paths);
   return text + format("\nfor example: falconet {}\n", verb.example);

@@ -29,7 +29,7 @@ struct Setting {
   SettingType type = SettingType::text;
   std::string_view fallback;                     // the default, as a user would write it; empty: none
   std::string_view verbs;                        // "train, bench train"
-  std::string_view help;                         // half a line, no full stop; {networks}: the names that help_text() is given
+  std::string_view help;                         // half a line, no full stop; {networks}: where help_of() writes their names
   std::string_view choices = "";                 // of a choice: "f32, bf16, f64"
   double least = -std::numeric_limits<double>::infinity(), most = std::numeric_limits<double>::infinity();   // of numbers
   bool above_least = false, below_most = false;  // the ends themselves are not allowed
@@ -109,6 +109,9 @@ std::string expected(Setting const&);
 // The value in its one canonical spelling ("064" -> "64", "on" -> "true"); throws "batch should be a whole number of at least 1, not 0".
 std::string canonical(Setting const&, std::string_view value);
 
+bool belongs_to(Setting const&, std::string_view verb);
+// Its help with the names of the networks in their place.
+std::string help_of(Setting const&, std::string_view networks);
 // The page that `falconet help` and `falconet help VERB` print, from the tables. networks: what model= may be, which is known elsewhere.
 std::string help_text();
 std::string help_text(std::string_view verb, std::string_view networks);

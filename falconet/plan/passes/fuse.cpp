@@ -23,9 +23,13 @@ bool Fusion::kept(ValueId v) const {
 }
 NodeId Fusion::only_user(ValueId v) const { return users(v).size() == 1 && !kept(v) ? users(v).front() : -1; }
 
+std::vector<Candidate> Fusion::candidates(Op const& op, std::vector<TensorType> const& in) const {
+  return algorithms_of(op.name()).candidates(op.problem(in, op.infer(in)), context_.options.facts);
+}
+
 double Fusion::seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const {
   double best = 1e31;
-  for (auto const& c : algorithms_of(op.name()).candidates(op.problem(in, op.infer(in)), context_.options.facts))
+  for (auto const& c : candidates(op, in))
     if (c.refusal.empty() && !c.rival && (baselines || !c.baseline)) best = std::min(best, c.seconds);
   return best;
 }
@@ -34,8 +38,7 @@ bool Fusion::against_a_pin(Offer const& offer, NodeId n) const {
   if (offer.op->name() != node(n).op->name()) return false;
   if (!offer.layer.empty() && (offer.layer != node(n).layer || offer.direction != node(n).direction)) return false;
   auto const accepts = [&](Op const& op, std::vector<ValueId> const& values, std::string const& algorithm) {
-    auto const in = types(values);
-    for (auto const& c : algorithms_of(op.name()).candidates(op.problem(in, op.infer(in)), context_.options.facts))
+    for (auto const& c : candidates(op, types(values)))
       if (c.algorithm == algorithm) return c.refusal.empty();
     return false;
   };

@@ -50,6 +50,7 @@ class Fusion {
   O const* op(NodeId n) const { return n < 0 ? nullptr : dynamic_cast<O const*>(node(n).op.get()); }
 
  private:
+  std::vector<Candidate> candidates(Op const& op, std::vector<TensorType> const& in) const;
   double seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const;
   // Whether a pin names an algorithm for node n that would refuse the offer.
   bool against_a_pin(Offer const&, NodeId n) const;

@@ -292,20 +292,11 @@ void gather_x(TileOperands const& o, std::int64_t base, std::int64_t first, std:
 template <int N>
 void gather_dy_as(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
   Spectrum<N> spectrum;
-  TileGrid const& s = o.tiles;
-  int const wide = (s.channels + 15) / 16 * 16;
-  for_tiles(s, first, count, [&](Place const* places, std::int64_t t0, int tiles) HWY_ATTR {
-    for (int k = 0; k < wide; k += lanes) {
-      int const n = s.channels - k < lanes ? s.channels - k : lanes;
-      for (int t = 0; t < tiles; ++t) {
-        float* const to = o.packed + (k / 16 * 2 * o.count + (t0 + t - base)) * 16 + k % 16;
-        if (n > 0) forward_tile(s, places[t], k, n, spectrum);
-        for (int e = 0; e < spectrum.elements; ++e) {
-          hn::StoreU(n > 0 ? spectrum.re[e] : hn::Zero(d), d, to + e * o.domain_stride);
-          hn::StoreU(n > 0 ? spectrum.im[e] : hn::Zero(d), d, to + e * o.domain_stride + o.count * 16);
-        }
-        if (n > 0 && db) add_tile(s, places[t], k, n, db);
-      }
+  for_dy(o, base, first, count, 2, db, [&](Place const& place, int k, int n, float* to) HWY_ATTR {
+    if (n > 0) forward_tile(o.tiles, place, k, n, spectrum);
+    for (int e = 0; e < spectrum.elements; ++e) {
+      hn::StoreU(n > 0 ? spectrum.re[e] : hn::Zero(d), d, to + e * o.domain_stride);
+      hn::StoreU(n > 0 ? spectrum.im[e] : hn::Zero(d), d, to + e * o.domain_stride + o.count * 16);
     }
   });
 }

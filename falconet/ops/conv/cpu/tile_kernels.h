@@ -43,25 +43,25 @@ HWY_INLINE void store_channels(VF v, float* to, int n) { n >= lanes ? hn::StoreU
 struct Packed {
   float* data;
   std::int64_t element, row;
+  // At row `at` of `depth` and at `column` of a block of `width` columns that is packed from `base` on in the product's panels.
+  HWY_INLINE Packed(float* base, std::int64_t element, std::int64_t column, std::int64_t width, std::int64_t depth, std::int64_t at) : element(element) {
+    GemmPanels const panels = GemmPanels::of(int(width / lanes), gemm_kernels.max_vectors);
+    int const vector = int(column) / lanes, in_wide = panels.wide * (panels.narrow + 1);
+    int const v = vector < in_wide ? panels.narrow + 1 : panels.narrow;
+    int const v0 = vector < in_wide ? vector / v * v : in_wide + (vector - in_wide) / v * v;
+    data = base + v0 * lanes * depth + at * v * lanes + (vector - v0) * lanes;
+    row = std::int64_t(v) * lanes;
+  }
 };
 HWY_INLINE Packed packed_at(TileFilter const& f, std::int64_t l, std::int64_t column) {
   std::int64_t const block = column / f.block * f.block, width = f.columns - block < f.block ? f.columns - block : f.block;
   std::int64_t const piece = l / f.piece * f.piece, deep = f.depth - piece < f.piece ? f.depth - piece : f.piece;
-  GemmPanels const panels = GemmPanels::of(int(width / lanes), gemm_kernels.max_vectors);
-  int const vector = int(column - block) / lanes, in_wide = panels.wide * (panels.narrow + 1);
-  int const v = vector < in_wide ? panels.narrow + 1 : panels.narrow;
-  int const v0 = vector < in_wide ? vector / v * v : in_wide + (vector - in_wide) / v * v;
-  float* const base = f.packed + block * f.elements * f.depth + piece * width;
-  return {base + v0 * lanes * deep + (l - piece) * v * lanes + (vector - v0) * lanes, width * f.depth, std::int64_t(v) * lanes};
+  return {f.packed + block * f.elements * f.depth + piece * width, width * f.depth, column - block, width, deep, l - piece};
 }
 // The same within a block of x for the filter gradient: tile t of the round, and from there to the same tile `count` further down.
 HWY_INLINE Packed packed_at(TileOperands const& o, std::int64_t t, std::int64_t column, std::int64_t columns, std::int64_t depth) {
   std::int64_t const block = column / o.block * o.block, width = columns - block < o.block ? columns - block : o.block;
-  GemmPanels const panels = GemmPanels::of(int(width / lanes), gemm_kernels.max_vectors);
-  int const vector = int(column - block) / lanes, in_wide = panels.wide * (panels.narrow + 1);
-  int const v = vector < in_wide ? panels.narrow + 1 : panels.narrow;
-  int const v0 = vector < in_wide ? vector / v * v : in_wide + (vector - in_wide) / v * v;
-  return {o.packed + block * depth + v0 * lanes * depth + t * v * lanes + (vector - v0) * lanes, o.domain_stride, std::int64_t(v) * lanes};
+  return {o.packed + block * depth, o.domain_stride, column - block, width, depth, t};
 }
 
 // The results get(i, j) of one tile, channels [c, c + lanes), through the store slots; those outside the image are left out.
@@ -90,6 +90,23 @@ HWY_INLINE void add_tile(TileGrid const& s, Place const& place, int k, int n, fl
     for (int j = 0; j < s.extent_w && place.w + j < s.width; ++j)
       sum = hn::Add(sum, load_channels(place.first + i * place.row + std::int64_t(j) * s.channels + k, n));
   store_channels(sum, db + k, n);
+}
+
+// The dy half of a filter gradient: put(place, k, n, to) for each tile and each vector of channels, of which n are there (none: zeros are wanted);
+// `planes` packed numbers make an element of the domain. Adds up db, if that is wanted.
+template <class Put>
+HWY_INLINE void for_dy(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, int planes, float* db, Put const& put) {
+  TileGrid const& s = o.tiles;
+  int const wide = (s.channels + 15) / 16 * 16;
+  for_tiles(s, first, count, [&](Place const* places, std::int64_t t0, int tiles) HWY_ATTR {
+    for (int k = 0; k < wide; k += lanes) {
+      int const n = s.channels - k < lanes ? s.channels - k : lanes;
+      for (int t = 0; t < tiles; ++t) {
+        put(places[t], k, n, o.packed + (k / 16 * planes * o.count + (t0 + t - base)) * 16 + k % 16);
+        if (n > 0 && db) add_tile(s, places[t], k, n, db);
+      }
+    }
+  });
 }
 
 }  // namespace

@@ -280,22 +280,12 @@ void gather_x(TileOperands const& o, std::int64_t base, std::int64_t first, std:
 template <int m>
 void gather_dy_as(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
   constexpr int a = m + 2;
-  TileGrid const& s = o.tiles;
-  int const wide = (s.channels + 15) / 16 * 16;
-  for_tiles(s, first, count, [&](Place const* places, std::int64_t t0, int tiles) HWY_ATTR {
-    for (int k = 0; k < wide; k += lanes) {
-      int const n = s.channels - k < lanes ? s.channels - k : lanes;
-      for (int t = 0; t < tiles; ++t) {
-        float* const to = o.packed + (k / 16 * o.count + (t0 + t - base)) * 16 + k % 16;
-        if (n <= 0) {
-          for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
-          continue;
-        }
-        auto const put = [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); };
-        transform_tile<typename Matrices<m>::OutputGradient>(s, places[t], k, n, put);
-        if (db) add_tile(s, places[t], k, n, db);
-      }
-    }
+  for_dy(o, base, first, count, 1, db, [&](Place const& place, int k, int n, float* to) HWY_ATTR {
+    if (n > 0)
+      transform_tile<typename Matrices<m>::OutputGradient>(o.tiles, place, k, n,
+                                                           [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to + (x * a + y) * o.domain_stride); });
+    else
+      for (int e = 0; e < a * a; ++e) hn::StoreU(hn::Zero(d), d, to + e * o.domain_stride);
   });
 }
 void gather_dy(TileOperands const& o, std::int64_t base, std::int64_t first, std::int64_t count, float* db) {
