@@ -119,8 +119,10 @@ int main(int argc, char** argv) {
     if (operations.empty())
       for (auto operation : operations_with_algorithms())
         if (operation != "conv") operations.emplace_back(operation);
+    int index = 0;
     for (auto const& operation : operations)
-      for (auto const& problem : agreement::problems_of(operation)) check(card, operation, problem, tally);
+      for (auto const& problem : agreement::problems_of(operation))
+        if (gpu_test::in_shard(index++)) check(card, operation, problem, tally);
   } catch (Error const& e) {
     std::printf("error: %s\n", e.what());
     ++tally.failures;

@@ -1,6 +1,7 @@
 // What the programs share that need a GPU.
 #pragma once
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "falconet/device/cuda_status.h"
@@ -14,6 +15,17 @@ inline int skipped() {
   if (why.empty()) return 0;
   std::printf("skipped: %s\n", why.c_str());
   return 77;
+}
+
+// Whether problem `index` of a list belongs to this run: FALCONET_SHARD=I/N takes every N-th from the I-th on (0 <= I < N), so that a sanitizer,
+// under which kernels are many times slower, watches the parts of a list side by side.
+inline bool in_shard(int index) {
+  int part = 0, parts = 1;
+  if (char const* text = std::getenv("FALCONET_SHARD"); text && (std::sscanf(text, "%d/%d", &part, &parts) != 2 || part < 0 || part >= parts)) {
+    std::printf("error: FALCONET_SHARD: expected I/N with 0 <= I < N, got '%s'\n", text);
+    std::exit(2);
+  }
+  return index % parts == part;
 }
 
 inline int failures = 0;
