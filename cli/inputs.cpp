@@ -265,11 +265,28 @@ std::unique_ptr<Model> trained_model(Settings const& settings) {
   return model;
 }
 
+// "8GiB", "1.5 GiB", "900MiB": bytes.
+static std::int64_t bytes_of(std::string const& setting, std::string const& text) {
+  std::size_t end = 0;
+  double number = 0;
+  try {
+    number = std::stod(text, &end);
+  } catch (std::exception const&) {
+  }
+  while (end < text.size() && text[end] == ' ') ++end;
+  auto const unit = text.substr(end);
+  int const power = unit == "GiB" ? 30 : unit == "MiB" ? 20 : unit == "KiB" ? 10 : -1;
+  if (power < 0 || !(number > 0) || number > 1e6) fail(ErrorKind::usage, format("{} should be a positive number of KiB, MiB or GiB, such as 8GiB, not '{}'", setting, text));
+  return std::int64_t(number * double(std::int64_t(1) << power));
+}
+
 StepOptions step_options(Settings const& settings) {
   StepOptions options;
   options.batch = int(settings.whole("batch"));
   options.precision = parse_precision(settings.text("precision"));
   options.rivals = settings.flag("rivals");
+  bool const trains = settings.verb() == "train" || settings.verb() == "bench train" || settings.verb() == "summary";
+  if (trains && settings.has("memory")) options.memory = bytes_of("memory", settings.text("memory"));
   for (auto const& pin : settings.pins()) options.pins[pin.layer] = pin.choice;
   return options;
 }

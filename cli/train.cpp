@@ -221,6 +221,7 @@ int train(Settings& settings) {
                            .optimizer = optimizer,
                            .schedule = schedule,
                            .rivals = options.rivals,
+                           .memory = options.memory,
                            .pins = options.pins,
                            .recorded = before ? &before->plan : nullptr});
 

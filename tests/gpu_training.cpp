@@ -25,10 +25,10 @@ nlohmann::json const& recorded() {
 }
 
 struct Run {
-  Run(std::string const& name, DType precision, int batch)
+  Run(std::string const& name, DType precision, int batch, std::int64_t memory = 0)
       : d(models::find(name)),
         model({d.image, std::vector<float>(std::size_t(d.image[0]), 0.f), std::vector<float>(std::size_t(d.image[0]), 1.f), std::vector<std::string>(10, "class")}, d.make(10), {.device = "cuda"}),
-        step(model, {.batch = batch, .precision = precision}, cross_entropy(), sgd()) {
+        step(model, {.batch = batch, .precision = precision, .memory = memory}, cross_entropy(), sgd()) {
     hashed::fill(*model.parameters());
     step.state().learning_rate = recorded().at("learning_rate").get<float>();
   }
@@ -118,6 +118,22 @@ std::vector<std::string> values_of(Model const& model) {
   for (auto const& e : std::as_const(*model.parameters()).entries()) out.emplace_back(e.tensor.as<char>(), e.tensor.type().bytes());
   return out;
 }
+// A step within two thirds of the memory that it would like forgets results and makes them again.
+void within_memory() {
+  for (DType precision : {DType::f32, DType::bf16}) {
+    Run kept("resnet20", precision, 64);
+    std::int64_t all = kept.step.session().memory_bytes();
+    for (auto const& e : std::as_const(*kept.model.parameters()).entries()) all += std::int64_t(e.tensor.type().bytes());
+    Run again("resnet20", precision, 64, all * 2 / 3);
+    int made = 0;
+    for (auto const& l : again.step.session().plan().step) made += l.direction == "recompute";
+    expect(made > 0 && again.step.session().memory_bytes() < all * 2 / 3, "two thirds of the memory are enough, " + std::to_string(made) + " results are made again, " + std::string(name(precision)));
+    bool same = true;
+    for (int i = 0; i < 4; ++i) same &= kept.next() == again.next();
+    expect(same && values_of(kept.model) == values_of(again.model), "and losses, weights and running statistics are the same bytes");
+  }
+}
+
 // A NaN in the batch of a step that runs kernel by kernel (the first), and of one that is a graph.
 void nan_in_a_batch() {
   for (int steps : {0, 4}) {
@@ -150,7 +166,7 @@ int main(int argc, char** argv) {
   if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64"};
   for (auto const& wish : wishes) {
     try {
-      if (wish == "promises") promises(), nan_in_a_batch();
+      if (wish == "promises") promises(), nan_in_a_batch(), within_memory();
       else if (wish == "step") {
         Run run("mnist_cnn", DType::f32, 64);
         for (int i = 0; i < 3; ++i) std::printf("loss %.6f\n", run.next());

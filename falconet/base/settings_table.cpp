@@ -71,6 +71,7 @@ constexpr Setting settings[] = {
     {"rivals", flag, "off", compiled, "let vendor libraries compete"},
     {"rivals", flag, "on", "bench conv", "run vendor libraries too"},
     {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=naive:threads=128,blocks=64"},
+    {"memory", text, "", "train, summary, bench train", "what a step may take with weights and optimizer states, 8GiB or 900MiB: some results are made again, the bytes stay the same"},
     {"feed", choice, "auto", "train", "how batches come to a GPU; the bytes are the same", "auto, resident, staged"},
     {"cuda.check", choice, "off", all_that_run, "sync: wait after each kernel, so that a fault names the one that caused it", "off, sync"},
 
@@ -98,7 +99,7 @@ constexpr Synonym synonyms[] = {
     {"workers", "threads"}, {"num_threads", "threads"}, {"jobs", "threads"}, {"simd", "isa"},
     {"network", "model"}, {"net", "model"}, {"arch", "model"}, {"dataset", "data"}, {"data_dir", "data"},
     {"out", "run"}, {"output", "run"}, {"output_dir", "run"}, {"folder", "run"}, {"name", "run"}, {"continue", "resume"}, {"checkpoint", "resume"},
-    {"pretrained", "weights"}, {"load", "weights"}, {"checkpoint", "model"}, {"run", "model"}, {"topk", "top"},
+    {"max_memory", "memory"}, {"checkpointing", "memory"}, {"memory_limit", "memory"}, {"pretrained", "weights"}, {"load", "weights"}, {"checkpoint", "model"}, {"run", "model"}, {"topk", "top"},
 };
 
 }  // namespace

@@ -54,7 +54,7 @@ struct Node {
   std::shared_ptr<Op const> op;
   std::vector<ValueId> in, out;
   std::string layer;                       // path of the layer: "layer1.0.conv1"
-  std::string direction = "fwd";           // "fwd", "bwd_data", "bwd_filter", "update": for tables and pins
+  std::string direction = "fwd";           // "fwd", "bwd_data", "bwd_filter", "recompute", "update": for tables and pins
   std::source_location at;                 // the user's line
 };
 

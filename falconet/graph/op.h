@@ -34,6 +34,8 @@ class Op {
   virtual std::vector<Var> gradient(Graph&, Node const&, std::span<Var const> dy) const;
   // Output i lies in the memory of this input (an update in place), or -1.
   virtual int alias(int output) const { (void)output; return -1; }
+  // The op that makes output 0 as this one does but leaves what this one updates in place as it is; null where there is none.
+  virtual std::shared_ptr<Op const> without_updates() const { return nullptr; }
   // The problem's text, given the final types of inputs and outputs (after the precision and layout passes).
   virtual std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const = 0;
 };

@@ -8,8 +8,8 @@ namespace falconet {
 std::vector<Pass> const& passes() {
   static std::vector<Pass> const list = {
       {"gradients", pass_gradients}, {"update", pass_update}, {"precision", pass_precision}, {"layout", pass_layout},
-      {"fold", pass_fold},           {"fuse", pass_fuse},     {"constants", pass_constants}, {"choose", pass_choose},
-      {"place", pass_place},         {"emit", pass_emit},     {"lanes", pass_lanes},
+      {"fold", pass_fold},           {"fuse", pass_fuse},     {"recompute", pass_recompute}, {"constants", pass_constants},
+      {"choose", pass_choose},       {"place", pass_place},   {"emit", pass_emit},           {"lanes", pass_lanes},
   };
   return list;
 }

@@ -21,6 +21,7 @@ struct CompileOptions {
   bool fuse = true;
   bool fuse_baselines = false;                  // take fusions that only a baseline runs, whatever they cost: to prove the rules
   std::map<std::string, std::string> pins = {};      // "layer" or "layer:direction" -> algorithm[:config]
+  std::int64_t memory = 0;                      // training: bytes that plan, parameters and states may take, by pass recompute; 0: no limit
   Plan const* recorded = nullptr;               // choices to repeat where layer, direction and problem agree
   std::string stop_after = {};                     // summary: stop after this pass
 };
@@ -64,6 +65,7 @@ void pass_precision(Graph&, CompileContext&);   // chooses element types, insert
 void pass_layout(Graph&, CompileContext&);      // turns images and filters into nhwc
 void pass_fold(Graph&, CompileContext&);        // inference: batch norm into the filters and biases before it
 void pass_fuse(Graph&, CompileContext&);        // merges neighbours where an algorithm accepts it
+void pass_recompute(Graph&, CompileContext&);   // training within a given memory: forgets results and makes them again
 void pass_constants(Graph&, CompileContext&);   // inference: what depends on parameters alone comes first
 void pass_choose(Graph&, CompileContext&);      // an algorithm and config for every node
 void pass_place(Graph&, CompileContext&);       // offsets in the arena

@@ -46,7 +46,7 @@ void require_memory(Plan const& plan, Parameters const& parameters, std::int64_t
   if (needed <= free) return;
   std::string largest;
   for (auto const& c : largest_consumers(plan, parameters, 3)) largest += (largest.empty() ? "" : ", ") + c.what + " " + bytes_text(c.bytes);
-  fail(ErrorKind::device, format("out of memory on {}: {} needed, {} free; the largest: {}; a smaller batch needs less", plan.device.text(), bytes_text(needed), bytes_text(free), largest));
+  fail(ErrorKind::device, format("out of memory on {}: {} needed, {} free; the largest: {}; a smaller batch needs less, and so does memory=...", plan.device.text(), bytes_text(needed), bytes_text(free), largest));
 }
 
 }  // namespace falconet

@@ -22,7 +22,7 @@ struct Slot {
 
 struct Launch {
   std::string layer;                   // "layer1.0.conv1"
-  std::string direction;               // "fwd", "bwd", "bwd_data", "bwd_filter", "update"
+  std::string direction;               // "fwd", "bwd", "bwd_data", "bwd_filter", "recompute", "update"
   std::string op;                      // the operation whose table has the algorithm
   std::string problem;                 // its text
   Choice choice;

@@ -22,6 +22,7 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
   c.rivals = o.rivals;
   c.fuse = o.fuse;
   c.fuse_baselines = o.fuse_baselines;
+  c.memory = o.memory;
   c.pins = o.pins;
   c.recorded = o.recorded;
   return c;

@@ -20,6 +20,7 @@ struct StepOptions {
   Precision precision = DType::f32;
   bool rivals = false, fuse = true;
   bool fuse_baselines = false;                 // as in CompileOptions
+  std::int64_t memory = 0;                     // training: bytes on the device, as in CompileOptions; 0: no limit
   std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;
 };

@@ -23,6 +23,7 @@ struct TrainerOptions {
   Optimizer optimizer = adam();
   Schedule schedule = constant_rate();
   bool rivals = false, fuse = true;
+  std::int64_t memory = 0;              // bytes that a step may take with weights and optimizer states; 0: no limit. Less memory costs time, not bits
   std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;       // choices of algorithms to repeat: a resumed run's own
 };

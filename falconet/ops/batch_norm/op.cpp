@@ -93,6 +93,11 @@ int BatchNormOp::alias(int output) const {
   return function == F::coefficients ? output + 2 : function == F::normalise ? output + 3 : -1;
 }
 
+std::shared_ptr<Op const> BatchNormOp::without_updates() const {
+  if (function != F::normalise) return nullptr;
+  return std::make_shared<BatchNormOp>(function, per_sample, eps, 0, slots);   // momentum 0: the running statistics stay
+}
+
 std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
   BatchNormProblem p;
   p.function = function;

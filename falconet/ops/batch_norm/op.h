@@ -30,6 +30,7 @@ class BatchNormOp final : public Op {
   std::vector<TensorType> infer(std::span<TensorType const> in) const override;
   std::vector<Var> gradient(Graph&, Node const&, std::span<Var const> dy) const override;
   int alias(int output) const override;
+  std::shared_ptr<Op const> without_updates() const override;    // of normalise
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 

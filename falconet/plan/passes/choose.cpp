@@ -62,7 +62,8 @@ void pass_choose(Graph& graph, CompileContext& context) {
     auto const& table = algorithms_of(node.op->name());
     auto const candidates = table.candidates(problem, options.facts);
     std::optional<Choice> choice;
-    for (auto const& key : {node.layer + ":" + node.direction, node.layer}) {
+    std::string const direction = node.direction == "recompute" ? "fwd" : node.direction;   // the same launch again
+    for (auto const& key : {node.layer + ":" + direction, node.layer}) {
       auto pin = options.pins.find(key);
       if (pin == options.pins.end() || choice) continue;
       Choice wanted = Choice::parse(pin->second);
