@@ -137,7 +137,7 @@ class Bench {
         std::printf("%s", rows_.empty() ? "" : "\n");
         for (auto const& facts : devices_) {
           if (facts.device.kind == DeviceKind::cpu) std::printf("%s, %s\n", facts.name.c_str(), limits.text().c_str());
-          else std::printf("%s (%s), %.0f GB/s copied in memory; a run is a tenth of ten launches in one graph\n", facts.name.c_str(), facts.device.text().c_str(), copy_rate(facts.device) * 1e-9);
+          else std::printf("%s (%s), %s; a run is a tenth of ten launches in one graph\n", facts.name.c_str(), facts.device.text().c_str(), limits_of(facts.device).text().c_str());
         }
         std::printf("median of %lld runs, fewer for slow ones; interleaved; caches as the run before leaves them\n",
                     static_cast<long long>(settings_.whole("repetitions")));
@@ -184,7 +184,7 @@ class Bench {
     std::vector<Pending> pending;
     for (auto const& facts : devices_) {
       bool const cpu = facts.device.kind == DeviceKind::cpu;
-      double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : bytes_of(list) / copy_rate(facts.device);
+      double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : limits_of(facts.device).seconds(operation_, problem);
       for (auto const& c : table_.candidates(problem, facts)) {
         std::vector<Choice> choices;
         for (auto const& w : wanted_)
@@ -257,24 +257,7 @@ class Bench {
 
   static bool above(double limit, Spread const& seconds) { return limit > 1.005 * seconds.median; }  // "101 %"
 
-  // Bytes per second that a GPU reads and writes as it copies 256 MiB, the best of five.
-  double copy_rate(Device device) {
-    double& rate = copy_rates_[device.index];
-    if (rate > 0) return rate;
-    constexpr std::size_t bytes = std::size_t(256) << 20;
-    CudaMemory const from(device.index, bytes), to(device.index, bytes);
-    CudaStream const stream(device.index);
-    CudaEvent begin(device.index), end(device.index);
-    fill_bytes(from.data(), 1, bytes, stream);
-    for (int i = 0; i < 6; ++i) {
-      begin.record(stream);
-      copy_on_device(to.data(), from.data(), bytes, stream);
-      end.record(stream);
-      end.synchronize();
-      if (i > 0) rate = std::max(rate, 2.0 * double(bytes) / (end.milliseconds_since(begin) * 1e-3));
-    }
-    return rate;
-  }
+  GpuLimits& limits_of(Device device) { return gpu_limits_.try_emplace(device.index, device).first->second; }
 
   // Every rival's output against the reference in f64 from the same inputs.
   void check(std::string const& problem, double operations, std::vector<Operand> const& list, Operands const& operands, bool in_place,
@@ -363,7 +346,7 @@ class Bench {
   bool json_, above_limit_ = false;
   std::vector<DeviceFacts> devices_;
   Isa isa_ = Isa::plain;
-  std::map<int, double> copy_rates_;
+  std::map<int, GpuLimits> gpu_limits_;
   std::map<std::tuple<std::string, std::string, std::string, int>, double> slowness_;   // of algorithm, direction, device, threads: measured over estimated
   std::vector<Choice> wanted_;
   std::size_t problem_width_ = 7;

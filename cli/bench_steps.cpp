@@ -97,21 +97,25 @@ void report(Settings const& settings, std::string const& what, Model const& mode
             Spread const& step) {
   bool const f64 = options.precision.type == DType::f64;
   std::int64_t const peak = peak_resident_bytes();  // before the limits are measured: that takes memory of its own
-  std::optional<Limits> limits;                     // of the processor; none are known of a GPU
+  std::optional<Limits> limits;                     // of the processor, or
+  std::optional<GpuLimits> gpu_limits;
   if (session.plan().device.kind == DeviceKind::cpu) limits.emplace(*model.threads(), model.facts().isa);
+  else gpu_limits.emplace(session.plan().device);
   auto times = time_launches(session);
   bool above = false;
+  auto const& launches = session.plan().step;
   if (limits) {
     for (auto const& t : times) (void)limits->seconds(t.operations, t.bytes, f64);
     limits->measure_again();
     for (auto& t : times) {
       t.floor = limits->seconds(t.operations, t.bytes, f64);
-      above |= t.floor > 1.005 * t.seconds;   // "101 %"
     }
+  } else {
+    for (std::size_t i = 0; i < launches.size(); ++i) times[i].floor = gpu_limits->seconds(launches[i].op, launches[i].problem);
   }
-  auto const& launches = session.plan().step;
-  double sum = 0, floor = 0, operations = 0;
-  for (auto const& t : times) sum += t.seconds, floor += t.floor, operations += t.operations;
+  for (auto const& t : times) above |= t.floor > 1.005 * t.seconds;   // "101 %"
+  double sum = 0, floor = 0, operations = 0, bytes = 0;
+  for (auto const& t : times) sum += t.seconds, floor += t.floor, operations += t.operations, bytes += t.bytes;
   std::string const precision(name(options.precision)), device = session.plan().device.text(), isa(name(model.facts().isa));
   if (settings.flag("json")) {
     JsonRow row;
@@ -141,28 +145,26 @@ void report(Settings const& settings, std::string const& what, Model const& mode
           .add("config", l.choice.config.text())
           .add("ms", times[i].seconds * 1e3)
           .add("share", times[i].seconds / sum);
-      line.add("gflops", times[i].operations / times[i].seconds * 1e-9).add("floor_ms", times[i].floor * 1e3);
+      line.add("gflops", times[i].operations / times[i].seconds * 1e-9).add("bytes", times[i].bytes).add("floor_ms", times[i].floor * 1e3);
       std::fputs(line.text().c_str(), stdout);
     }
     return;
   }
-  std::printf("%s%s\n", model.facts().name.c_str(), limits ? (", " + limits->text()).c_str() : "");
+  std::printf("%s%s\n", model.facts().name.c_str(), limits ? (", " + limits->text()).c_str() : (", " + gpu_limits->text()).c_str());
   std::printf("%s %s, batch %d, %s: %s ms (median of %lld steps; least %s), %s images/s, %s GFLOP/s\n", what.c_str(), model.name.c_str(),
               options.batch, precision.c_str(), short_number(step.median * 1e3).c_str(), static_cast<long long>(settings.whole("steps")),
               short_number(step.least * 1e3).c_str(), with_commas(std::int64_t(options.batch / step.median)).c_str(),
               short_number(operations / step.median * 1e-9).c_str());
   std::printf("%zu launches, %s of memory for the step, %s at most in the process\n\n", launches.size(),
               bytes_text(double(session.memory_bytes())).c_str(), bytes_text(double(peak)).c_str());
-  Table table({"layer", "direction", "operation", "algorithm", ">ms", ">share", ">GFLOP/s", ">limit ms", ">of limit"});
+  Table table({"layer", "direction", "operation", "algorithm", ">ms", ">share", ">GFLOP/s", ">MB", ">limit ms", ">of limit"});
   for (std::size_t i = 0; i < launches.size(); ++i) {
     auto const& l = launches[i];
     auto const& t = times[i];
     table.row({l.layer, l.direction, l.op, l.choice.text(), format("{:.4f}", t.seconds * 1e3), format("{:.1f} %", 100 * t.seconds / sum),
-               short_number(t.operations / t.seconds * 1e-9), limits ? format("{:.4f}", t.floor * 1e3) : "-",
-               limits ? format("{:.0f} %", 100 * t.floor / t.seconds) : "-"});
+               short_number(t.operations / t.seconds * 1e-9), short_number(t.bytes * 1e-6), format("{:.4f}", t.floor * 1e3), format("{:.0f} %", 100 * t.floor / t.seconds)});
   }
-  table.row({"all", "", "", "", format("{:.4f}", sum * 1e3), "100 %", short_number(operations / sum * 1e-9), limits ? format("{:.4f}", floor * 1e3) : "-",
-             limits ? format("{:.0f} %", 100 * floor / sum) : "-"});
+  table.row({"all", "", "", "", format("{:.4f}", sum * 1e3), "100 %", short_number(operations / sum * 1e-9), short_number(bytes * 1e-6), format("{:.4f}", floor * 1e3), format("{:.0f} %", 100 * floor / sum)});
   std::fputs(table.text().c_str(), stdout);
   if (above) std::printf("%s\n", above_limit_note);
 }

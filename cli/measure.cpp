@@ -10,6 +10,7 @@
 #include "falconet/base/format.h"
 #include "falconet/base/random.h"
 #include "falconet/device/cpu/limits.h"
+#include "falconet/ops/algorithms.h"
 #include "falconet/tensor/element.h"
 
 namespace falconet::cli {
@@ -38,6 +39,34 @@ double Limits::seconds(double operations, double bytes, bool f64) { return std::
 std::string Limits::text() {
   return format("{}, {} thread{}: {:.0f} GFLOP/s of multiply-adds, {:.0f} GB/s copied in memory, {:.0f} GB/s in caches (1 MiB)", name(isa_),
                 threads_.size(), threads_.size() == 1 ? "" : "s", fma() * 1e-9, copy(1 << 28) * 1e-9, copy(1 << 20) * 1e-9);
+}
+
+double GpuLimits::multiply_adds(Arithmetic a) {
+  auto const [rate, fresh] = multiply_adds_.try_emplace(a, 0);
+  if (fresh) rate->second = multiply_adds_per_second(device_, a);
+  return rate->second;
+}
+
+double GpuLimits::copy() {
+  if (copy_ == 0) copy_ = copy_bytes_per_second(device_);
+  return copy_;
+}
+
+double GpuLimits::seconds(std::string_view operation, std::string const& problem) {
+  auto const& table = algorithms_of(operation);
+  auto const operands = table.operands(problem);
+  DType const type = operands.empty() ? DType::f32 : operands.front().type.dtype;
+  bool const product = operation == "conv" || operation == "gemm";
+  Arithmetic arithmetic = type == DType::f64 ? Arithmetic::f64 : Arithmetic::f32;
+  if (product && type == DType::bf16) arithmetic = Arithmetic::bf16;
+  else if (product && problem.find("math=tf32") != std::string::npos) arithmetic = Arithmetic::tf32;
+  double rate = multiply_adds(arithmetic);
+  if (rate == 0) rate = multiply_adds(Arithmetic::f32);
+  return std::max(table.operations(problem) / rate, bytes_of(operands) / copy());
+}
+
+std::string GpuLimits::text() {
+  return format("{:.0f} TFLOP/s bf16, {:.1f} TFLOP/s f32, {:.0f} GB/s copied in memory", multiply_adds(Arithmetic::bf16) * 1e-12, multiply_adds(Arithmetic::f32) * 1e-12, copy() * 1e-9);
 }
 
 Spread spread(std::vector<double> values) {

@@ -4,10 +4,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "falconet/device/cpu/isa.h"
 #include "falconet/device/cpu/threads.h"
+#include "falconet/device/cuda/limits.h"
 #include "falconet/ops/algorithm.h"
 
 namespace falconet::cli {
@@ -30,9 +32,25 @@ class Limits {
   std::map<int, double> copy_;  // by the logarithm of the working set
 };
 
+// The same of a GPU: operations at the rate of the unit that the problem may use (tensor cores for convolutions and products in bf16 and TF32),
+// bytes at the rate at which its memory is copied. Operands that stay in the second-level cache can be faster than that.
+class GpuLimits {
+ public:
+  explicit GpuLimits(Device device) : device_(device) {}
+  double seconds(std::string_view operation, std::string const& problem);
+  double copy();                    // bytes per second, read and written
+  std::string text();               // "797 TFLOP/s bf16, 56 TFLOP/s f32, 4290 GB/s copied in memory"
+
+ private:
+  double multiply_adds(Arithmetic);
+  Device device_;
+  std::map<Arithmetic, double> multiply_adds_;
+  double copy_ = 0;
+};
+
 // One line that says why a share of a limit is above 100 %.
 constexpr char const* above_limit_note =
-    "above 100 % of the limit: other work held the processor while the limit was measured, twice, or operands lie nearer than in its copy";
+    "above 100 % of the limit: other work held the processor while the limit was measured, or operands lie nearer than in its copy (in a cache)";
 
 struct Spread {
   double median = 0, least = 0;

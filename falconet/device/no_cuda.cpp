@@ -1,6 +1,7 @@
 // The CUDA side of the device layer in a build without CUDA: the same functions, no device.
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/handles.h"
+#include "falconet/device/cuda/limits.h"
 
 namespace falconet {
 namespace {
@@ -52,6 +53,8 @@ PinnedMemory::~PinnedMemory() = default;
 void copy_to_device(void*, void const*, std::size_t, CudaStream const&) { absent(); }
 void copy_to_host(void*, void const*, std::size_t, CudaStream const&) { absent(); }
 void copy_on_device(void*, void const*, std::size_t, CudaStream const&) { absent(); }
+double multiply_adds_per_second(Device, Arithmetic) { absent(); }
+double copy_bytes_per_second(Device) { absent(); }
 void fill_bytes(void*, int, std::size_t, CudaStream const&) { absent(); }
 
 }  // namespace falconet
