@@ -16,6 +16,7 @@ ifeq ($(filter auto on off,$(FALCONET_CUDA)),)
 $(error FALCONET_CUDA should be auto, on or off, not '$(FALCONET_CUDA)')
 endif
 PRESET := $(shell tools/choose_preset.sh $(FALCONET_CUDA))
+CUDA_TARGETS := falconet_program test_plans test_recompute test_cuda_errors gpu_conv gpu_agreement gpu_training gpu_feeds gpu_commands
 NVCC := $(shell tools/choose_preset.sh nvcc)
 
 .PHONY: build demo test install asan tsan setup configure clean
@@ -30,14 +31,15 @@ demo: build
 
 test: configure
 	cmake --build build
-ifneq ($(NVCC),)
-ifeq ($(PRESET),cpu)
-	@echo "make test: compiling the cuda preset too, with $(NVCC)"
-	cmake --preset cuda >/dev/null
-	cmake --build build-cuda --target falconet_program
-endif
-else
+ifeq ($(FALCONET_CUDA),off)
+	@echo "make test: FALCONET_CUDA=off, so the cuda preset is not compiled"
+else ifeq ($(NVCC),)
 	@echo "make test: no nvcc, so the cuda preset is not compiled"
+else ifeq ($(PRESET),cpu)
+	@echo "make test: compiling the cuda preset too, with $(NVCC); the tests that need a GPU skip and say so"
+	cmake --preset cuda >/dev/null
+	cmake --build build-cuda --target $(CUDA_TARGETS)
+	ctest --test-dir build-cuda --output-on-failure -R '^(test_plans|test_recompute|test_cuda_errors|gpu_.*)$$'
 endif
 	ctest --test-dir build --output-on-failure --parallel $(shell nproc)
 

@@ -15,6 +15,7 @@
 #include "falconet/data/image_folder.h"
 #include "falconet/data/mnist.h"
 #include "falconet/device/cuda/handles.h"
+#include "falconet/device/cuda_status.h"
 #include "falconet/train/model_file.h"
 #include "falconet/train/run_folder.h"
 
@@ -189,6 +190,8 @@ std::string run_file(std::string const& model) {
 ModelOptions model_options(Settings const& settings) {
   ModelOptions options;
   options.device = settings.text("device");
+  if (options.device == "auto" && cuda_status().devices > 0 && Device::parse("auto").kind == DeviceKind::cpu)   // a GPU is there and is not taken: not in silence
+    std::fprintf(stderr, "note: on the CPU: %s\n", cuda_refusal(0).c_str());
   if (settings.has("threads")) options.threads = int(settings.whole("threads"));
   if (settings.has("isa")) {
     Isa const wanted = parse_isa(settings.text("isa"));

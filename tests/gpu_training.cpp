@@ -1,5 +1,5 @@
-// Whole plans on an NVIDIA GPU: 100 losses of mnist_cnn and resnet20 beside PyTorch's (tests/golden/pytorch_losses.json) and the CPU's
-// sessions' promises: the same bytes twice, host and device values in step, a loss that is not finite leaves the weights alone.
+// Whole plans on an NVIDIA GPU: 100 losses of mnist_cnn and resnet20 beside PyTorch's (tests/golden/pytorch_losses.json), and a
+// session's promises: the same bytes twice, host and device values in step, a loss that is not finite leaves the weights alone.
 // Exits 77 (skipped) where no GPU is seen. Usage: gpu_training [MODEL:PRECISION...]; "step" is one mnist_cnn step, plain and captured.
 #include <cmath>
 #include <cstdio>

@@ -15,5 +15,11 @@ case ${1:-auto} in
   on) echo cuda ;;
   off) echo cpu ;;
   auto)
-    if [ -e /dev/nvidia0 ] && [ -n "$(find_nvcc)" ]; then echo cuda; else echo cpu; fi ;;
+    for gpu in /dev/nvidia[0-9]* /dev/dxg; do   # dxg: below Windows
+      [ -e "$gpu" ] || continue
+      if [ -n "$(find_nvcc)" ]; then echo cuda; exit; fi
+      echo "make: a GPU is here, but no nvcc (PATH, CUDACXX, /usr/local/cuda/bin): building for the CPU alone" >&2
+      break
+    done
+    echo cpu ;;
 esac

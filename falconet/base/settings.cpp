@@ -43,7 +43,7 @@ std::string key_of(std::string_view word) {   // --weight-decay means weight_dec
 bool looks_like_a_key(std::string_view text) {
   if (text.starts_with(pin_prefix)) return text.size() > pin_prefix.size();
   for (Setting const& setting : settings_table())
-    if (setting.name == text) return true;     // cuda.check
+    if (auto const dot = setting.name.find('.'); dot != std::string_view::npos && text.starts_with(setting.name.substr(0, dot + 1))) return true;     // cuda.check, cuda.chek
   if (text.empty() || text.front() < 'a' || text.front() > 'z') return false;
   return text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_-") == std::string_view::npos;
 }

@@ -25,7 +25,7 @@ CudaStatus ask(CudaProbe const& p) {
   s.built = p.built;
   s.architectures = p.architectures;
   if (!p.built) {
-    s.reason = "this falconet was built without CUDA";
+    s.reason = "this falconet was built without CUDA; FALCONET_CUDA=on make build brings it";
     return s;
   }
   p.runtime_version(s.runtime_version);
@@ -45,9 +45,9 @@ CudaStatus ask(CudaProbe const& p) {
 
 std::string refusal(CudaProbe const& p, int device) {
   int const code = p.try_device(device);
+  if (code == success) return {};
   std::string const who = "GPU " + std::to_string(device) + ", " + p.device_name(device) + ", ";
   switch (code) {
-    case success: return {};
     case devices_unavailable: return who + "is busy: another process holds it for itself";
     case memory_allocation: return who + "has not enough free memory for a program to start";
     case no_kernel_image:

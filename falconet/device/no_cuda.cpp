@@ -5,7 +5,7 @@
 
 namespace falconet {
 namespace {
-[[noreturn]] void absent() { fail(ErrorKind::device, "this falconet was built without CUDA (FALCONET_CUDA=on builds it)"); }
+[[noreturn]] void absent() { fail(ErrorKind::device, "this falconet was built without CUDA; FALCONET_CUDA=on make build brings it"); }
 }  // namespace
 
 CudaProbe const& real_cuda_probe() {

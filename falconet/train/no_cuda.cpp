@@ -4,7 +4,7 @@
 
 namespace falconet {
 namespace {
-[[noreturn]] void absent() { fail(ErrorKind::device, "this falconet was built without CUDA (FALCONET_CUDA=on builds it)"); }
+[[noreturn]] void absent() { fail(ErrorKind::device, "this falconet was built without CUDA; FALCONET_CUDA=on make build brings it"); }
 }  // namespace
 
 std::unique_ptr<EpochFeed> resident_feed(data::Pipeline const&, FeedOptions const&, Device, ThreadPool&) { absent(); }

@@ -23,7 +23,7 @@ void check_launch(char const* kernel, Problem const& problem, cudaStream_t strea
   if (cudaError_t code = launch_result(stream); code != cudaSuccess) fail_launch(code, kernel, problem.text());
 }
 
-// Allows a kernel its dynamic shared memory; remembers what it has already asked for, so that it costs nothing in a steady step.
+// Allows a kernel its dynamic shared memory. Steady steps replay a graph and never come here.
 template <class Kernel>
 void allow_shared_memory(Kernel* kernel, int bytes) {
   if (bytes > 48 << 10)

@@ -105,9 +105,13 @@ CudaStream::CudaStream(int device) : device_(device) {
   FALCONET_CUDA(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking));
   handle_ = s;
   void* counter = nullptr;
-  FALCONET_CUDA(cudaMalloc(&counter, sizeof(unsigned)));
+  cudaError_t code = cudaMalloc(&counter, sizeof(unsigned));
   arrivals_ = static_cast<unsigned*>(counter);
-  FALCONET_CUDA(cudaMemsetAsync(counter, 0, sizeof(unsigned), s));
+  if (code == cudaSuccess) code = cudaMemsetAsync(counter, 0, sizeof(unsigned), s);
+  if (code == cudaSuccess) return;
+  cudaFree(counter);                       // a constructor that throws is not destroyed
+  cudaStreamDestroy(s);
+  check_cuda(code, "cudaMalloc", "a stream's counter");
 }
 CudaStream::CudaStream(CudaStream&& other) noexcept
     : handle_(std::exchange(other.handle_, nullptr)), arrivals_(std::exchange(other.arrivals_, nullptr)), device_(other.device_) {}
@@ -178,8 +182,10 @@ CudaGraph::CudaGraph(CudaStream const& s, std::function<void(Stream&)> const& wo
   if (code == cudaSuccess) code = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(code, "cudaGraphInstantiate", std::to_string(nodes_) + " nodes");
+  code = cudaGraphUpload(executable, raw(s));
+  if (code != cudaSuccess) cudaGraphExecDestroy(executable);
+  check_cuda(code, "cudaGraphUpload");
   executable_ = executable;
-  FALCONET_CUDA(cudaGraphUpload(executable, raw(s)));
 }
 CudaGraph::CudaGraph(CudaGraph&& other) noexcept : executable_(std::exchange(other.executable_, nullptr)), nodes_(other.nodes_) {}
 CudaGraph& CudaGraph::operator=(CudaGraph&& other) noexcept {

@@ -107,7 +107,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
     std::vector<std::string> layers, algorithms;
     bool known = false;
     for (auto const& node : graph.nodes) {
-      layers.push_back(node.layer);
+      if (std::find(layers.begin(), layers.end(), node.layer) == layers.end()) layers.push_back(node.layer);
       if (key != node.layer && key != node.layer + ":" + node.direction) continue;
       known = true;
       for (auto const& c : algorithms_of(node.op->name()).candidates(problem_of(graph, node), options.facts)) {
@@ -116,6 +116,12 @@ void pass_choose(Graph& graph, CompileContext& context) {
     }
     auto const name = Choice::parse(algorithm).algorithm;
     if (known) fail(ErrorKind::usage, "pin." + key + ": unknown algorithm '" + name + "'" + did_you_mean(name, algorithms));
+    auto const colon = key.find(':');
+    if (std::vector<std::string> ways; colon != std::string::npos && std::find(layers.begin(), layers.end(), key.substr(0, colon)) != layers.end()) {
+      for (auto const& node : graph.nodes)
+        if (node.layer == key.substr(0, colon) && node.direction != "recompute" && std::find(ways.begin(), ways.end(), node.direction) == ways.end()) ways.push_back(node.direction);
+      fail_unknown("direction of " + key.substr(0, colon), key.substr(colon + 1), ways);
+    }
     fail(ErrorKind::usage, "pin." + key + ": no launch of that layer and direction" + did_you_mean(key, layers));
   }
 }

@@ -33,12 +33,17 @@ __device__ A get(void const* p, DType t, std::int64_t i) {
   if (t == DType::f64) return A(static_cast<double const*>(p)[i]);
   return t == DType::f32 ? A(static_cast<float const*>(p)[i]) : A(to_float(static_cast<bf16 const*>(p)[i]));
 }
+// Called, not inlined: it stands at every element of a tile.
+template <class A>
+__device__ __noinline__ A activated(Activation act, A v) {
+  return activate(act, v);
+}
 template <class A>
 __device__ void finish(Work<A> const& w, std::int64_t row, std::int64_t column, A v) {
   std::int64_t const at = row * w.n + column;
   if (w.bias) v += w.bias[column];
   if (w.residual) v += get<A>(w.residual, w.y_type, at);
-  if (w.act != Activation::none) v = activate(w.act, v);
+  if (w.act != Activation::none) v = activated(w.act, v);
   if (w.mask && !(get<A>(w.mask, w.y_type, at) > A(0))) v = 0;
   if (w.y_type == DType::f64) static_cast<double*>(w.y)[at] = double(v);
   else if (w.y_type == DType::f32) static_cast<float*>(w.y)[at] = float(v);
