@@ -1,7 +1,7 @@
 // Batches that a GPU makes for itself, and steps that nobody waits for: the bytes are the CPU loader's, a steady step is one graph launch and
 // nothing else, training gives the same bytes whichever way the data come, stopped and resumed or not, and faults name their kernel.
-// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync|evaluation|faultless]; evaluation prints times, faultless leaves out
-// the two faults that are made on purpose, which a sanitizer would report.
+// Exits 77 (skipped) where no GPU can be used. Usage: gpu_feeds [fault|fault_sync|fault_in_a_layer|evaluation|faultless]; evaluation prints times, faultless leaves out
+// the faults that are made on purpose, which a sanitizer would report.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -319,6 +319,30 @@ int fault(bool sync) {
   return good ? 0 : 1;
 }
 
+// The same in a plan: a launch of conv2 reads far outside of the plan's memory.
+int fault_in_a_layer() {
+  set_cuda_check(CudaCheck::sync);
+  std::string message, where;
+  try {
+    auto const& d = models::find("mnist_cnn");
+    Model model(d.spec(10), d.make(10), {.device = "cuda"});
+    Graph graph;
+    CompileContext context;
+    trace_inference(graph, context, model, {.batch = 4});
+    Plan plan = compile(graph, context);
+    model.parameters()->adopt(graph);
+    for (auto& launch : plan.step)
+      if (launch.layer == "conv2" && launch.op == "conv") launch.operands[0].offset = std::int64_t(1) << 45;
+    Session(std::move(plan), model.parameters(), model.threads(), model.options().isa).step();
+  } catch (Error const& e) {
+    message = e.what();
+  }
+  std::printf("%s\n", message.c_str());
+  for (char const* part : {"conv2 (fwd)", "launching kernel", "problem 'fwd n4 c8"})
+    if (message.find(part) == std::string::npos) return 1;
+  return 0;
+}
+
 }  // namespace
 }  // namespace falconet
 
@@ -327,6 +351,7 @@ int main(int argc, char** argv) {
   if (int const code = gpu_test::skipped()) return code;
   if (argc > 1 && std::string(argv[1]) == "evaluation") return evaluation_times(), 0;
   bool const faultless = argc > 1 && std::string(argv[1]) == "faultless";
+  if (argc > 1 && std::string(argv[1]) == "fault_in_a_layer") return fault_in_a_layer();
   if (argc > 1 && !faultless) return fault(std::string(argv[1]) == "fault_sync");
   try {
     for (bool resident : {true, false}) {
@@ -343,8 +368,8 @@ int main(int argc, char** argv) {
     evaluation();
     not_finite();
     for (Feeding feed : {Feeding::resident, Feeding::staged}) not_finite_data(feed);
-    for (char const* how : {"fault", "fault_sync"})
-      if (!faultless) expect(std::system((std::string(argv[0]) + " " + how).c_str()) == 0, std::string("a fault of a kernel is ") + (how[5] ? "named" : "reported, with the way to find it"));
+    for (auto const& [how, what] : {std::pair{"fault", "reported, with the way to find it"}, {"fault_sync", "named, with its problem"}, {"fault_in_a_layer", "named, with layer, kernel and problem"}})
+      if (!faultless) expect(std::system((std::string(argv[0]) + " " + how).c_str()) == 0, std::string("a fault of a kernel is ") + what);
   } catch (Error const& e) {
     expect(false, e.what());
   }
