@@ -154,6 +154,26 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_on_a_gpu_is_the_golden_text) {
   expect_golden("bottleneck_b32_bf16_cuda.plan", plan_of(model, 32, DType::bf16, hopper_facts()).text());
 }
 
+// The whole of ResNet-50's step: who runs what, without addresses.
+TEST(Plan, of_resnet50_in_bf16_on_a_gpu_has_the_golden_launches) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  auto const& d = models::find("resnet50");
+  Model const model(spec_of(d.image, 1000), d.make(1000), {.device = "cpu", .threads = 1});
+  auto const plan = plan_of(model, 256, DType::bf16, hopper_facts());
+  std::string text;
+  int with_sums = 0, in_one_pass = 0, gradients_with_sums = 0;
+  for (auto const& l : plan.step) {
+    text += l.layer + "\t" + l.direction + "\t" + l.op + "\t" + l.problem + "\t" + l.choice.algorithm + "\n";
+    with_sums += l.op == "conv" && l.direction == "fwd" && l.problem.find("squares") != std::string::npos;
+    in_one_pass += l.op == "batch_norm" && l.choice.algorithm == "one_pass";
+    gradients_with_sums += l.op == "conv" && l.direction == "bwd_data" && l.problem.find("dot") != std::string::npos;
+  }
+  EXPECT_EQ(with_sums, 53);                      // every convolution gives its batch norm's sums,
+  EXPECT_EQ(in_one_pass, 2 * 53);                // which is applied in one pass, forwards and backwards,
+  EXPECT_GE(gradients_with_sums, 45);            // and has its gradient's sums from the data gradient before it
+  expect_golden("resnet50_b256_bf16_cuda.launches", text);
+}
+
 // f32 storage and convolutions that may round their factors; nothing else changes, and no text where it is off.
 TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   auto const& d = models::find("resnet_mini");
