@@ -11,7 +11,7 @@ using F = BatchNormFunction;
 std::string BatchNormOp::attributes() const {
   std::string out(falconet::name(function));
   if (function != F::two_operand) out += " eps " + exact(eps);
-  if (slots.residual) out += " residual";
+  if (slots.residual) out += slots.residual_norm ? " residual_norm" : " residual";
   if (slots.act == Activation::relu) out += " relu";
   if (slots.act == Activation::relu6) out += " relu6";
   if (slots.mask) out += " mask";
@@ -21,10 +21,11 @@ std::string BatchNormOp::attributes() const {
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
   if (function == F::normalise || function == F::normalise_gradient) {
     bool const forward = function == F::normalise;
-    if (in.size() != (forward ? 7u + slots.residual : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
+    if (in.size() != (forward ? 7u + slots.residual + 5 * slots.residual_norm : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
     if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements())
       fail_shape("batch norm does not fit " + in[0].shape.text());
     TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
+    if (slots.residual_norm) return {in[0], one, one, one, one};
     return {in[0], one, one};
   }
   if (function == F::fold) {
@@ -90,6 +91,7 @@ std::vector<Var> BatchNormOp::gradient(Graph& g, Node const& node, std::span<Var
 
 int BatchNormOp::alias(int output) const {
   if (output == 0) return -1;
+  if (function == F::normalise && output > 2) return output + 8;      // the residual's
   return function == F::coefficients ? output + 2 : function == F::normalise ? output + 3 : -1;
 }
 
@@ -116,7 +118,7 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
     p.type = in[function == F::normalise ? 1 : 2].dtype;
     p.image = in[0].dtype;
     p.layout = in[0].layout;
-    p.act = slots.act, p.residual = slots.residual, p.mask = slots.mask;
+    p.act = slots.act, p.residual = slots.residual, p.residual_norm = slots.residual_norm, p.mask = slots.mask;
   }
   return p.text();
 }

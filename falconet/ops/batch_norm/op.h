@@ -17,8 +17,9 @@ class BatchNormOp final : public Op {
     Activation act = Activation::none;
     bool residual = false, mask = false;
     DType filter = DType::f32;      // of fold: the type of the folded filter
+    bool residual_norm = false;     // of normalise: the residual has a batch norm of its own
   };
-  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false, DType::f32})
+  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false, DType::f32, false})
       : function(function), per_sample(per_sample), eps(eps), momentum(momentum), slots(slots) {}
   BatchNormFunction const function;
   std::int64_t const per_sample;  // elements per sample and channel

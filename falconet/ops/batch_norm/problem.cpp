@@ -84,9 +84,20 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
       visit(&A::running_var, Operand{"running_var", one, false, Fill::positive});
       visit(nullptr, step);
       if (p.residual) visit(&A::residual, Operand{"residual", image});
+      if (p.residual_norm) {
+        visit(&A::residual_sums, Operand{"residual_sums", two, false, Fill::positive});
+        visit(&A::residual_gamma, Operand{"residual_gamma", one});
+        visit(&A::residual_beta, Operand{"residual_beta", one});
+        visit(&A::residual_running_mean, Operand{"residual_running_mean", one});
+        visit(&A::residual_running_var, Operand{"residual_running_var", one, false, Fill::positive});
+      }
       visit(&A::y, Operand{"y", image, true});
       visit(&A::running_mean, Operand{"running_mean", one, true, Fill::normal, 0, 4});
       visit(&A::running_var, Operand{"running_var", one, true, Fill::positive, 0, 5});
+      if (p.residual_norm) {
+        visit(&A::residual_running_mean, Operand{"residual_running_mean", one, true, Fill::normal, 0, 11});
+        visit(&A::residual_running_var, Operand{"residual_running_var", one, true, Fill::positive, 0, 12});
+      }
       break;
     case F::normalise_gradient:
       visit(&A::dy, Operand{"dy", image});
@@ -125,6 +136,7 @@ std::string BatchNormProblem::text() const {
   if (function == BatchNormFunction::fold) t.add("image", falconet::name(image));
   if (act != Activation::none) t.add("act", act == Activation::relu ? "relu" : "relu6");
   if (residual) t.add("residual", 1);
+  if (residual_norm) t.add("residual_norm", 1);
   if (mask) t.add("mask", 1);
   if (bias) t.add("bias", 1);
   return t.text();
@@ -146,6 +158,7 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   auto const act = t.take("act", "none");
   p.act = act == "relu" ? Activation::relu : act == "relu6" ? Activation::relu6 : Activation::none;
   p.residual = t.take_int("residual", 0) != 0;
+  p.residual_norm = t.take_int("residual_norm", 0) != 0;
   p.mask = t.take_int("mask", 0) != 0;
   p.bias = t.take_int("bias", 0) != 0;
   t.finish();
@@ -156,6 +169,7 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   if (p.applies() && p.n < 1) bad("every size is at least 1");
   if ((p.applies() || fold) && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
   if ((p.act != Activation::none || p.residual) && p.function != BatchNormFunction::normalise) bad("act and residual belong to normalise");
+  if (p.residual_norm && !p.residual) bad("residual_norm needs a residual");
   if (p.bias && !fold) bad("bias belongs to fold");
   if (p.mask && p.function != BatchNormFunction::normalise_gradient) bad("mask belongs to normalise_gradient");
   return p;

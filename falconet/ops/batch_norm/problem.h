@@ -19,7 +19,8 @@ enum class BatchNormFunction : std::uint8_t {
   two_operand,         // scale_shift, dsums -> [3,c]: dx = scale * dy + 2 dsums[1] * x + dsums[0]
   gradient_two_operand,  // dscale_shift, sums, gamma, step -> [3,c] as of two_operand, dgamma, dbeta: both in one
   normalise,             // x, sums, gamma, beta, running_mean, running_var, step, [residual] -> y = act(scale x + shift + residual),
-                         // running_mean', running_var'
+                         // running_mean', running_var'; with residual_norm the residual has a batch norm of its own: after it come its sums, gamma,
+                         // beta, running_mean, running_var, and of the results its running_mean', running_var'
   normalise_gradient,    // dy, x, dscale_shift, sums, gamma, step, [mask] -> dx as of elementwise two_operand, dgamma, dbeta
   fold                   // w, gamma, beta, running_mean, running_var, [bias] -> w' = scale[k] * w, b' = shift[k] (+ scale[k] * bias): a product
                          // with w and inference's normalisation as a product alone
@@ -32,6 +33,7 @@ struct BatchNormArgs {
   View scale_shift, dscale_shift;               // [2,c]
   View dsums, dgamma, dbeta;                    // [2,c], [c], [c]
   View two_operand;                             // [3,c]
+  View residual_sums, residual_gamma, residual_beta, residual_running_mean, residual_running_var;   // as those above
   View x, dy, residual, mask, y;                // images [n,c,h,w]; y is dx of normalise_gradient
   View w, bias, folded_w, folded_bias;          // of fold: filters as [c, per_sample], c being the channels that they make, and vectors [c]
   StepState const* step = nullptr;
@@ -49,6 +51,7 @@ struct BatchNormProblem {
   Layout layout = Layout::nchw;
   Activation act = Activation::none;  // normalise: none, relu or relu6
   bool residual = false, mask = false;
+  bool residual_norm = false;         // normalise: the residual is normalised, too; with the same eps and momentum
   bool bias = false;                  // of fold, whose `image` is the type of w'
 
   // "function=coefficients c=16 per_sample=1024 eps=1e-05 momentum=0.1 type=f32"

@@ -25,11 +25,18 @@ struct Moments {
   double mean, var, inverse;
 };
 template <class T>
-Moments moments(BatchNormProblem const& p, BatchNormArgs const& a, std::int64_t c) {
+Moments moments(BatchNormProblem const& p, BatchNormArgs const& a, View const& sums, std::int64_t c) {
   double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
-  double const mean = double(a.sums.as<T>()[c]) / count;
-  double const var = std::max(double(a.sums.as<T>()[p.c + c]) / count - mean * mean, 0.0);
+  double const mean = double(sums.as<T>()[c]) / count;
+  double const var = std::max(double(sums.as<T>()[p.c + c]) / count - mean * mean, 0.0);
   return {mean, var, 1 / std::sqrt(var + p.eps)};
+}
+
+template <class T>
+void update_running(BatchNormProblem const& p, BatchNormArgs const& a, Moments const& m, T& mean, T& var) {
+  double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
+  mean = T((1 - p.momentum) * double(mean) + p.momentum * m.mean);
+  var = T((1 - p.momentum) * double(var) + p.momentum * m.var * count / std::max(count - 1, 1.0));
 }
 
 template <class T>
@@ -39,21 +46,16 @@ void run_typed(BatchNormProblem const& p, BatchNormArgs const& a) {
   for (std::int64_t c = 0; c < C; ++c) {
     switch (p.function) {
       case F::coefficients: {
-        auto const m = moments<T>(p, a, c);
-        double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
-        double const unbiased = m.var * count / std::max(count - 1, 1.0);
+        auto const m = moments<T>(p, a, a.sums, c);
         double const scale = double(a.gamma.as<T>()[c]) * m.inverse;
         a.scale_shift.as<T>()[c] = T(scale);
         a.scale_shift.as<T>()[C + c] = T(double(a.beta.as<T>()[c]) - m.mean * scale);
-        T& mean = a.running_mean.as<T>()[c];
-        T& var = a.running_var.as<T>()[c];
-        mean = T((1 - p.momentum) * double(mean) + p.momentum * m.mean);
-        var = T((1 - p.momentum) * double(var) + p.momentum * unbiased);
+        update_running(p, a, m, a.running_mean.as<T>()[c], a.running_var.as<T>()[c]);
         break;
       }
       case F::gradient:
       case F::gradient_two_operand: {
-        auto const m = moments<T>(p, a, c);
+        auto const m = moments<T>(p, a, a.sums, c);
         double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample);
         double const dshift = double(a.dscale_shift.as<T>()[C + c]), gamma = double(a.gamma.as<T>()[c]);
         double const g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
@@ -103,16 +105,20 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
   auto get = [](View const& v, std::int64_t i) { return double(E(v.as<E>()[i])); };
   auto put = [&](std::int64_t i, double v) { a.y.as<E>()[i] = E(v); };
   for (std::int64_t c = 0; c < p.c; ++c) {
-    auto const m = moments<T>(p, a, c);
+    auto const m = moments<T>(p, a, a.sums, c);
     double const count = double(std::max(a.step->valid_count, 1)) * double(p.per_sample), gamma = double(a.gamma.as<T>()[c]),
                  scale = gamma * m.inverse;
     bool const forward = p.function == BatchNormFunction::normalise;
-    double dvar = 0, dmean = 0, shift = 0;
+    double dvar = 0, dmean = 0, shift = 0, residual_scale = 1;
     if (forward) {
       shift = double(a.beta.as<T>()[c]) - m.mean * scale;
-      T &mean = a.running_mean.as<T>()[c], &var = a.running_var.as<T>()[c];
-      mean = T((1 - p.momentum) * double(mean) + p.momentum * m.mean);
-      var = T((1 - p.momentum) * double(var) + p.momentum * m.var * count / std::max(count - 1, 1.0));
+      update_running(p, a, m, a.running_mean.as<T>()[c], a.running_var.as<T>()[c]);
+      if (p.residual_norm) {
+        auto const r = moments<T>(p, a, a.residual_sums, c);
+        residual_scale = double(a.residual_gamma.as<T>()[c]) * r.inverse;
+        shift += double(a.residual_beta.as<T>()[c]) - r.mean * residual_scale;
+        update_running(p, a, r, a.residual_running_mean.as<T>()[c], a.residual_running_var.as<T>()[c]);
+      }
     } else {
       double const dshift = double(a.dscale_shift.as<T>()[p.c + c]), g = double(a.dscale_shift.as<T>()[c]) - m.mean * dshift;
       dvar = -0.5 * g * gamma * m.inverse * m.inverse * m.inverse;
@@ -123,7 +129,7 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
     for (std::int64_t n = 0; n < p.n; ++n)
       for (std::int64_t j = 0; j < p.per_sample; ++j) {
         std::int64_t const i = p.layout == Layout::nhwc ? (n * p.per_sample + j) * p.c + c : (n * p.c + c) * p.per_sample + j;
-        if (forward) put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? get(a.residual, i) : 0.0)));
+        if (forward) put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? residual_scale * get(a.residual, i) : 0.0)));
         else if (n >= a.step->valid_count) put(i, 0);
         else put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
       }

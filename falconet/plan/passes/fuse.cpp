@@ -144,7 +144,7 @@ void pass_fuse(Graph& graph, CompileContext& context) {
       fuse_batch_norm_gradient, fuse_data_gradient_statistics,
       fuse_relu_gradient_masks, fuse_conv_activation_pool, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
       fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
-      fuse_conversions,         fuse_normalise,
+      fuse_conversions,         fuse_normalise,           fuse_residual_norm,
   };
   for (FusionRule rule : rules)
     for (NodeId n = 0; n < fusion.count(); ++n)

@@ -105,6 +105,28 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   return true;
 }
 
+// normalise(x) with a residual that is normalise(y) and is read by nobody else, as at the end of a residual block that halves its image: both in one
+// launch, so that the residual is neither written nor read again.
+bool fuse_residual_norm(Fusion& f, NodeId n) {
+  auto const* outer = f.op<BatchNormOp>(n);
+  if (!outer || outer->function != BatchNormFunction::normalise || !outer->slots.residual || outer->slots.residual_norm) return false;
+  auto const& in = f.node(n).in;
+  NodeId const m = f.maker(in[7]);
+  auto const* inner = f.op<BatchNormOp>(m);
+  if (!inner || inner->function != BatchNormFunction::normalise || inner->slots.residual || inner->slots.act != Activation::none || f.only_user(in[7]) != n ||
+      f.node(m).out[0] != in[7] || inner->eps != outer->eps || inner->momentum != outer->momentum || inner->per_sample != outer->per_sample)
+    return false;
+  auto slots = outer->slots;
+  slots.residual_norm = true;
+  auto const& its = f.node(m).in;
+  Fusion::Offer offer = f.offer_as(n, std::make_shared<BatchNormOp>(BatchNormFunction::normalise, outer->per_sample, outer->eps, outer->momentum, slots), in);
+  offer.in[7] = its[0];
+  offer.in.insert(offer.in.end(), its.begin() + 1, its.begin() + 6);
+  if (!f.pays({offer}, {m, n})) return false;
+  f.replace(n, offer, {f.node(m).out[1], f.node(m).out[2]});
+  return true;
+}
+
 // ReLU's gradient(max-pool's gradient(dy, winner), y), y the pool's input -> max-pool's gradient(ReLU's gradient(dy, pooled), winner): what
 // reaches a pixel comes from windows that it won, and their results equal it. Smaller, and y need not be kept. Where the ReLU follows a
 // product, fuse_conv_activation_pool does more.

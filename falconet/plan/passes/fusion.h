@@ -78,6 +78,7 @@ bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient 
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
 bool fuse_conversions(Fusion&, NodeId);             // conversions of all weights in one launch
+bool fuse_residual_norm(Fusion&, NodeId);           // two batch norms that are added, in one launch
 bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 

@@ -24,6 +24,8 @@ struct Work {
   E* y;
   T const *sums, *gamma, *beta, *dscale_shift;
   T *running_mean, *running_var, *dgamma, *dbeta;
+  T const *other_sums, *other_gamma, *other_beta;   // of the residual's own batch norm
+  T *other_running_mean, *other_running_var;
   StepState const* step;
   std::int64_t rows;   // pixels of all images
   int channels, sets;  // sets of channels: blocks s, s + sets, .. take set s
@@ -32,13 +34,21 @@ struct Work {
   bool relu, relu6;
 };
 
-template <class E, class T, bool gradient, int tensors, int v>
+template <class T>
+__device__ void update_running(T& mean, T& var, double momentum, double batch_mean, double batch_var, double count) {
+  mean = T((1 - momentum) * double(mean) + momentum * batch_mean);
+  var = T((1 - momentum) * double(var) + momentum * batch_var * count / fmax(count - 1, 1.0));
+}
+
+// norms: 2 where the residual has a batch norm of its own.
+template <class E, class T, bool gradient, int tensors, int norms, int v>
 __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
   using P = Pack<E, v>;
   constexpr int together = together_of(gradient, tensors);
   // In pieces of 16 bytes, so that neighbouring threads read neighbouring ones: piece i of every thread, then piece i + 1.
   constexpr int piece = v > int(16 / sizeof(T)) ? int(16 / sizeof(T)) : v, pieces = v / piece;
-  __shared__ __align__(16) T vectors[gradient ? 3 : 2][most_channels];
+  constexpr int held = gradient || norms == 2 ? 3 : 2;
+  __shared__ __align__(16) T vectors[held][most_channels];
   auto const place = [&](int at) { return at % v / piece * (most_channels / pieces) + at / v * piece + at % piece; };
   wait_for_work_ahead();
   int const set = blockIdx.x % w.sets, block = blockIdx.x / w.sets, blocks = gridDim.x / w.sets;
@@ -74,11 +84,16 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
       vectors[2][place(at)] = T(dmean * per);
       if (block == 0) w.dgamma[c] = T(g * inverse), w.dbeta[c] = T(dshift);
     } else {
-      vectors[1][place(at)] = T(other - mean * scale);
-      if (block == 0) {
-        w.running_mean[c] = T((1 - w.momentum) * double(w.running_mean[c]) + w.momentum * mean);
-        w.running_var[c] = T((1 - w.momentum) * double(w.running_var[c]) + w.momentum * var * count / fmax(count - 1, 1.0));
+      double shift = other - mean * scale;
+      if (block == 0) update_running(w.running_mean[c], w.running_var[c], w.momentum, mean, var, count);
+      if constexpr (norms == 2) {
+        double const its_mean = double(w.other_sums[c]) * per, its_var = fmax(double(w.other_sums[w.channels + c]) * per - its_mean * its_mean, 0.0),
+                     its_scale = double(w.other_gamma[c]) * rsqrt(its_var + w.eps);
+        vectors[2][place(at)] = T(its_scale);
+        shift += double(w.other_beta[c]) - its_mean * its_scale;
+        if (block == 0) update_running(w.other_running_mean[c], w.other_running_var[c], w.momentum, its_mean, its_var, count);
       }
+      vectors[1][place(at)] = T(shift);
     }
   }
   __syncthreads();
@@ -89,7 +104,7 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
     for (int i = 0; i < pieces; ++i) {
       Pack<T, piece> of[3];
 #pragma unroll
-      for (int k = 0; k < (gradient ? 3 : 2); ++k) of[k] = *reinterpret_cast<Pack<T, piece> const*>(vectors[k] + place(local + i * piece));
+      for (int k = 0; k < held; ++k) of[k] = *reinterpret_cast<Pack<T, piece> const*>(vectors[k] + place(local + i * piece));
 #pragma unroll
       for (int t = 0; t < together; ++t) {
         bool const counts = row + t * w.down < end;
@@ -102,7 +117,8 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
             result = of[0].e[j] * dy + (of[1].e[j] * T(load(b[t].e[e])) + of[2].e[j]);
             if (!counts) result = T(0);
           } else {
-            result = of[0].e[j] * T(load(a[t].e[e])) + of[1].e[j] + (tensors > 1 ? T(load(b[t].e[e])) : T(0));
+            T const residual = tensors > 1 ? T(load(b[t].e[e])) : T(0);
+            result = of[0].e[j] * T(load(a[t].e[e])) + of[1].e[j] + (norms == 2 ? of[2].e[j] * residual : residual);
             if (w.relu) result = result < T(0) ? T(0) : result;
             if (w.relu6) result = result > T(6) ? T(6) : result;
           }
@@ -127,13 +143,13 @@ std::string reject(BatchNormProblem const& p, DeviceFacts const&) {
 double seconds(BatchNormProblem const& p, DeviceFacts const&) { return 2.5e-6 + bytes_of(p.operands()) / 3.8e12; }
 
 // Blocks that fill the card once, but no more than there is work for.
-template <class E, class T, bool gradient, int tensors, int v>
+template <class E, class T, bool gradient, int tensors, int norms, int v>
 void launch_form(BatchNormProblem const& p, Work<E, T> w, cudaStream_t stream) {
   static int const at_once = [] {
     int device = 0, multiprocessors = 0, blocks = 0;
     check_cuda(cudaGetDevice(&device), "cudaGetDevice", "");
     check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute", "");
-    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, one_pass<E, T, gradient, tensors, v>, threads, 0),
+    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, one_pass<E, T, gradient, tensors, norms, v>, threads, 0),
                "cudaOccupancyMaxActiveBlocksPerMultiprocessor", "");
     return std::max(1, multiprocessors * blocks);
   }();
@@ -143,7 +159,7 @@ void launch_form(BatchNormProblem const& p, Work<E, T> w, cudaStream_t stream) {
   w.sets = (vectors + w.across - 1) / w.across;
   std::int64_t const tile = std::int64_t(w.down) * together_of(gradient, tensors), tiles = (w.rows + tile - 1) / tile;
   auto const blocks = std::min<std::int64_t>(tiles, std::max(1, at_once / w.sets));
-  launch_ahead(one_pass<E, T, gradient, tensors, v>, dim3(unsigned(blocks * w.sets)), dim3(threads), 0, 1, stream, w);
+  launch_ahead(one_pass<E, T, gradient, tensors, norms, v>, dim3(unsigned(blocks * w.sets)), dim3(threads), 0, 1, stream, w);
   check_launch("batch_norm one_pass", p, stream);
 }
 
@@ -164,6 +180,11 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      a.running_var.as<T>(),
                      a.dgamma.as<T>(),
                      a.dbeta.as<T>(),
+                     a.residual_sums.as<T>(),
+                     a.residual_gamma.as<T>(),
+                     a.residual_beta.as<T>(),
+                     a.residual_running_mean.as<T>(),
+                     a.residual_running_var.as<T>(),
                      a.step,
                      p.n * p.per_sample,
                      int(p.c),
@@ -178,8 +199,9 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
   if (w.rows == 0 || w.channels == 0) return;
   auto const wide = [&](auto vector) {
     constexpr int v = decltype(vector)::value;
-    if (gradient) w.third ? launch_form<E, T, true, 3, v>(p, w, stream) : launch_form<E, T, true, 2, v>(p, w, stream);
-    else w.second ? launch_form<E, T, false, 2, v>(p, w, stream) : launch_form<E, T, false, 1, v>(p, w, stream);
+    if (gradient) w.third ? launch_form<E, T, true, 3, 1, v>(p, w, stream) : launch_form<E, T, true, 2, 1, v>(p, w, stream);
+    else if (p.residual_norm) launch_form<E, T, false, 2, 2, v>(p, w, stream);
+    else w.second ? launch_form<E, T, false, 2, 1, v>(p, w, stream) : launch_form<E, T, false, 1, 1, v>(p, w, stream);
   };
   p.c % most == 0 ? wide(std::integral_constant<int, most>{}) : wide(std::integral_constant<int, 1>{});
 }
