@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(threads) tensor_products(float* out, int turns
   __syncthreads();
   float d[128];
 #pragma unroll
-  for (float& x : d) x = 0;
+  for (int i = 0; i < 128; ++i) d[i] = 0;
   auto const a = ptx::k_major_operand(base + threadIdx.x / 128 * 8192), b = ptx::k_major_operand(base + 16384);
   for (int i = 0; i < turns; ++i) {
     ptx::hold(d);
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(threads) tensor_products(float* out, int turns
   ptx::hold(d);
   float all = 0;
 #pragma unroll
-  for (float x : d) all += x;
+  for (int i = 0; i < 128; ++i) all += d[i];
   if (all == -1.f) *out = all;
 #else
   (void)out, (void)turns;
