@@ -36,6 +36,16 @@ bool data_gradient(Fusion const& f, NodeId n) {
   return f.op<GemmOp>(n) && f.node(n).direction == "bwd_data";
 }
 
+// Which operand of the sum at n is made last, by a launch that adds the other: where both are data gradients, that of stride 1. A strided one writes
+// sub-lattices, on which every tensor read beside costs more.
+std::vector<int> last_of_a_sum(Fusion const& f, NodeId n) {
+  auto const strided = [&](int operand) {
+    auto const* conv = f.op<ConvOp>(f.maker(f.node(n).in[std::size_t(operand)]));
+    return conv && conv->direction() == Direction::bwd_data && conv->options().stride != std::array<int, 2>{1, 1};
+  };
+  return strided(0) && !strided(1) ? std::vector<int>{1, 0} : std::vector<int>{0, 1};
+}
+
 }  // namespace
 
 // y = pool(act(conv(x))): the map before pooling is never written. Backwards, the filter and data gradients read the pooled
@@ -189,7 +199,7 @@ bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
   Mask const mask = gradient ? mask_of(gradient->form.act) : add && add->form.mask ? Mask::relu : Mask::none;
   if (mask == Mask::none) return false;
   ValueId const d = f.node(n).out[0];
-  for (int swap = 0; swap < (add ? 2 : 1); ++swap) {
+  for (int swap : add ? last_of_a_sum(f, n) : std::vector<int>{0}) {
     ValueId const dx = f.node(n).in[std::size_t(swap)];
     NodeId const product = f.maker(dx);
     auto const* conv = f.op<ConvOp>(product);
@@ -218,7 +228,7 @@ bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
 bool fuse_data_gradient_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);
   if (!add || add->form.act != Activation::none) return false;
-  for (int swap = 0; swap < 2; ++swap) {
+  for (int swap : last_of_a_sum(f, n)) {
     ValueId const dx = f.node(n).in[std::size_t(swap)], skip = f.node(n).in[std::size_t(1 - swap)];
     NodeId const product = f.maker(dx);
     if (product < 0 || !data_gradient(f, product) || *store_of(f, product) != OnStore{} || dx == skip || f.only_user(dx) != n) continue;
