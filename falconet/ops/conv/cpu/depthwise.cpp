@@ -127,6 +127,12 @@ void task(DepthwiseGather const& g, int number) {
         a.x = in + (at + long(taps.begin) * cols.step) * c;
         a.w = w + (cols.tap + taps.begin * cols.tap_step) * c;
         a.out = out + (long(i) * col_classes + j) * c;
+        if (g.finishes && j == 0) {                      // what the slots will read of these pixels
+          long const next = a.out - g.out, count = long(pixels) * a.out_step;
+          float const* const operands[] = {g.slots.residual, g.slots.mask, g.slots.other};
+          for (float const* from : operands)
+            for (long k = 0; from && k < count; k += 16) __builtin_prefetch(from + next + k, 0, 2);
+        }
         strip_for(g.lanes, pixels)(a);
         i += pixels;
       }

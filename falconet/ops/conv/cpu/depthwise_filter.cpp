@@ -78,7 +78,7 @@ void task(DepthwiseFilter const& g, int part) {
     int const top = int(row - image * g.p) * g.stride_h - g.pad_top;
     for (int q = 0; q < g.q;) {
       bool const whole = q >= inner && q < inner_end;
-      int const pixels = !whole ? 1 : q + 16 < inner_end ? 16 : inner_end - q;
+      int const pixels = !whole ? 1 : q + 128 < inner_end ? 128 : inner_end - q;
       for (int r = 0; r < g.r; ++r) {
         int const h = top + r * g.dilation_h;
         if (h < 0 || h >= g.h) continue;

@@ -23,7 +23,8 @@ void add_to(hn::Vec<Wide> sum, double* totals) {
   for (int i = 0; i < kLanes; ++i) totals[i] += double(lane[i]);
 }
 
-void rows(StoredRows const& s) {
+void rows(StoredRows const& slots) {
+  StoredRows const s = slots;                            // a copy, which no store can change
   Wide const d;
   auto const none = hn::Zero(d), six = hn::Set(d, 6.0f);
   for (int c = 0; c < s.channels; c += kLanes) {
