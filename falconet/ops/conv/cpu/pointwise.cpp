@@ -7,8 +7,12 @@
 // a map of 7x7 pixels. Sums of more than 192 KiB of weights come in pieces of the summed dimension.
 // Cost: 2 n p q k c operations; reads x once per block of channels, writes y once per piece. Related: Georganas et al., "Anatomy of high-performance
 // deep learning convolutions on SIMD architectures", SC 2018, section II.
-// Limits: f32, nhwc, groups 1, no padding, at least 8 result channels; store {bias, residual, relu or relu6, mask}. The filter gradient is direct's.
+// Tiles store bias, residual and ReLU themselves. Where there is more to do (masks, statistics) or channels end inside a vector, some tiles go into a
+// small buffer and from there through store_rows.h.
+// Limits: f32, nhwc, groups 1, no padding, at least 8 result channels; store {bias, residual, relu or relu6, mask of either, statistics}. The filter
+// gradient is direct's.
 #include "falconet/ops/conv/cpu/direct.h"
+#include "falconet/ops/conv/cpu/store_rows.h"
 
 namespace falconet {
 
@@ -19,7 +23,10 @@ struct Pointwise {
   int blocks, splits, pixel_tasks, chunk;      // of channels; tasks among which blocks and pixels are dealt; summed at a time
   long together;                               // pixels that meet all blocks before the next ones: they and their results stay in L2
   float const *in, *packed;
-  DirectGather store;                          // the slots, out and the lanes
+  DirectGather store;                          // slots of the tiles, out and the lanes
+  int finishes;                                // results have slots that tiles do not know
+  long valid_pixels;                           // that statistics count
+  StoredRows slots;                            // of the whole result
 };
 struct PointwiseKernels {
   int vector_lanes, registers;
@@ -41,21 +48,53 @@ static inline PointwiseBlock pointwise_block(Pointwise const& g, int lanes, int 
 #ifdef FALCONET_ISA
 
 #include "falconet/device/cpu/simd.h"
-#include "falconet/ops/conv/cpu/direct_rows.h"
-#include "falconet/ops/conv/cpu/direct_store.h"
 #include "falconet/ops/conv/cpu/direct_tile.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
 
-// Blocks [first_block, end_block) of pixels [begin, end).
-void blocks(Pointwise const& g, long begin, long end, int first_block, int end_block) {
-  HWY_ALIGN float buffer[kSums * kLanes];
-  Wide const d;
+// Sums of `count` pixels from `pixel` on, channels [first, first + channels), through their slots into the result.
+void finish(Pointwise const& g, int number, float const* from, long from_step, long pixel, int count, int first, int channels) {
+  long const at = pixel * g.out_c + first;
+  StoredRows s = g.slots;
+  s.channels = channels;
+  s.from = from, s.from_step = from_step;
+  s.out = g.store.out + at, s.step = g.out_c;
+  s.bias = s.bias ? s.bias + first : nullptr;
+  s.residual = s.residual ? s.residual + at : nullptr;
+  s.mask = s.mask ? s.mask + at : nullptr;
+  s.other = s.other ? s.other + at : nullptr;
+  s.stream = g.store.stream;
+  double* const totals = s.totals ? s.totals + 2 * s.second * number + first : nullptr;
+  for (int done = 0; done < count;) {                    // images that count, then the others
+    long const counted = totals ? g.valid_pixels - pixel - done : 0;
+    s.pixels = counted > 0 && counted < count - done ? int(counted) : count - done;
+    s.totals = counted > 0 ? totals : nullptr;
+    store_kernels.rows(s);
+    done += s.pixels;
+    s.from += s.pixels * s.from_step, s.out += s.pixels * s.step;
+    s.residual = s.residual ? s.residual + s.pixels * s.step : nullptr;
+    s.mask = s.mask ? s.mask + s.pixels * s.step : nullptr;
+    s.other = s.other ? s.other + s.pixels * s.step : nullptr;
+  }
+}
+
+void ask_for(float const* from, long step, int pixels, int vectors) {
+  for (int pixel = 0; from && pixel < pixels; ++pixel)
+    for (int v = 0; v < vectors; ++v) __builtin_prefetch(from + pixel * step + v * kLanes);
+}
+
+constexpr int kTiles = 4;               // in the buffer
+
+// Blocks [first_block, end_block) of pixels [begin, end); a part of task `number`.
+void blocks(Pointwise const& g, int number, long begin, long end, int first_block, int end_block) {
+  HWY_ALIGN float buffer[kTiles * kSums * kLanes];
   for (int b = first_block; b < end_block; ++b) {
     PointwiseBlock const block = pointwise_block(g, kLanes, b);
     int const first = block.first * kLanes, width = block.vectors * kLanes, most = kSums / block.vectors;
-    bool const buffered = first + width > g.out_c || g.store.mask_on;
+    int const channels = first + width > g.out_c ? g.out_c - first : width;
+    bool const buffered = channels < width || (g.finishes && g.chunk >= g.in_c);
+    bool const finishes = buffered || g.finishes;
     int const chunk = buffered ? g.in_c : g.chunk;
     float const* const weights = g.packed + long(first) * g.in_c;
     for (int from = 0; from < g.in_c; from += chunk) {
@@ -72,29 +111,39 @@ void blocks(Pointwise const& g, long begin, long end, int first_block, int end_b
         TileKernel const small = tile_for(g.store, block.vectors, each), large = more ? tile_for(g.store, block.vectors, each + 1) : small;
         long at = pixel * g.out_c + first;
         Tile t{g.in + in_row * g.row_step + column * g.pixel_step + from, 0, 0, g.pixel_step, 1, 1, count, weights + long(from) * width,
-               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, g.store.far, 0, weights, 0};
-        if (last && !buffered) {
+               buffered ? buffer : g.store.out + at, buffered ? width : g.out_c, from > 0, nullptr, nullptr, 0, buffered ? 0 : g.store.far, 0, weights, 0};
+        if (last && !finishes) {
           if (g.store.bias_on) t.bias = g.store.bias + first;
           if (g.store.residual_on) t.residual = g.store.residual + at;
           t.relu = g.store.relu;
           t.stream = g.store.stream;
         }
-        for (int i = 0; i < tiles; ++i) {
+        int waiting = 0;                                 // tiles that have not been finished, and their pixels
+        for (int i = 0, pixels = 0; i < tiles; ++i) {
           int const here = each + (i < more);
           if (ahead < ahead_end) t.ahead = ahead, t.ahead_step = 16, ahead += 16L * count;
           else if (b == first_block && i + 1 < tiles) t.ahead = t.x + here * g.pixel_step, t.ahead_step = 16;
           else t.ahead = weights, t.ahead_step = 0;
+          if (finishes && last && g.store.far) {
+            long const next = (pixel + pixels) * g.out_c + first;
+            ask_for(g.slots.mask ? g.slots.mask + next : nullptr, g.out_c, here, block.vectors);
+            ask_for(g.slots.other ? g.slots.other + next : nullptr, g.out_c, here, block.vectors);
+            ask_for(g.slots.residual ? g.slots.residual + next : nullptr, g.out_c, here, block.vectors);
+          }
           (i < more ? large : small)(t);
           t.x += here * g.pixel_step;
-          if (buffered) {
-            DirectGather slots = g.store;
-            slots.col.out = here;
-            finish_row(d, slots, buffer, width, pixel, first, block.vectors);
-          } else {
-            t.out += long(here) * g.out_c;
-            if (t.residual) t.residual += long(here) * g.out_c;
+          t.out += here * t.out_step;
+          if (t.residual) t.residual += long(here) * g.out_c;
+          if (!finishes || !last) {
+            pixel += here;
+            continue;
           }
-          pixel += here;
+          pixels += here;
+          if (++waiting < kTiles && i + 1 < tiles) continue;
+          if (buffered) t.out = buffer;
+          finish(g, number, buffered ? buffer : g.store.out + pixel * g.out_c + first, t.out_step, pixel, pixels, first, channels);
+          pixel += pixels;
+          waiting = pixels = 0;
         }
       }
     }
@@ -109,7 +158,7 @@ void task(Pointwise const& g, int number) {
   long const begin = units * part / g.pixel_tasks * unit, end = units * (part + 1) / g.pixel_tasks * unit;
   int const first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
   for (long low = begin; low < end; low += g.together)
-    blocks(g, low, end - low < g.together ? end : low + g.together, first_block, end_block);
+    blocks(g, number, low, end - low < g.together ? end : low + g.together, first_block, end_block);
 #if HWY_ARCH_X86
   if (g.store.stream) __builtin_ia32_sfence();           // before other threads are told that the results are there
 #endif
@@ -127,6 +176,7 @@ extern PointwiseKernels const pointwise_kernels{kLanes, kRegisters, task};
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/stored_statistics.h"
 #include "falconet/ops/gemm/cpu/packed.h"
 
 namespace falconet {
@@ -154,7 +204,8 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   auto& s = g.store;
   s.group = 1, s.lanes = lanes;
   s.out_c = g.out_c;
-  s.bias_on = p.store.bias, s.residual_on = p.store.residual, s.mask_on = p.store.mask != Mask::none;
+  s.bias_on = p.store.bias, s.residual_on = p.store.residual;
+  g.finishes = p.store.mask != Mask::none || p.store.stats != Stats::none;
   s.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
 
   std::size_t const results = std::size_t(g.rows) * std::size_t(g.columns) * std::size_t(g.out_c);
@@ -196,21 +247,27 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd_data && (p.stride_h != 1 || p.stride_w != 1)) return "of a stride, most of dx is zero: direct and im2col_gemm go by residues";
   if ((p.direction == Direction::fwd ? p.k : p.c) < 8) return "needs at least 8 result channels";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
-  if (p.store.affine != Affine::none || p.store.stats != Stats::none || p.store.pool.kind != PoolSlot::none) return "store slots are bias, residual, relu, relu6 and mask";
-  if (p.store.act != Activation::none && p.store.act != Activation::relu && p.store.act != Activation::relu6) return "of the activations it has relu and relu6";
-  if (p.store.mask == Mask::relu6) return "a mask of relu6";
+  if (auto const why = stored_rows_refusal(p); !why.empty()) return why;
   if (double(p.n) * p.h * p.w > 1e9) return "more than 10^9 pixels";
   return {};
 }
 
-std::size_t scratch(ConvProblem const& p, Config const&) {
+std::size_t prepared(ConvProblem const& p, Config const&) {
   std::size_t most = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     std::size_t const lanes = std::size_t(FALCONET_KERNELS(isa, pointwise_kernels).vector_lanes);
     std::size_t const in = std::size_t(p.direction == Direction::fwd ? p.c : p.k), out = std::size_t(p.direction == Direction::fwd ? p.k : p.c);
     most = std::max(most, sizeof(float) * in * ((out + lanes - 1) / lanes * lanes));
   }
-  return most;
+  return (most + 63) / 64 * 64;
+}
+std::size_t scratch(ConvProblem const& p, Config const& config) {
+  int tasks = 0;
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    Pointwise const g = plan_of(p, isa);
+    tasks = std::max(tasks, g.splits * g.pixel_tasks);
+  }
+  return prepared(p, config) + statistics_bytes(p, tasks);
 }
 
 void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream& stream) {
@@ -244,18 +301,25 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   g.store.out = (back ? args.x : args.y).as<float>();
   g.store.bias = args.bias.as<float const>();
   g.store.residual = args.residual.as<float const>();
-  g.store.mask = args.mask.as<float const>();
   if (!args.prepared) prepare(p, config, args, scratch, stream);
   if (reinterpret_cast<std::uintptr_t>(g.store.out) % 64) g.store.stream = 0;
   g.packed = (args.prepared ? args.prepared : scratch).as<float const>();
-  stream.threads().run(g.splits * g.pixel_tasks, [&](int task) { kernels.task(g, task); });
+  int const tasks = g.splits * g.pixel_tasks;
+  double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : prepared(p, config)));
+  g.slots = stored_rows_of(p, args, totals);
+  if (g.slots.totals) {
+    g.valid_pixels = std::clamp<long>(args.step->valid_count, 0, p.n) * (back ? long(p.h) * p.w : long(p.p()) * p.q());
+    clear_statistics(p, tasks, totals, stream);
+  }
+  stream.threads().run(tasks, [&](int task) { kernels.task(g, task); });
+  if (g.slots.totals) add_statistics(p, tasks, totals, args, stream);
 }
 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_pointwise{
     .name = "pointwise", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run,
-    .prepares = "w", .prepared = scratch, .prepare = prepare};
+    .prepares = "w", .prepared = prepared, .prepare = prepare};
 
 }  // namespace falconet
 

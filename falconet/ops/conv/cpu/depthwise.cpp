@@ -1,0 +1,252 @@
+// Depthwise convolution (g = c = k), forward and data gradient: every channel has its own filter, so vectors run along the channels of NHWC.
+//
+//   y(n,p,q,c)  = sum_{r,s} x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c) w(c,r,s)
+//   dx(n,h,w,c) = sum_{r,s} dy(n, (h + pad - r*dilation)/stride, (w + pad - s*dilation)/stride, c) w(c,r,s), where exact
+//
+// Both gather as in direct.h, the data gradient by classes of rows and columns modulo the stride. A register tile is up to 8 result pixels of
+// one vector of channels: a weight is loaded once for all of them, and inputs are operands of the multiply-adds. Pixels of the
+// border are tiles of one pixel with fewer taps, so nothing is padded or copied. A task is a band of rows of an image; rows that have more slots than
+// bias and ReLU pass through store_rows.h once they are complete, while they are near.
+//   Cost: 2 n c p q r s operations at 1.1 loads per multiply-add; x is read once from memory and r times from L2, y written once.
+//   Statistics: f64 sums of each task, added in their order.
+// The filter gradient is in depthwise_filter.cpp.
+// Limits: f32, nhwc, g = c = k, at least 4 channels, any filter, stride up to 8, padding and dilation; store {bias, residual, relu or relu6,
+// mask of either, statistics}.
+#include "falconet/ops/conv/cpu/depthwise.h"
+
+#ifdef FALCONET_ISA
+
+#include "falconet/device/cpu/simd.h"
+#include "falconet/ops/conv/cpu/direct_tile.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+struct Strip {
+  float const* x;                       // the first pixel's first tap
+  long row_step, tap_step, pixel_step;  // floats from tap row to tap row, tap to tap, result pixel to result pixel
+  float const* w;
+  long w_row, w_tap;                    // floats of the packed filter, from tap row to tap row and tap to tap
+  int rows, taps, channels;
+  float least, most;                    // results below and above become these: relu and relu6, or the infinities
+  float const* bias;
+  float* out;
+  long out_step;
+};
+
+template <class D, int pixels>
+void strip(Strip const& a) {
+  D const d;
+  constexpr int lanes = int(hn::MaxLanes(D()));
+  for (int c = 0; c < a.channels; c += lanes) {
+    if (c + lanes > a.channels) c = a.channels - lanes;
+    hn::Vec<D> const start = a.bias ? hn::LoadU(d, a.bias + c) : hn::Zero(d);
+    hn::Vec<D> sum[pixels];
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) sum[i] = start;
+    for (int r = 0; r < a.rows; ++r) {
+      float const *x = a.x + r * a.row_step + c, *w = a.w + r * a.w_row + c;
+      for (int s = 0; s < a.taps; ++s, x += a.tap_step, w += a.w_tap) {
+        auto const weight = hn::LoadU(d, w);
+#pragma GCC unroll 8
+        for (int i = 0; i < pixels; ++i) sum[i] = hn::MulAdd(hn::LoadU(d, x + i * a.pixel_step), weight, sum[i]);
+      }
+    }
+    float* const out = a.out + c;
+    auto const least = hn::Set(d, a.least), most = hn::Set(d, a.most);
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) {                   // a NaN stays visible
+      auto const v = hn::IfThenElse(hn::Lt(sum[i], least), least, sum[i]);
+      hn::StoreU(hn::IfThenElse(hn::Gt(v, most), most, v), d, out + i * a.out_step);
+    }
+  }
+}
+
+constexpr int kPixels = 8;
+using StripKernel = void (*)(Strip const&);
+template <class D, int pixels = kPixels>
+inline StripKernel strip_of(int wanted) {
+  if constexpr (pixels == 1) return strip<D, 1>;
+  else return wanted == pixels ? strip<D, pixels> : strip_of<D, pixels - 1>(wanted);
+}
+StripKernel strip_for(int lanes, int pixels) { return lanes == kLanes ? strip_of<Wide>(pixels) : strip<hn::CappedTag<float, 4>, 1>; }
+
+// Result positions of a class all of whose taps lie inside.
+struct Inside {
+  int begin, end;
+};
+Inside inside(GatherAxis const& a, GatherTaps const& t, int positions) {
+  if (t.count == 0) return {0, positions};
+  int const step = step_in(a), last = a.in - 1 - t.first - (t.count - 1) * t.step;
+  Inside out{t.first < 0 ? ceil_div(-t.first, step) : 0, last < 0 ? 0 : last / step + 1};
+  if (out.end > positions) out.end = positions;
+  if (out.begin > positions) out.begin = positions;
+  if (out.end < out.begin) out.end = out.begin;
+  return out;
+}
+// Taps [begin, end) of the position whose first tap is at input `at`.
+Inside taps_inside(GatherAxis const& a, GatherTaps const& t, int at) {
+  Inside out{at < 0 && t.count > 1 ? ceil_div(-at, t.step) : 0, t.count};
+  if (t.count > 1) {
+    int const end = at < a.in ? (a.in - 1 - at) / t.step + 1 : 0;
+    if (end < out.end) out.end = end;
+  } else if (at < 0 || at >= a.in) out.end = 0;
+  if (out.begin > out.end) out.begin = out.end;
+  return out;
+}
+
+void task(DepthwiseGather const& g, int number) {
+  int const image = number / g.bands, begin = number % g.bands * g.band, end = begin + g.band < g.row.out ? begin + g.band : g.row.out;
+  int const row_classes = classes_of(g.row), col_classes = classes_of(g.col);
+  long const c = g.channels;
+  for (int h = begin; h < end; ++h) {
+    GatherTaps const rows = taps_of(g.row, h % row_classes);
+    int const row = h / row_classes * step_in(g.row) + rows.first;
+    Inside const r = taps_inside(g.row, rows, row);
+    float const* const in = g.in + (long(image) * g.row.in + row + long(r.begin) * rows.step) * g.col.in * c;
+    float* const out = g.out + (long(image) * g.row.out + h) * g.col.out * c;
+    for (int j = 0; j < col_classes; ++j) {
+      GatherTaps const cols = taps_of(g.col, j);
+      int const positions = positions_of(g.col, j);
+      Inside const whole = inside(g.col, cols, positions);
+      Strip a{};
+      a.row_step = long(rows.step) * g.col.in * c, a.tap_step = cols.step * c, a.pixel_step = step_in(g.col) * c;
+      a.w_row = long(rows.tap_step) * g.col.taps * c, a.w_tap = cols.tap_step * c;
+      a.rows = r.end - r.begin, a.channels = g.channels, a.bias = g.bias, a.out_step = col_classes * c;
+      a.least = g.relu ? 0.0f : -__builtin_inff(), a.most = g.relu == 6 ? 6.0f : __builtin_inff();
+      float const* const w = g.packed + long(rows.tap + r.begin * rows.tap_step) * g.col.taps * c;
+      for (int i = 0; i < positions;) {
+        int pixels = 1;
+        int const at = i * step_in(g.col) + cols.first;
+        Inside taps{0, cols.count};
+        if (i >= whole.begin && i < whole.end) {
+          int const most = g.lanes == kLanes ? kPixels : 1, left = whole.end - i, strips = (left + most - 1) / most;
+          pixels = (left + strips - 1) / strips;
+        } else taps = taps_inside(g.col, cols, at);
+        a.taps = taps.end - taps.begin;
+        a.x = in + (at + long(taps.begin) * cols.step) * c;
+        a.w = w + (cols.tap + taps.begin * cols.tap_step) * c;
+        a.out = out + (long(i) * col_classes + j) * c;
+        if (g.finishes && j == 0) {                      // what the slots will read of these pixels
+          long const next = a.out - g.out, count = long(pixels) * a.out_step;
+          float const* const operands[] = {g.slots.residual, g.slots.mask, g.slots.other};
+          for (float const* from : operands)
+            for (long k = 0; from && k < count; k += 16) __builtin_prefetch(from + next + k, 0, 2);
+        }
+        strip_for(g.lanes, pixels)(a);
+        i += pixels;
+      }
+    }
+    if (g.finishes) {
+      StoredRows s = g.slots;
+      long const at = out - g.out;
+      s.from = s.out = out;
+      s.residual = s.residual ? s.residual + at : nullptr;
+      s.mask = s.mask ? s.mask + at : nullptr;
+      s.other = s.other ? s.other + at : nullptr;
+      s.totals = s.totals && image < g.valid_images ? s.totals + 2 * s.second * number : nullptr;
+      store_kernels.rows(s);
+    }
+  }
+}
+
+}  // namespace
+
+extern DepthwiseKernels const depthwise_kernels{kLanes, task};
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+#include <algorithm>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/depthwise_plan.h"
+#include "falconet/ops/conv/cpu/stored_statistics.h"
+
+namespace falconet {
+namespace {
+
+DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
+  bool const back = p.direction == Direction::bwd_data;
+  DepthwiseGather g{};
+  g.row = {back ? p.p() : p.h, back ? p.h : p.p(), p.r, p.stride_h, p.dilation_h, p.pad_top, back};
+  g.col = {back ? p.q() : p.w, back ? p.w : p.q(), p.s, p.stride_w, p.dilation_w, p.pad_left, back};
+  g.images = p.n, g.channels = p.c;
+  g.lanes = depthwise_lanes(p.c, FALCONET_KERNELS(isa, depthwise_kernels).vector_lanes);
+  double const tasks = std::clamp(p.operations() / 2e5, 1.0, 16.0);   // 2 us each at least
+  int const bands = std::clamp(int((tasks + p.n - 1) / p.n), 1, g.row.out);
+  g.band = (g.row.out + bands - 1) / bands;
+  g.bands = (g.row.out + g.band - 1) / g.band;
+  g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
+  g.finishes = p.store.residual || p.store.mask != Mask::none || p.store.stats != Stats::none;
+  return g;
+}
+
+std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.groups != p.c || p.groups != p.k) return "needs as many groups as channels and filters";
+  if (!p.one_type(DType::f32)) return "needs f32";
+  if (p.layout != Layout::nhwc) return "needs nhwc";
+  if (p.c < 4) return "needs at least 4 channels";
+  if (p.stride_h > direct_max_classes || p.stride_w > direct_max_classes) return "strides up to 8";
+  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
+  if (p.direction == Direction::bwd_filter) return p.store.bias ? "db" : "";
+  return stored_rows_refusal(p);
+}
+
+std::size_t packed_bytes(ConvProblem const& p) { return sizeof(float) * std::size_t((std::int64_t(p.r) * p.s * p.c + 15) / 16 * 16); }
+std::size_t prepared(ConvProblem const& p, Config const&) { return p.direction == Direction::bwd_filter ? 0 : packed_bytes(p); }
+std::size_t scratch(ConvProblem const& p, Config const&) {
+  if (p.direction == Direction::bwd_filter) return depthwise_filter_scratch(p);
+  DepthwiseGather const g = plan_of(p, Isa::plain);
+  return packed_bytes(p) + statistics_bytes(p, g.images * g.bands);
+}
+
+void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream&) {
+  float const* const w = args.w.as<float const>();
+  float* const packed = to.as<float>();
+  int const taps = p.r * p.s;
+  for (int c = 0; c < p.c; ++c)
+    for (int t = 0; t < taps; ++t) packed[std::int64_t(t) * p.c + c] = w[std::int64_t(c) * taps + t];
+}
+
+// One core of 3.5 GHz with a vector loaded for each multiply-add, at half its rate; memory, or the caches.
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 4;
+  double const bytes = bytes_of(p.operands());
+  return std::max(p.operations() / (3.5e9 * 2 * lanes), bytes / (bytes > 1.6e7 ? 16e9 : 60e9)) + 2e-6;
+}
+
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
+  if (p.direction == Direction::bwd_filter) return depthwise_filter_run(p, args, scratch, stream);
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), depthwise_kernels);
+  DepthwiseGather g = plan_of(p, stream.isa());
+  bool const back = p.direction == Direction::bwd_data;
+  if (!args.prepared) prepare(p, config, args, scratch, stream);
+  g.packed = (args.prepared ? args.prepared : scratch).as<float const>();
+  g.in = (back ? args.y : args.x).as<float const>();
+  g.out = (back ? args.x : args.y).as<float>();
+  g.bias = p.store.bias ? args.bias.as<float const>() : nullptr;
+  int const tasks = g.images * g.bands;
+  if (g.finishes) {
+    double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : packed_bytes(p)));
+    g.slots = stored_rows_of(p, args, totals);
+    g.slots.pixels = g.col.out, g.slots.channels = g.channels, g.slots.from_step = g.slots.step = g.channels;
+    g.slots.bias = nullptr;                              // the sums begin with it
+    g.relu = 0;
+    g.valid_images = args.step ? std::clamp<int>(args.step->valid_count, 0, p.n) : p.n;
+    if (g.slots.totals) clear_statistics(p, tasks, totals, stream);
+  }
+  stream.threads().run(tasks, [&](int task) { kernels.task(g, task); });
+  if (g.slots.totals) add_statistics(p, tasks, g.slots.totals, args, stream);
+}
+
+}  // namespace
+
+Algorithm<ConvProblem> const conv_depthwise{
+    .name = "depthwise", .target = DeviceKind::cpu, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run,
+    .prepares = "w", .prepared = prepared, .prepare = prepare};
+
+}  // namespace falconet
+
+#endif

@@ -1,0 +1,147 @@
+// Depthwise convolution, filter gradient (the algorithm "depthwise" of depthwise.cpp):
+//
+//   dw(c,r,s) = sum_{n,p,q} dy(n,p,q,c) x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c)
+//
+// A register tile is one filter row's taps of a vector of channels, twice (even and odd pixels, whose chains of additions overlap), while 16 pixels of a
+// row of dy stream past; it starts from and goes back to the sums of its part, which stay in L1. Rows of all images are dealt to
+// the parts, a function of the problem alone, whose sums are added in order. Pixels at the border add tap by tap.
+//   Cost: 2 n c p q r s operations at 1.3 loads each for 3x3; x and dy are read once from memory, r times from L1 or L2.
+#include "falconet/ops/conv/cpu/depthwise.h"
+
+#ifdef FALCONET_ISA
+
+#include "falconet/device/cpu/simd.h"
+#include "falconet/ops/conv/cpu/direct_tile.h"
+
+namespace falconet::FALCONET_ISA {
+namespace {
+
+struct Taps {
+  float const *x, *dy;                                   // the first pixel's first tap, and the first pixel
+  long pixel_step, tap_step;                             // of x, floats
+  int pixels, channels;
+  float* sums;                                           // [tap][channels]
+};
+
+template <class D, int taps>
+void add_taps(Taps const& a) {
+  D const d;
+  constexpr int lanes = int(hn::MaxLanes(D()));
+  for (int c = 0; c < a.channels; c += lanes) {
+    int done = 0;                                        // lanes of the last vector that the one before has
+    if (c + lanes > a.channels) done = c + lanes - a.channels, c -= done;
+    hn::Vec<D> even[taps], odd[taps];
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t) even[t] = hn::LoadU(d, a.sums + long(t) * a.channels + c), odd[t] = hn::Zero(d);
+    float const *x = a.x + c, *dy = a.dy + c;
+    int pixel = 0;
+    for (; pixel + 2 <= a.pixels; pixel += 2, dy += 2 * long(a.channels), x += 2 * a.pixel_step) {
+      auto const first = hn::LoadU(d, dy), second = hn::LoadU(d, dy + a.channels);
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(hn::LoadU(d, x + t * a.tap_step), first, even[t]);
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t) odd[t] = hn::MulAdd(hn::LoadU(d, x + a.pixel_step + t * a.tap_step), second, odd[t]);
+    }
+    if (pixel < a.pixels) {
+      auto const last = hn::LoadU(d, dy);
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(hn::LoadU(d, x + t * a.tap_step), last, even[t]);
+    }
+    auto const fresh = hn::Not(hn::FirstN(d, std::size_t(done)));
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t) {
+      float* const to = a.sums + long(t) * a.channels + c;
+      auto const sum = hn::Add(even[t], odd[t]);
+      if (done) hn::BlendedStore(sum, fresh, d, to);
+      else hn::StoreU(sum, d, to);
+    }
+  }
+}
+
+using TapsKernel = void (*)(Taps const&);
+TapsKernel taps_for(int lanes, int taps) {
+  if (lanes != kLanes) return add_taps<hn::CappedTag<float, 4>, 1>;
+  return taps == 5 ? add_taps<Wide, 5> : taps == 3 ? add_taps<Wide, 3> : add_taps<Wide, 1>;
+}
+
+void task(DepthwiseFilter const& g, int part) {
+  float* const sums = g.partial + long(part) * g.r * g.s * g.c;
+  __builtin_memset(sums, 0, sizeof(float) * std::size_t(g.r) * std::size_t(g.s) * std::size_t(g.c));
+  long const rows = long(g.images) * g.p, c = g.c;
+  // Columns of dy all of whose taps lie inside.
+  int const last = g.w - 1 + g.pad_left - (g.s - 1) * g.dilation_w;
+  int const inner = (g.pad_left + g.stride_w - 1) / g.stride_w;
+  int inner_end = last < 0 ? 0 : last / g.stride_w + 1;
+  if (inner_end > g.q) inner_end = g.q;
+  for (long row = rows * part / g.parts; row < rows * (part + 1) / g.parts; ++row) {
+    long const image = row / g.p;
+    int const top = int(row - image * g.p) * g.stride_h - g.pad_top;
+    for (int q = 0; q < g.q;) {
+      bool const whole = q >= inner && q < inner_end;
+      int const pixels = !whole ? 1 : q + 128 < inner_end ? 128 : inner_end - q;
+      for (int r = 0; r < g.r; ++r) {
+        int const h = top + r * g.dilation_h;
+        if (h < 0 || h >= g.h) continue;
+        for (int s = 0; s < g.s;) {
+          int const left = q * g.stride_w - g.pad_left + s * g.dilation_w, left_over = g.s - s;
+          int const taps = !whole || g.lanes != kLanes || left_over < 3 ? 1 : left_over < 5 ? 3 : 5;
+          if (whole || (left >= 0 && left < g.w))
+            taps_for(g.lanes, taps)({g.x + ((image * g.h + h) * g.w + left) * c, g.dy + (row * g.q + q) * c, g.stride_w * c, g.dilation_w * c, pixels, g.c,
+                                     sums + long(r * g.s + s) * c});
+          s += taps;
+        }
+      }
+      q += pixels;
+    }
+  }
+}
+
+}  // namespace
+
+extern DepthwiseFilterKernels const depthwise_filter_kernels{kLanes, task};
+}  // namespace falconet::FALCONET_ISA
+
+#else
+
+#include <algorithm>
+
+#include "falconet/device/cpu/threads.h"
+#include "falconet/ops/conv/cpu/depthwise_plan.h"
+
+namespace falconet {
+namespace {
+
+int parts_of(ConvProblem const& p) { return int(std::min<double>(double(p.n) * p.p(), std::clamp(p.operations() / 4e5, 1.0, 32.0))); }
+
+}  // namespace
+
+std::size_t depthwise_filter_scratch(ConvProblem const& p) {
+  return sizeof(float) * std::size_t(parts_of(p)) * std::size_t(p.r) * std::size_t(p.s) * std::size_t(p.c);
+}
+
+void depthwise_filter_run(ConvProblem const& p, ConvArgs const& args, View scratch, Stream& stream) {
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), depthwise_filter_kernels);
+  DepthwiseFilter g{};
+  g.images = p.n, g.h = p.h, g.w = p.w, g.c = p.c, g.p = p.p(), g.q = p.q(), g.r = p.r, g.s = p.s;
+  g.stride_h = p.stride_h, g.stride_w = p.stride_w, g.dilation_h = p.dilation_h, g.dilation_w = p.dilation_w, g.pad_top = p.pad_top, g.pad_left = p.pad_left;
+  g.lanes = depthwise_lanes(p.c, kernels.vector_lanes);
+  g.parts = parts_of(p);
+  g.x = args.x.as<float const>(), g.dy = args.y.as<float const>();
+  g.partial = scratch.as<float>();
+  stream.threads().run(g.parts, [&](int part) { kernels.task(g, part); });
+
+  float* const dw = args.w.as<float>();
+  int const taps = p.r * p.s, channels = p.c;
+  stream.threads().run((channels + 63) / 64, [&](int block) {
+    for (int c = block * 64; c < std::min(channels, (block + 1) * 64); ++c)
+      for (int t = 0; t < taps; ++t) {
+        float sum = 0;
+        for (int part = 0; part < g.parts; ++part) sum += g.partial[(std::int64_t(part) * taps + t) * channels + c];
+        dw[std::int64_t(c) * taps + t] = sum;
+      }
+  });
+}
+
+}  // namespace falconet
+
+#endif
