@@ -30,6 +30,7 @@ constexpr double reference_operations = 1e9;  // larger problems take the plain 
 // An algorithm is left out when a run of it is expected to take longer than slow_run, or than slow_ratio times the best so far and not_slow.
 constexpr double slow_run = 2, slow_ratio = 30, not_slow = 0.1;   // seconds, -, seconds
 constexpr double enough = 0.3;                                    // seconds: a first run as long as this is the measurement
+constexpr double brief = 0.002;   // seconds: beside a vendor library, whose threads sleep and spin by rules of their own, a run as short follows one of its own
 
 // The first problem of the operation's own lists, as an example.
 std::string first_problem(std::string const& operation) {
@@ -95,6 +96,7 @@ struct Rival {
   Device device;
   Alone alone;
   std::vector<double> seconds;
+  bool vendor;
   double once = 0;   // seconds of the first run
   int wanted = 0;
   double error = -1;
@@ -104,7 +106,7 @@ struct Pending {
   Choice choice;
   Device device;
   double estimate;   // the algorithm's own, seconds on one core
-  bool baseline;
+  bool baseline, vendor;
   std::size_t row;
 };
 
@@ -197,7 +199,7 @@ class Bench {
           row.device = facts.device.text();
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
-          if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, rows.size() - 1});
+          if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, c.rival, rows.size() - 1});
         }
       }
     }
@@ -219,7 +221,7 @@ class Bench {
         rows[p.row].refusal = format("left out: a run is expected to take {} s; algorithms={} runs it", short_number(expected), p.choice.algorithm);
         continue;
       }
-      rivals.push_back({p.choice, p.device, Alone(operation_, problem, p.choice, p.device, operands.views(), pool, isa_), {}});
+      rivals.push_back({p.choice, p.device, Alone(operation_, problem, p.choice, p.device, operands.views(), pool, isa_), {}, p.vendor});
       row_of.push_back(p.row);
       auto& once = rivals.back().once;
       once = rivals.back().alone.time();
@@ -298,9 +300,13 @@ class Bench {
       r.wanted = std::clamp(int(budget / std::max(r.once, 1e-9)), 1, int(settings_.whole("repetitions")));
       most = std::max(most, r.wanted);
     }
+    bool const vendors = std::any_of(rivals.begin(), rivals.end(), [](Rival const& r) { return r.vendor; });
     for (int i = 0; i < most; ++i)
       for (auto& r : rivals)
-        if (i < r.wanted && (i == 0 || !stop_requested())) r.seconds.push_back(r.alone.time());
+        if (i < r.wanted && (i == 0 || !stop_requested())) {
+          if (vendors && r.once < brief && r.device.kind == DeviceKind::cpu) r.alone.time();
+          r.seconds.push_back(r.alone.time());
+        }
   }
 
   void line(std::string const& problem, std::string const& algorithm, std::string const& config, std::string const& us,

@@ -12,6 +12,8 @@
 #include "falconet/base/error.h"
 #include "falconet/base/format.h"
 #include "falconet/data/image.h"
+#include "falconet/device/cpu/onednn.h"
+#include "falconet/device/cpu/openblas.h"
 #include "falconet/device/cuda/handles.h"
 #include "falconet/device/device.h"
 
@@ -91,11 +93,13 @@ int checks(Settings& settings) {
   }
 
   for (Library const& library : {Library{"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "cudnnGetVersion", 10000},
-                                 Library{"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "cublasLtGetVersion", 10000},
-                                 Library{"oneDNN", {"libdnnl.so.3", "libdnnl.so"}}, Library{"OpenBLAS", {"libopenblas.so.0", "libopenblas.so"}}}) {
+                                 Library{"cuBLASLt", {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"}, "cublasLtGetVersion", 10000}}) {
     auto const path = found_at(library);
     add(library.name, path.empty() ? sought(library) : path);
   }
+  // These two are rivals among the algorithms already: said as those who run them find them.
+  add("oneDNN", onednn::found().empty() ? sought({"", {onednn::library_files}}) : onednn::found());
+  add("OpenBLAS", openblas::found().empty() ? sought({"", {openblas::library_files}}) : openblas::found());
   add("rivals", "vendor libraries run only in bench, by pin. or with rivals=on");
 
   add("image files", format("PNG {}, JPEG {}", data::can_decode_png() ? "yes" : "no (built without libpng)",

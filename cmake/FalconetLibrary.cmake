@@ -25,10 +25,11 @@ foreach(source IN LISTS falconet_sources)
   endif()
 endforeach()
 
-# What reads settings and files of text, and draws: small code, for none of it is where time goes.
+# What reads settings and files of text, draws, calls vendor libraries, or stands for comparison: small code, for none of it is where time goes.
 set(falconet_cold ${falconet_sources})
-list(FILTER falconet_cold INCLUDE REGEX "/base/(settings|svg|nearest)|/io/safetensors|/train/(report|run_folder)")
+list(FILTER falconet_cold INCLUDE REGEX "/base/(settings|svg|nearest)|/io/safetensors|/train/(report|run_folder)|/cpu/(onednn|openblas|naive|scatter)\\.")
 set_source_files_properties(${falconet_cold} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-Os>")
+set_source_files_properties(${PROJECT_SOURCE_DIR}/falconet/ops/pool/cpu/unfold.cpp PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3;-fno-trapping-math>")   # its loops are over channels
 
 add_library(falconet STATIC ${falconet_sources})
 add_library(falconet::falconet ALIAS falconet)

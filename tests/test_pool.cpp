@@ -39,7 +39,8 @@ void run_all(std::string const& text, std::vector<float> const& first, std::vect
       std::copy(first.begin(), first.end(), memory[0].as<float>());
       if (!winner.empty()) std::copy(winner.begin(), winner.end(), memory[1].as<std::uint8_t>());
       Stream stream(agreement::pool(2), Isa(isa));
-      table.bind(text, {candidate.algorithm, {}}, DeviceKind::cpu, views, {})(stream);
+      Buffer scratch(table.scratch(text, {candidate.algorithm, {}}, DeviceKind::cpu) + 1);
+      table.bind(text, {candidate.algorithm, {}}, DeviceKind::cpu, views, {scratch.data(), {DType::u8, Shape{std::int64_t(scratch.bytes())}}})(stream);
       check(memory);
     }
   }

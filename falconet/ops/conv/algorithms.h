@@ -12,6 +12,8 @@ extern Algorithm<ConvProblem> const conv_depthwise;     // cpu/depthwise.cpp
 extern Algorithm<ConvProblem> const conv_grouped;       // cpu/grouped.cpp
 extern Algorithm<ConvProblem> const conv_matrix;        // cpu/matrix.cpp
 extern Algorithm<ConvProblem> const conv_fft;           // cpu/fft.cpp
+extern Algorithm<ConvProblem> const conv_onednn;        // cpu/onednn.cpp, a rival
+extern Algorithm<ConvProblem> const conv_openblas;      // cpu/openblas.cpp, a rival
 extern Algorithm<ConvProblem> const conv_naive;         // cpu/naive.cpp
 extern Algorithm<ConvProblem> const conv_reference;     // reference.cpp
 

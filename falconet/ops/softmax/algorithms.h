@@ -6,6 +6,10 @@
 namespace falconet {
 
 Algorithm<SoftmaxProblem> softmax_lanes();
+Algorithm<SoftmaxProblem> softmax_stored();
+Algorithm<SoftmaxProblem> softmax_online();
+Algorithm<SoftmaxProblem> softmax_row_lanes();
+Algorithm<SoftmaxProblem> softmax_naive();
 Algorithm<SoftmaxProblem> softmax_reference();
 
 std::vector<Algorithm<SoftmaxProblem>> softmax_cuda_algorithms();   // cuda/; empty without CUDA in the build
