@@ -25,9 +25,11 @@ foreach(source IN LISTS falconet_sources)
   endif()
 endforeach()
 
-# What reads settings and files of text, draws, calls vendor libraries, or stands for comparison: small code, for none of it is where time goes.
+# What reads settings and files, traces and compiles networks, draws, calls vendor libraries, or stands for comparison: small code, for none of it
+# is where time goes.
 set(falconet_cold ${falconet_sources})
-list(FILTER falconet_cold INCLUDE REGEX "/base/(settings|svg|nearest)|/io/safetensors|/train/(report|run_folder)|/cpu/(onednn|openblas|naive|scatter)\\.")
+list(FILTER falconet_cold INCLUDE REGEX
+     "/(graph|nn|io|plan/passes)/|/base/(settings|svg|nearest|file)|/plan/(plan|compile|footprint|step)\\.|/ops/[a-z_]+/(problem|op)\\.|/ops/(alone|problem_text|problem_list|gradients)\\.|/data/(mnist|cifar|image_folder)\\.|/train/(report|run_folder|model_file|trainer)|/cpu/(onednn|openblas|naive|scatter)\\.")
 set_source_files_properties(${falconet_cold} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-Os>")
 set_source_files_properties(${PROJECT_SOURCE_DIR}/falconet/ops/pool/cpu/unfold.cpp PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3;-fno-trapping-math>")   # its loops are over channels
 
