@@ -70,15 +70,13 @@ endif()
 # What measurements of kernels are remembered by: a hash of their sources, compiler and flags.
 file(GLOB_RECURSE falconet_kernel_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/falconet/ops/*.cpp ${PROJECT_SOURCE_DIR}/falconet/ops/*.h
      ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.cpp ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.h)
-set(falconet_fingerprint ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_fingerprint.h)
+set(falconet_fingerprint ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_fingerprint.cpp)
 list(JOIN falconet_kernel_files "\n" falconet_kernel_lines)
 file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "${falconet_kernel_lines}\n")
 add_custom_command(OUTPUT ${falconet_fingerprint} DEPENDS ${falconet_kernel_files} cmake/KernelFingerprint.cmake WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
                    COMMAND ${CMAKE_COMMAND} -DLIST=${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "-DSALT=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS_RELEASE}"
                            -DOUT=${falconet_fingerprint} -P cmake/KernelFingerprint.cmake VERBATIM)
 target_sources(falconet PRIVATE ${falconet_fingerprint})
-set_property(SOURCE falconet/plan/tune.cpp APPEND PROPERTY INCLUDE_DIRECTORIES ${CMAKE_CURRENT_BINARY_DIR}/generated)
-set_property(SOURCE falconet/plan/tune.cpp APPEND PROPERTY OBJECT_DEPENDS ${falconet_fingerprint})
 
 # zlib is needed; the others are optional: without libdeflate .gz files take three times as long to read, without one of the rest its
 # files are refused with a clear error.

@@ -14,9 +14,11 @@
 #include "falconet/ops/algorithms.h"
 #include "falconet/ops/problem_text.h"
 #include "falconet/tensor/bf16.h"
-#include "kernel_fingerprint.h"
 
 namespace falconet {
+
+extern char const* const kernel_fingerprint;     // of the build: cmake/KernelFingerprint.cmake
+
 namespace {
 
 constexpr std::string_view header = "device\tisa\tthreads\tkernels\toperation\tproblem\tchoice\tus\n";
@@ -32,7 +34,7 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 std::string key_of(std::string_view operation, std::string const& problem, bool prepared, DeviceFacts const& facts, int threads) {
   std::string device = facts.name;
   std::replace_if(device.begin(), device.end(), [](unsigned char c) { return c < ' '; }, ' ');
-  return device + '\t' + std::string(name(facts.isa)) + '\t' + std::to_string(threads) + '\t' + FALCONET_KERNEL_FINGERPRINT + '\t' + std::string(operation) +
+  return device + '\t' + std::string(name(facts.isa)) + '\t' + std::to_string(threads) + '\t' + kernel_fingerprint + '\t' + std::string(operation) +
          (prepared ? " prepared\t" : "\t") + problem;
 }
 
@@ -151,7 +153,7 @@ void Tuner::save() {
   bool const full = all.size() > most_problems;
   std::string text(header);
   for (auto const& [key, choices] : all)
-    if (!full || key.find(FALCONET_KERNEL_FINGERPRINT) != std::string::npos)
+    if (!full || key.find(kernel_fingerprint) != std::string::npos)
       for (auto const& [choice, us] : choices) text += key + '\t' + choice + '\t' + format("{:.4g}\n", us);
   if (auto const folder = std::filesystem::path(file_).parent_path(); !folder.empty()) make_folders(folder.string());
   write_atomically(file_, text);
