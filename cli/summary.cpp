@@ -39,8 +39,10 @@ void join(std::string& list, std::string const& item) {
   if (("," + list + ",").find("," + item + ",") == std::string::npos) list += (list.empty() ? "" : ",") + item;
 }
 
-void print_candidates(Plan const& plan, Model const& model, bool json) {
-  Table table({"layer", "direction", "operation", "algorithm", ">estimate us", "or why not"});
+void print_candidates(Plan const& plan, Model const& model, Tuner const* tuner, bool json) {
+  std::vector<std::string> columns = {"layer", "direction", "operation", "algorithm", ">estimate us", "or why not"};
+  if (tuner) columns.insert(columns.end() - 1, ">measured us");
+  Table table(columns);
   for (auto const& launch : plan.step)
     for (auto const& c : algorithms_of(launch.op).candidates(launch.problem, model.facts())) {
       bool const chosen = c.algorithm == launch.choice.algorithm;
@@ -50,13 +52,20 @@ void print_candidates(Plan const& plan, Model const& model, bool json) {
                               : c.rival            ? "rival"
                               : c.baseline         ? "baseline"
                                                    : "";
+      double measured = NAN;                               // the fastest config
+      for (auto const& config : c.configs)
+        if (tuner) measured = std::fmin(measured, tuner->measured(launch.op, launch.problem, false, {c.algorithm, config}, model.facts(), model.threads()->size()));
       if (!json) {
-        table.row({launch.layer, launch.direction, launch.op, c.algorithm, estimate, why});
+        std::vector<std::string> row = {launch.layer, launch.direction, launch.op, c.algorithm, estimate, why};
+        if (tuner) row.insert(row.end() - 1, std::isnan(measured) ? "" : format("{:.1f}", measured * 1e6));
+        table.row(row);
         continue;
       }
       JsonRow row;
       row.add("what", "candidate").add("layer", launch.layer).add("direction", launch.direction).add("op", launch.op);
-      row.add("problem", launch.problem).add("algorithm", c.algorithm).add("estimate_us", estimate.empty() ? NAN : c.seconds * 1e6).add("why", why);
+      row.add("problem", launch.problem).add("algorithm", c.algorithm).add("estimate_us", estimate.empty() ? NAN : c.seconds * 1e6);
+      if (tuner) row.add("measured_us", measured * 1e6);
+      row.add("why", why);
       std::fputs(row.text().c_str(), stdout);
     }
   if (!json) std::fputs(("\n" + table.text()).c_str(), stdout);
@@ -146,7 +155,7 @@ int summary(Settings& settings) {
     row.add("mflop_forward", forward / options.batch * 1e-6).add("mflop_step", (forward + backward) / options.batch * 1e-6);
     row.add("launches", std::int64_t(plan.step.size())).add("arena_bytes", plan.memory_bytes);
     std::fputs(row.text().c_str(), stdout);
-    if (settings.flag("why")) print_candidates(plan, *model, true);
+    if (settings.flag("why")) print_candidates(plan, *model, options.tuner.get(), true);
     return 0;
   }
   auto const& image = model->spec().image;
@@ -164,7 +173,11 @@ int summary(Settings& settings) {
   std::printf("\n%s parameters; %.2f MFLOP an image forward, %.2f a training step; %zu launches a step; %s of memory for the step\n",
               with_commas(model->parameters()->trained_elements()).c_str(), forward / options.batch * 1e-6,
               (forward + backward) / options.batch * 1e-6, plan.step.size(), bytes_text(double(plan.memory_bytes)).c_str());
-  if (settings.flag("why")) print_candidates(plan, *model, false);
+  if (options.tuner) {
+    auto const& c = options.tuner->count();
+    std::printf("tune: %d problems as remembered, %d measured in %.1f s, %d left for the next time; in %s\n", c.remembered, c.measured, c.seconds, c.out_of_time, options.tuner->file().c_str());
+  }
+  if (settings.flag("why")) print_candidates(plan, *model, options.tuner.get(), false);
   return 0;
 }
 

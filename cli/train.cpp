@@ -223,7 +223,8 @@ int train(Settings& settings) {
                            .rivals = options.rivals,
                            .memory = options.memory,
                            .pins = options.pins,
-                           .recorded = before ? &before->plan : nullptr});
+                           .recorded = before ? &before->plan : nullptr,
+                           .tuner = options.tuner});
 
   bool const own_folder = !settings.has("run");
   if (own_folder) settings.set("run", claim_run_folder(), SettingSource::fallback, "next free");

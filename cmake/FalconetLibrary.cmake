@@ -29,7 +29,7 @@ endforeach()
 # is where time goes.
 set(falconet_cold ${falconet_sources})
 list(FILTER falconet_cold INCLUDE REGEX
-     "/(graph|nn|io|plan/passes)/|/base/(settings|svg|nearest|file)|/plan/(plan|compile|footprint|step)\\.|/ops/[a-z_]+/(problem|op)\\.|/ops/(alone|problem_text|problem_list|gradients)\\.|/data/(mnist|cifar|image_folder)\\.|/train/(report|run_folder|model_file|trainer)|/cpu/(onednn|openblas|naive|scatter)\\.")
+     "/(graph|nn|io|plan/passes)/|/base/(settings|svg|nearest|file)|/plan/(plan|compile|footprint|step|tune)\\.|/ops/[a-z_]+/(problem|op)\\.|/ops/(alone|problem_text|problem_list|gradients)\\.|/data/(mnist|cifar|image_folder)\\.|/train/(report|run_folder|model_file|trainer)|/cpu/(onednn|openblas|naive|scatter)\\.")
 set_source_files_properties(${falconet_cold} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-Os>")
 set_source_files_properties(${PROJECT_SOURCE_DIR}/falconet/ops/pool/cpu/unfold.cpp PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O3;-fno-trapping-math>")   # its loops are over channels
 
@@ -66,6 +66,17 @@ endforeach()
 if(FALCONET_WITH_CUDA)
   falconet_add_cuda(falconet)
 endif()
+
+# What measurements of kernels are remembered by: a hash of their sources, compiler and flags.
+file(GLOB_RECURSE falconet_kernel_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/falconet/ops/*.cpp ${PROJECT_SOURCE_DIR}/falconet/ops/*.h
+     ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.cpp ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.h)
+set(falconet_fingerprint ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_fingerprint.cpp)
+list(JOIN falconet_kernel_files "\n" falconet_kernel_lines)
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "${falconet_kernel_lines}\n")
+add_custom_command(OUTPUT ${falconet_fingerprint} DEPENDS ${falconet_kernel_files} cmake/KernelFingerprint.cmake WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+                   COMMAND ${CMAKE_COMMAND} -DLIST=${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "-DSALT=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS_RELEASE}"
+                           -DOUT=${falconet_fingerprint} -P cmake/KernelFingerprint.cmake VERBATIM)
+target_sources(falconet PRIVATE ${falconet_fingerprint})
 
 # zlib is needed; the others are optional: without libdeflate .gz files take three times as long to read, without one of the rest its
 # files are refused with a clear error.

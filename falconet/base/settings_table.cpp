@@ -70,6 +70,7 @@ constexpr Setting settings[] = {
     {"isa", choice, "", all_that_run, "highest instruction set; default: the machine's", "plain, avx2, avx512"},
     {"rivals", flag, "off", compiled, "let vendor libraries compete"},
     {"rivals", flag, "on", "bench conv", "run vendor libraries too"},
+    {"tune", choice, "off", compiled, "choose by measurement; cache: by what this machine remembers; full: measure the rest, within a minute", "off, cache, full"},
     {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=naive:threads=128,blocks=64"},
     {"memory", text, "", "train, summary, bench train", "what a step may take with weights and optimizer states, 8GiB or 900MiB: some results are made again, the bytes stay the same"},
     {"feed", choice, "auto", "train", "how batches come to a GPU; the bytes are the same", "auto, resident, staged"},

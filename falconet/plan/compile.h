@@ -14,6 +14,9 @@
 
 namespace falconet {
 
+class ThreadPool;
+class Tuner;                                     // plan/tune.h
+
 struct CompileOptions {
   DeviceFacts facts;
   Precision precision = DType::f32;             // of activations and arithmetic: f32, tf32 (GPU), bf16 (f32 masters), f64
@@ -23,6 +26,8 @@ struct CompileOptions {
   std::map<std::string, std::string> pins = {};      // "layer" or "layer:direction" -> algorithm[:config]
   std::int64_t memory = 0;                      // training: bytes that plan, parameters and states may take, by pass recompute; 0: no limit
   Plan const* recorded = nullptr;               // choices to repeat where layer, direction and problem agree
+  Tuner* tuner = nullptr;                       // measured choices, before estimates, for so many threads as these:
+  ThreadPool* threads = nullptr;
   std::string stop_after = {};                     // summary: stop after this pass
 };
 

@@ -11,6 +11,7 @@
 #include "falconet/nn/model.h"
 #include "falconet/plan/compile.h"
 #include "falconet/plan/session.h"
+#include "falconet/plan/tune.h"
 
 namespace falconet {
 
@@ -23,6 +24,7 @@ struct StepOptions {
   std::int64_t memory = 0;                     // training: bytes on the device, as in CompileOptions; 0: no limit
   std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;
+  std::shared_ptr<Tuner> tuner = {};           // chooses by measurement (plan/tune.h); on a CPU alone
 };
 
 // Forward, loss, backward and update. For a training loop of one's own:

@@ -48,7 +48,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 Trainer::Trainer(Model& model, TrainerOptions options)
     : model_(model),
       options_(std::move(options)),
-      step_(model, {.batch = options_.batch, .precision = options_.precision, .rivals = options_.rivals, .fuse = options_.fuse, .memory = options_.memory, .pins = options_.pins, .recorded = options_.recorded},
+      step_(model, {.batch = options_.batch, .precision = options_.precision, .rivals = options_.rivals, .fuse = options_.fuse, .memory = options_.memory, .pins = options_.pins, .recorded = options_.recorded, .tuner = options_.tuner},
             over_labels(options_.loss), options_.optimizer.options) {}
 
 FitResult Trainer::fit(data::Pipeline const& train, FitOptions o) {

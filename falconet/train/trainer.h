@@ -26,6 +26,7 @@ struct TrainerOptions {
   std::int64_t memory = 0;              // bytes that a step may take with weights and optimizer states; 0: no limit. Less memory costs time, not bits
   std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;       // choices of algorithms to repeat: a resumed run's own
+  std::shared_ptr<Tuner> tuner = {};    // chooses the others by measurement (plan/tune.h)
 };
 
 // One row of results.csv.

@@ -1,5 +1,5 @@
-// choose: an algorithm and a config for every node. Order: a pin, then the choice of a recorded plan, then the lowest estimate of
-// those that accept; a tie goes to the table's order.
+// choose: an algorithm and a config for every node. Order: a pin, then the choice of a recorded plan, then what the tuner measured, then the lowest
+// estimate of those that accept; a tie goes to the table's order.
 #include <algorithm>
 #include <set>
 
@@ -7,6 +7,7 @@
 #include "falconet/base/settings.h"
 #include "falconet/ops/algorithms.h"
 #include "falconet/plan/compile.h"
+#include "falconet/plan/tune.h"
 
 namespace falconet {
 namespace {
@@ -81,6 +82,16 @@ void pass_choose(Graph& graph, CompileContext& context) {
     if (!choice)
       if (Choice const* old = recorded.take(node, problem))
         if (Candidate const* c = find(candidates, old->algorithm); c && c->refusal.empty()) choice = *old;
+    auto const number = context.choices.size();
+    if (!choice && options.tuner) {
+      bool prepared = false;                                // as below, by any of them: they agree on the operand
+      if (!context.loss && int(number) >= context.constant_nodes)
+        for (auto const& c : candidates)
+          if (c.refusal.empty() && !prepared)
+            if (auto const once = table.preparation(problem, {c.algorithm, c.configs.front()}, options.facts.device.kind); once.bytes > 0)
+              prepared = constant(graph, context, node.in[std::size_t(once.operand)]);
+      choice = options.tuner->choose(node.op->name(), problem, prepared, candidates, options.facts, options.rivals, *options.threads);
+    }
     if (!choice) {
       Candidate const* best = nullptr;
       for (auto const& c : candidates)
@@ -93,7 +104,6 @@ void pass_choose(Graph& graph, CompileContext& context) {
       choice = Choice{best->algorithm, best->configs.front()};
     }
     context.scratch.push_back(std::int64_t(table.scratch(problem, *choice, options.facts.device.kind)));
-    auto const number = context.choices.size();
     if (!context.loss && int(number) >= context.constant_nodes)
       if (auto const once = table.preparation(problem, *choice, options.facts.device.kind);
           once.bytes > 0 && constant(graph, context, node.in[std::size_t(once.operand)])) {
@@ -102,6 +112,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
       }
     context.choices.push_back(std::move(*choice));
   }
+  if (options.tuner) options.tuner->save();
   for (auto const& [key, algorithm] : options.pins) {
     if (pins_used.contains(key)) continue;
     std::vector<std::string> layers, algorithms;
