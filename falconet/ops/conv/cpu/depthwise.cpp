@@ -6,7 +6,7 @@
 // Both gather as in direct.h, the data gradient by classes of rows and columns modulo the stride. A register tile is up to 8 result pixels of
 // one vector of channels: a weight is loaded once for all of them, and inputs are operands of the multiply-adds. Pixels of the
 // border are tiles of one pixel with fewer taps, so nothing is padded or copied. A task is a band of rows of an image; rows that have more slots than
-// bias and ReLU pass through store_rows.h once they are complete, while they are near.
+// bias and ReLU, or belong to a result too large for the caches, pass through store_rows.h once they are complete, while they are near.
 //   Cost: 2 n c p q r s operations at 1.1 loads per multiply-add; x is read once from memory and r times from L2, y written once.
 //   Statistics: f64 sums of each task, added in their order.
 // The filter gradient is in depthwise_filter.cpp.
@@ -99,12 +99,14 @@ void task(DepthwiseGather const& g, int number) {
   int const image = number / g.bands, begin = number % g.bands * g.band, end = begin + g.band < g.row.out ? begin + g.band : g.row.out;
   int const row_classes = classes_of(g.row), col_classes = classes_of(g.col);
   long const c = g.channels;
+  HWY_ALIGN float buffer[direct_row_floats];
   for (int h = begin; h < end; ++h) {
     GatherTaps const rows = taps_of(g.row, h % row_classes);
     int const row = h / row_classes * step_in(g.row) + rows.first;
     Inside const r = taps_inside(g.row, rows, row);
     float const* const in = g.in + (long(image) * g.row.in + row + long(r.begin) * rows.step) * g.col.in * c;
-    float* const out = g.out + (long(image) * g.row.out + h) * g.col.out * c;
+    float* const row_out = g.out + (long(image) * g.row.out + h) * g.col.out * c;
+    float* const out = g.stream ? buffer : row_out;
     for (int j = 0; j < col_classes; ++j) {
       GatherTaps const cols = taps_of(g.col, j);
       int const positions = positions_of(g.col, j);
@@ -128,7 +130,7 @@ void task(DepthwiseGather const& g, int number) {
         a.w = w + (cols.tap + taps.begin * cols.tap_step) * c;
         a.out = out + (long(i) * col_classes + j) * c;
         if (g.finishes && j == 0) {                      // what the slots will read of these pixels
-          long const next = a.out - g.out, count = long(pixels) * a.out_step;
+          long const next = a.out - out + (row_out - g.out), count = long(pixels) * a.out_step;
           float const* const operands[] = {g.slots.residual, g.slots.mask, g.slots.other};
           for (float const* from : operands)
             for (long k = 0; from && k < count; k += 16) __builtin_prefetch(from + next + k, 0, 2);
@@ -137,10 +139,11 @@ void task(DepthwiseGather const& g, int number) {
         i += pixels;
       }
     }
-    if (g.finishes) {
+    if (g.finishes || g.stream) {
       StoredRows s = g.slots;
-      long const at = out - g.out;
-      s.from = s.out = out;
+      long const at = row_out - g.out;
+      s.from = out, s.out = row_out;
+      s.stream = g.stream;
       s.residual = s.residual ? s.residual + at : nullptr;
       s.mask = s.mask ? s.mask + at : nullptr;
       s.other = s.other ? s.other + at : nullptr;
@@ -148,6 +151,9 @@ void task(DepthwiseGather const& g, int number) {
       store_kernels.rows(s);
     }
   }
+#if HWY_ARCH_X86
+  if (g.stream) __builtin_ia32_sfence();                 // before other threads are told that the results are there
+#endif
 }
 
 }  // namespace
@@ -179,6 +185,8 @@ DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
   g.band = (g.row.out + bands - 1) / bands;
   g.bands = (g.row.out + g.band - 1) / g.band;
   g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
+  std::int64_t const row = std::int64_t(g.col.out) * p.c;
+  g.stream = row * g.row.out * p.n >= std::int64_t(direct_stream_floats) && p.c % 16 == 0 && row <= std::int64_t(direct_row_floats);
   g.finishes = p.store.residual || p.store.mask != Mask::none || p.store.stats != Stats::none;
   return g;
 }
@@ -228,7 +236,8 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   g.out = (back ? args.x : args.y).as<float>();
   g.bias = p.store.bias ? args.bias.as<float const>() : nullptr;
   int const tasks = g.images * g.bands;
-  if (g.finishes) {
+  if (reinterpret_cast<std::uintptr_t>(g.out) % 64) g.stream = 0;
+  if (g.finishes || g.stream) {
     double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : packed_bytes(p)));
     g.slots = stored_rows_of(p, args, totals);
     g.slots.pixels = g.col.out, g.slots.channels = g.channels, g.slots.from_step = g.slots.step = g.channels;

@@ -14,6 +14,7 @@ struct DepthwiseGather {
   int lanes;                                             // of a vector of channels: all, or 4 where there are fewer channels
   int finishes, valid_images;                            // rows pass through `slots` once they are complete; images that statistics count
   int relu;
+  int stream;                                            // rows are made in a buffer and written past the caches: of a result that no cache keeps
   float const *in, *packed, *bias;                       // packed: [r][s][channels]
   float* out;
   StoredRows slots;                                      // of the whole result

@@ -47,7 +47,7 @@ static inline int last_input(GatherAxis const& a, int end) {
 
 constexpr std::size_t direct_far_floats = 1 << 20;       // of a result: it comes from memory or a distant cache
 
-constexpr std::size_t direct_stream_floats = 8 << 20;    // of a result of which no cache keeps much until it is read
+constexpr std::size_t direct_stream_floats = 6 << 20;    // of a result of which no cache keeps much until it is read
 
 constexpr int direct_max_classes = 8;                    // strides of a data gradient
 
