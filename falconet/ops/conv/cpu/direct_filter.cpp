@@ -359,13 +359,18 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   // Which operand lies across the lanes: the one that fills them better; half vectors where those are filled much better.
   auto const use = [](long n, long lanes) { return double(n) / double(rounded(n, lanes)); };
   auto const lanes_for = [&](long n) { return V > 4 && use(n, V / 2) > 1.15 * use(n, V) ? V / 2 : V; };
-  f.lanes_over_k = !f.unpool && use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run));
+  // Of a 1x1 layer from few channels to many, too: a tile of one vector of x would have a broadcast for each multiply-add.
+  bool const thin = !f.unpool && f.r * f.s == 1 && 2 * f.run <= 3 * V && f.k % V == 0 && f.k >= 3 * V;
+  f.lanes_over_k = thin || (!f.unpool && use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run)));
   f.lanes = lanes_for(f.lanes_over_k ? f.k : f.run);
   int const vectors = int(rounded(f.lanes_over_k ? f.k : f.run, f.lanes) / f.lanes);
   if (f.unpool) {                                                         // scalars: filter rows of one tile
     int const winner_sums = sums == 24 ? 28 : 12;
     f.max_vectors = std::min(vectors, sums == 24 ? 6 : 4);
     f.max_scalars = std::min(7, winner_sums / f.max_vectors);
+  } else if (thin && f.run >= 8) {
+    f.max_vectors = vectors % 3 == 0 || vectors % 4 ? 3 : 4;
+    f.max_scalars = sums / f.max_vectors;
   } else if (f.lanes_over_k) {
     f.max_vectors = std::min(vectors, 2);
     f.max_scalars = f.max_vectors == 1 ? (sums == 24 ? 25 : sums) : sums / 2;

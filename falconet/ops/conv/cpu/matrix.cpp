@@ -219,7 +219,7 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   double const waste = double(divide_up(i64(columns), i64(lanes))) * lanes / columns;
   double const results = p.operations() / (2 * depth);   // sums that are read and written, once per tap and piece
   double const sums = filter ? 0 : results * waste / lanes * (columns < lanes ? 60 : 3) * std::max(1.0, depth / 100);
-  return (p.operations() * waste / per_cycle + sums + 4000) / 3.7e9;
+  return std::max((p.operations() * waste / per_cycle + sums + 4000) / 3.7e9, bytes_of(p.operands()) / 11e9);
 }
 
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch, Stream& stream) {
