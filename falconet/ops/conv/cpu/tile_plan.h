@@ -39,6 +39,9 @@ struct GatherSplit {
 
 std::string reject(ConvProblem const&);       // what neither domain does
 std::size_t scratch(ConvProblem const&, Domain const&);
+// The transformed filter, with which the scratch memory begins if it is not made beforehand; 0 bytes for the filter gradient.
+std::size_t prepared(ConvProblem const&, Domain const&);
+void prepare(ConvProblem const&, Domain const&, ConvArgs const&, View to, Stream&);
 void run(ConvProblem const&, Domain const&, ConvArgs const&, View scratch, Stream&);
 
 std::size_t filter_scratch(ConvProblem const&, Domain const&);

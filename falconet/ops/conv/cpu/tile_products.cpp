@@ -53,10 +53,24 @@ std::string reject(ConvProblem const& p) {
   return plain.plain() ? "" : "of the slots it has bias, residual, relu and mask";
 }
 
+std::size_t prepared(ConvProblem const& p, Domain const& d) {
+  return p.direction == Direction::bwd_filter ? 0 : sizeof(float) * std::size_t(round_up(GatherSplit(p, d).filter_floats(), 16));
+}
 std::size_t scratch(ConvProblem const& p, Domain const& d) {
   if (p.direction == Direction::bwd_filter) return filter_scratch(p, d);
+  return prepared(p, d) + sizeof(float) * std::size_t(GatherSplit(p, d).round_floats());
+}
+
+void prepare(ConvProblem const& p, Domain const& d, ConvArgs const& args, View to, Stream& stream) {
   GatherSplit const s(p, d);
-  return sizeof(float) * std::size_t(s.filter_floats() + s.round_floats());
+  TileKernels const& kernels = d.kernels(stream.isa());
+  TileFilter filter{args.w.as<float const>(), p.k, p.c, p.r, p.s, p.dilation_h, p.dilation_w, d.size, p.direction == Direction::bwd_data, s.elements, s.wide, s.wide_columns,
+                    s.depth, s.block, s.piece, to.as<float>()};
+  i64 const chunks = divide_up(s.channels, channels_of_task), out_chunk = block_of(s.wide), out_chunks = divide_up(s.wide, out_chunk);
+  stream.threads().run(int(chunks * out_chunks), [&](int task) {
+    i64 const first = task % chunks * channels_of_task, out = task / chunks * out_chunk;
+    kernels.filter(filter, first, std::min(channels_of_task, s.channels - first), out, std::min(out_chunk, s.wide - out));
+  });
 }
 
 void run(ConvProblem const& p, Domain const& d, ConvArgs const& args, View scratch, Stream& stream) {
@@ -65,17 +79,10 @@ void run(ConvProblem const& p, Domain const& d, ConvArgs const& args, View scrat
   bool const data = p.direction == Direction::bwd_data;
   TileKernels const& kernels = d.kernels(stream.isa());
   GemmKernels const& gemm = gemm_kernels_of(stream.isa());
-  float* const packed = scratch.as<float>();
-  float* const input = packed + s.filter_floats();
+  if (!args.prepared) prepare(p, d, args, scratch, stream);
+  float const* const packed = (args.prepared ? args.prepared : scratch).as<float const>();
+  float* const input = scratch.as<float>() + (args.prepared ? 0 : prepared(p, d) / sizeof(float));
   float* const sums = input + s.elements * s.round * s.depth;
-
-  TileFilter filter{args.w.as<float const>(), p.k, p.c, p.r, p.s, p.dilation_h, p.dilation_w, d.size, data, s.elements, s.wide, s.wide_columns,
-                    s.depth, s.block, s.piece, packed};
-  i64 const chunks = divide_up(s.channels, channels_of_task), out_chunk = block_of(s.wide), out_chunks = divide_up(s.wide, out_chunk);
-  stream.threads().run(int(chunks * out_chunks), [&](int task) {
-    i64 const first = task % chunks * channels_of_task, out = task / chunks * out_chunk;
-    kernels.filter(filter, first, std::min(channels_of_task, s.channels - first), out, std::min(out_chunk, s.wide - out));
-  });
 
   View const& image = data ? args.y : args.x;
   TileGrid tiles;

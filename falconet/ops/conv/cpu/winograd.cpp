@@ -10,7 +10,7 @@
 // The products are driven by tile_products.cpp, the filter gradient by tile_products_filter.cpp:
 //   dw = G^T [ sum over tiles of (A dy A^T) . (B^T x B) ] G
 //
-// Memory: the transformed filter is a^2/9 times the filter, read once per round; x and y pass once; their transforms, a^2/m^2 times as
+// Memory: the transformed filter is a^2/9 times the filter, made once in inference (prepare), read once per round; x and y pass once; their transforms, a^2/m^2 times as
 // large, stay in the cache.
 // Error: the transforms amplify rounding errors, in the root mean square over the results of a tile by 1.7 (m = 2) and 10.8 (m = 4),
 // for its worst result by 1.7 and 31.5 (README.md derives it). For m = 2 sums of small whole numbers stay exact.
@@ -46,9 +46,12 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   tiles::run(p, domain(config), args, scratch, stream);
 }
 
+std::size_t prepared(ConvProblem const& p, Config const& config) { return tiles::prepared(p, domain(config)); }
+void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, View to, Stream& stream) { tiles::prepare(p, domain(config), args, to, stream); }
+
 }  // namespace
 
 Algorithm<ConvProblem> const conv_winograd{.name = "winograd", .target = DeviceKind::cpu, .reject = reject, .configs = configs,
-                                           .scratch = scratch, .seconds = seconds, .run = run};
+                                           .scratch = scratch, .seconds = seconds, .run = run, .prepares = "w", .prepared = prepared, .prepare = prepare};
 
 }  // namespace falconet
