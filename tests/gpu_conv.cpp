@@ -192,7 +192,8 @@ std::vector<std::string> problems_to_check() {
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
     for (std::string s : data) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
-    for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
+    for (std::string t : filter)
+      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
     std::string const allowed = " f32 nhwc math=tf32";
     for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual"}) out.push_back(g + allowed + s);
     for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + allowed + s);
@@ -204,6 +205,16 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift"}) out.push_back(g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   }
+  // The same of 3x3: both strides, tiles of 1, 2, 4 and 8 rows, rows that are no multiple of 64 pairs of pixels, more tiles than blocks.
+  for (std::string g : {"n3 c3 hw32 k64 rs3 p1", "n2 c3 h12 w224 k64 rs3 p1", "n2 c3 h7 w128 k32 rs3 p1", "n3 c3 h20 w224 k32 rs3 p1 st2", "n2 c3 h31 w64 k64 rs3 p1 st2", "n5 c3 h16 w512 k32 rs3 p1 st2",
+                        "n80 c3 h16 w32 k64 rs3 p1"}) {
+    for (std::string t : {" bf16", " bf16,f32,bf16"}) {
+      for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift+bias+relu6"}) out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
+    }
+  }
+  out.push_back("bwd_data n70 c8456 hw1 k64 rs1 bf16 nhwc store=mask");   // more channels than a block per 64 of them keeps
+  out.push_back("n70 c64 hw1 k8520 rs1 bf16 nhwc store=bias+relu");
   // Few channels.
   for (std::string g : {"n3 c16 hw32 k16 rs3 p1", "n5 c16 h13 w37 k16 rs3 p1", "n2 c3 hw32 k16 rs3 p1", "n3 c1 h7 w9 k16 rs3 p0.1.1.0", "n3 c16 h17 w33 k32 rs3 p1 st2", "n70 c16 hw4 k16 rs3 p1",
                         "n3 c32 h16 w15 k32 rs3 p1", "n9 c32 h9 w8 k64 rs3 p1 st2", "n4 c16 hw11 k32 rs1 st2", "n5 c32 h7 w6 k64 rs1", "n6 c64 hw8 k64 rs3 p1", "n300 c16 h20 w8 k16 rs3 p1",

@@ -129,8 +129,8 @@ bool fuse_residual_norm(Fusion& f, NodeId n) {
 
 // ReLU's gradient(max-pool's gradient(dy, winner), y), y the pool's input -> max-pool's gradient(ReLU's gradient(dy, pooled), winner): what
 // reaches a pixel comes from windows that it won, and their results equal it. Smaller, and y need not be kept. Where the ReLU follows a
-// product, fuse_conv_activation_pool does more.
-bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
+// product, fuse_conv_activation_pool does more, if its offer is taken.
+static bool move_before_pool(Fusion& f, NodeId n, bool of_product) {
   auto const* gradient = is(f, n, F::activation_gradient);
   if (!gradient || gradient->form.act != Activation::relu) return false;
   ValueId const dmap = f.node(n).in[0], y = f.node(n).in[1];
@@ -138,7 +138,7 @@ bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
   auto const* op = f.op<PoolGradient>(pool_gradient);
   if (!op || op->kind != PoolKind::max || f.only_user(dmap) != n || !is(f, act, F::activation)) return false;
   NodeId const source = f.maker(f.node(act).in[0]);
-  if (f.op<ConvOp>(source) || f.op<GemmOp>(source)) return false;
+  if (bool(f.op<ConvOp>(source) || f.op<GemmOp>(source)) != of_product) return false;
   ValueId const dy = f.node(pool_gradient).in[0], winner = f.node(pool_gradient).in[1];
   NodeId const pool = f.maker(winner);
   if (!f.op<Pool>(pool) || f.node(pool).in[0] != y) return false;
@@ -147,6 +147,8 @@ bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
   f.replace(n + 1, offer);
   return true;
 }
+bool move_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, false); }
+bool move_product_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, true); }
 
 // add(affine(x), skip) -> affine with a residual.
 bool fuse_affine_residual(Fusion& f, NodeId n) {

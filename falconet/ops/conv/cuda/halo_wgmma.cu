@@ -282,16 +282,20 @@ constexpr int filter_shared = stages * (dy_bytes + x_bytes) + 1024;
 struct FilterWork {
   CUtensorMap dy, x;
   int tile_rows = 0, tile_columns = 0, tiles = 0;
-  float* partial = nullptr;   // [blocks][64 k][9][64 c]
+  float *partial = nullptr, *bias_partial = nullptr;   // [blocks][64 k][9][64 c], [blocks][3][64 k]
 };
 
+// bias: the filter rows' warpgroups take the tiles in turn and multiply dy with ones.
+template <bool bias>
 __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ FilterWork work) {
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[stages], empty[stages];
+  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   char* const memory = dynamic + (base - shared_address(dynamic));
   int const group = threadIdx.x / 128;
+  if (bias && threadIdx.x < 8) ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
   // What the copies never write must be zero: dy's pixels 232..239, and x's pixels 348..359, which meet them.
   for (int i = threadIdx.x; i < stages * 160; i += 512) {
     int const stage = i / 160, chunk = i % 160;
@@ -328,12 +332,12 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
-  float d[3][32];
+  float d[3][32], b8[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int s = 0; s < 3; ++s)
 #pragma unroll
     for (int i = 0; i < 32; ++i) d[s][i] = 0;
-  int stage = 0, phase = 0, previous = -1;
+  int stage = 0, phase = 0, previous = -1, until = r;
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
     barrier_wait(shared_address(full + stage), phase);
     std::uint32_t const dy = base + stage * (dy_bytes + x_bytes), x = dy + dy_bytes + r * pitch * 128;
@@ -345,10 +349,21 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     for (int kk = 0; kk < 15; ++kk)
 #pragma unroll
       for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
+    if constexpr (bias) {
+      if (until == 0) {
+        until = 3;
+        hold(b8);
+        wgmma_fence();
+#pragma unroll
+        for (int kk = 0; kk < 15; ++kk) wgmma<1, 0>(b8, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
+      }
+      --until;
+    }
     wgmma_commit();
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
+    if constexpr (bias) hold(b8);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
     previous = stage;
     if (++stage == stages) stage = 0, phase ^= 1;
@@ -366,18 +381,33 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
       *reinterpret_cast<float2*>(out + 8 * 576 + 8 * j) = make_float2(d[s][4 * j + 2], d[s][4 * j + 3]);
     }
   }
+  if constexpr (bias) {
+    hold(b8);
+    float* const sums = work.bias_partial + (blockIdx.x * 3 + r) * 64 + k;
+    if (c == 0) sums[0] = b8[0], sums[8] = b8[2];
+  }
 }
 
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
 __device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
 
-// dw = the blocks' sums in a fixed order: thread (x, y) adds every eighth partial of four elements, then the eight are added.
+constexpr int dw_blocks = 64 * 576 / 128;
+// dw = the blocks' sums in a fixed order: thread (x, y) adds every eighth partial of four elements, then the eight are added. db: the blocks
+// beyond dw's, a warp per k.
 template <class E>
-__global__ void __launch_bounds__(256) add_partials(float4 const* partial, int blocks, E* dw) {
+__global__ void __launch_bounds__(256) add_partials(float4 const* partial, int blocks, E* dw, float const* bias_partial, float* db) {
   __shared__ float4 sums[8][32];
   int const element = blockIdx.x * 32 + threadIdx.x;
   float4 sum = make_float4(0, 0, 0, 0);
   wait_for_work_ahead();
+  if (blockIdx.x >= dw_blocks) {
+    int const k = (blockIdx.x - dw_blocks) * 8 + threadIdx.y;
+    double all = 0;
+    for (int i = threadIdx.x; i < 3 * blocks; i += 32) all += double(__ldcg(bias_partial + i * 64 + k));
+    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(~0u, all, step);
+    if (threadIdx.x == 0) db[k] = float(all);
+    return;
+  }
 #pragma unroll 4
   for (int i = threadIdx.y; i < blocks; i += 8) {
     float4 const v = __ldcg(partial + std::int64_t(i) * (64 * 576 / 4) + element);
@@ -408,7 +438,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.store.mask == Mask::relu6) return "a mask of relu6";
   auto const& s = p.store;
   if (filter) {
-    if (!(s == OnStore{})) return "slots of the filter gradient";
+    OnStore with_bias;
+    with_bias.bias = s.bias;
+    if (s != with_bias) return "slots of the filter gradient";
     if (p.w > width && p.w % width) return "images wider than 56 that are no multiple of 56";
   } else {
     if (s.pool.kind != PoolSlot::none) return "pooling";
@@ -431,7 +463,7 @@ int tiles_of(ConvProblem const& p) { return p.n * tiles_down(p) * tiles_across(p
 int blocks_of(ConvProblem const& p) { return std::min(tiles_of(p), most_blocks); }
 
 std::size_t scratch(ConvProblem const& p, Config const&) {
-  if (p.direction == Direction::bwd_filter) return std::size_t(blocks_of(p)) * 64 * 576 * sizeof(float);
+  if (p.direction == Direction::bwd_filter) return std::size_t(blocks_of(p)) * 64 * (576 + (p.store.bias ? 3 : 0)) * sizeof(float);
   return p.store.stats == Stats::none ? 0 : std::size_t(blocks_of(p)) * 256 * sizeof(float);
 }
 
@@ -444,7 +476,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
 }
 
 void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_t stream) {
-  static bool const allowed = (allow_shared_memory(halo_filter, filter_shared), true);
+  static bool const allowed = (allow_shared_memory(halo_filter<false>, filter_shared), allow_shared_memory(halo_filter<true>, filter_shared), true);
   (void)allowed;
   FilterWork work;
   std::int64_t const row = std::int64_t(p.w) * 64;
@@ -455,11 +487,16 @@ void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cuda
   work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
   work.partial = memory.as<float>();
   int const blocks = blocks_of(p);
-  launch_ahead(halo_filter, dim3(unsigned(blocks)), dim3(512), filter_shared, 1, stream, work);
+  bool const bias = p.store.bias;
+  work.bias_partial = work.partial + std::int64_t(blocks) * 64 * 576;
+  launch_ahead(bias ? halo_filter<true> : halo_filter<false>, dim3(unsigned(blocks)), dim3(512), filter_shared, 1, stream, work);
   auto const* partial = reinterpret_cast<float4 const*>(work.partial);
-  dim3 const grid(64 * 576 / 128), block(32, 8);
-  if (p.w_type == DType::f32) launch_ahead(add_partials<float>, grid, block, 0, 1, stream, partial, blocks, args.w.as<float>());
-  else launch_ahead(add_partials<bf16>, grid, block, 0, 1, stream, partial, blocks, args.w.as<bf16>());
+  dim3 const grid(unsigned(dw_blocks + (bias ? 8 : 0))), block(32, 8);
+  auto const add = [&](auto* dw) {
+    launch_ahead(add_partials<std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, partial, blocks, dw, work.bias_partial, bias ? args.bias.as<float>() : nullptr);
+  };
+  if (p.w_type == DType::f32) add(args.w.as<float>());
+  else add(args.w.as<bf16>());
 }
 
 template <bool gradient, Ending ending>

@@ -6,7 +6,7 @@
 // into equal shares, one per block: either aligned to the tiles (`splits` blocks per tile; blocks that share pixels run in step, so that L2
 // serves them once), or in one line (stream-K with a fixed map), so that any number of tiles keeps all blocks busy. A block writes the f32
 // partial sum of every tile that it touches, and a second kernel adds the partials of a tile in a fixed order. No atomics: the same bytes
-// every time.
+// every time. The bias gradient is the product of dy's chunks with ones, each chunk's taken by one of the tiles that read it, in turn.
 // Cost: 2 n p q k c r s operations; bytes: x once per 64..256 filters and dy once per tile column, mostly from L2; partials (blocks +
 // tiles) x tile x 4 bytes.
 #include <algorithm>
@@ -52,18 +52,23 @@ struct Work {
   int step_h = 1, step_w = 1, lower_h = 0, lower_w = 0, dilation_h = 1, dilation_w = 1;
   int advance_n = 0, advance_p = 0, advance_q = 0; // a chunk of pixels as (n, p, q)
   int splits = 0;                                  // blocks per tile; 0: in one line
-  float* partial = nullptr;
+  float *partial = nullptr, *bias_partial = nullptr;   // of each tile that a block touches; the second [filters]
 };
 
 // Block b works on units [b * units / blocks, (b + 1) * units / blocks); unit = tile * chunks + chunk.
 __host__ __device__ std::int64_t first_unit(int block, std::int64_t units, int blocks) { return block * units / blocks; }
 __device__ int block_of(std::int64_t unit, std::int64_t units, int blocks) { return int(((unit + 1) * blocks - 1) / units); }
 
-template <class F>
+template <class F, bool bias>
 __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__ Work work) {
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages];
+  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
+  if (bias && threadIdx.x < 8) {
+    ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
+    fence_async_shared();
+  }
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   int const group = threadIdx.x / 128;
   std::int64_t const units = std::int64_t(work.tiles) * work.chunks;
@@ -140,13 +145,18 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if constexpr (F::groups == 2) take_registers<232>();
   else take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, row_group = me / F::across, column_group = me % F::across;
-  float d[F::blocks][F::columns / 2];
+  float d[F::blocks][F::columns / 2], b8[bias ? F::blocks : 1][4];
   int stage = 0, phase = 0;
   for (std::int64_t unit = begin; unit < end;) {
     int const tile = int(unit / work.chunks), first = int(unit - std::int64_t(tile) * work.chunks);
     int const steps = int(min(std::int64_t(work.chunks), first + (end - unit))) - first;
     unit += steps;
-    int previous = -1;
+    int previous = -1, until = 0;   // the chunks whose bias gradient is this tile's: those with its number modulo box_tiles
+    if constexpr (bias) {
+      until = (tile % work.box_tiles + work.box_tiles - first % work.box_tiles) % work.box_tiles;
+#pragma unroll
+      for (int i = 0; i < F::blocks; ++i) b8[i][0] = b8[i][1] = b8[i][2] = b8[i][3] = 0;
+    }
     for (int k = 0; k < steps; ++k) {
       barrier_wait(shared_address(full + stage), phase);
       std::uint32_t const rows = base + stage * F::stage_bytes + row_group * F::blocks * 8192;
@@ -159,10 +169,28 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
       for (int kk = 0; kk < 4; ++kk)
 #pragma unroll
         for (int i = 0; i < F::blocks; ++i) wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
+      if constexpr (bias) {
+        if (until == 0) {
+          until = work.box_tiles;
+#pragma unroll
+          for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+          wgmma_fence();
+          std::uint64_t const column = repeated_operand(shared_address(ones));
+#pragma unroll
+          for (int kk = 0; kk < 4; ++kk)
+#pragma unroll
+            for (int i = 0; i < F::blocks; ++i) wgmma<1, 0>(b8[i], a + i * 512 + kk * mn_major_step, column, 1);
+        }
+        --until;
+      }
       wgmma_commit();
       wgmma_wait<1>();
 #pragma unroll
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
+      if constexpr (bias) {
+#pragma unroll
+        for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+      }
       if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
       previous = stage;
       if (++stage == F::stages) stage = 0, phase ^= 1;
@@ -178,18 +206,48 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 #pragma unroll
       for (int j = 0; j < F::columns / 8; ++j)
         out[((me * F::blocks + i) * (F::columns / 8) + j) * 128 + thread] = make_float4(d[i][4 * j], d[i][4 * j + 1], d[i][4 * j + 2], d[i][4 * j + 3]);
+    if constexpr (bias) {
+#pragma unroll
+      for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+      float* const sums = work.bias_partial + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * F::filters + row_group * F::blocks * 64 +
+                          thread / 32 * 16 + thread % 32 / 4;
+      if (column_group == 0 && (thread & 3) == 0) {
+#pragma unroll
+        for (int i = 0; i < F::blocks; ++i) sums[i * 64] = b8[i][0], sums[i * 64 + 8] = b8[i][2];
+      }
+    }
   }
 }
 
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
 __device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
 
+// db[k]: the sums of all blocks that touched tiles of k's rows, in order; a warp per k.
+template <class F>
+__device__ void add_bias_partials(float const* partial, float* db, int row_tile, int tiles, int splits, int blocks, int chunks, int box_tiles, int filters) {
+  int const row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, k = row_tile * F::filters + row;
+  if (row >= F::filters || k >= filters) return;
+  std::int64_t const units = std::int64_t(tiles) * chunks;
+  double sum = 0;
+  for (int tile = row_tile * box_tiles; tile < (row_tile + 1) * box_tiles; ++tile) {
+    int const first = splits ? tile : block_of(std::int64_t(tile) * chunks, units, blocks) + tile;
+    int const count = splits ? splits : block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks) + tile - first + 1;
+    for (int i = lane; i < count; i += 32) sum += double(__ldcg(partial + std::int64_t(first + i * (splits ? tiles : 1)) * F::filters + row));
+  }
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (lane == 0) db[k] = float(sum);
+}
+
 // Adds the partials of each tile: with g = blockDim.y, thread (x, y) takes four sums of every g-th partial from y on, then the g are added
-// in order. blockIdx.y is the tile.
+// in order. blockIdx.y is the tile, or beyond the last one a row of tiles whose bias gradient is added.
 template <class F, class E>
 __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw, int tiles, int splits, int blocks, int chunks, int box_tiles, int boxes,
-                                                    int blocks_of_64, int filters, int channels) {
+                                                    int blocks_of_64, int filters, int channels, float const* bias_partial, float* db) {
   __shared__ float4 sums[256];
+  if (int(blockIdx.y) >= tiles) {
+    wait_for_work_ahead();
+    return add_bias_partials<F>(bias_partial, db, blockIdx.y - tiles, tiles, splits, blocks, chunks, box_tiles, filters);
+  }
   int const tile = blockIdx.y, element = blockIdx.x * blockDim.x + threadIdx.x;
   std::int64_t const units = std::int64_t(tiles) * chunks;
   int const begin = splits ? 0 : block_of(std::int64_t(tile) * chunks, units, blocks);
@@ -249,7 +307,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.w_type != DType::bf16 && p.w_type != DType::f32) return "dw in bf16 or f32 only";
   if (p.groups != 1) return "groups";
   if (p.c % 8 || p.k % 8) return "channels must be multiples of 8";
-  if (!p.plain()) return "slots";
+  OnStore with_bias;
+  with_bias.bias = p.store.bias;
+  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{} || p.store != with_bias) return "slots";
   if (p.stride_h > 8 || p.stride_w > 8) return "strides above 8";
   if ((p.r - 1) * p.dilation_h > 120 || (p.s - 1) * p.dilation_w > 120 || std::max({p.pad_top, p.pad_left, p.pad_bottom, p.pad_right}) > 120)
     return "a filter or padding above 120";
@@ -263,7 +323,8 @@ double seconds_with(ConvProblem const& p, Tile t, bool aligned) {
   double const chunks = std::ceil(double(s.tiles) * s.chunks / s.blocks);   // of a block
   double const product = 2.0 * t.filters * t.boxes * 64 * chunk / 5.8e12, fetch = (t.filters / 64 + t.boxes) * 8192 / (s.splits ? 7.5e10 : 6.2e10);
   double const partials = double(s.blocks + (s.splits ? 0 : s.tiles)) * t.filters * t.boxes * 256.0 * 2 / 5e12;
-  return 7e-6 + std::max(chunks * std::max(product, fetch), bytes_of(p.operands()) / 3.9e12) + partials;
+  double const ones = p.store.bias ? 1 + 0.15 / s.box_tiles : 1;            // of the product's time
+  return 7e-6 + std::max(chunks * std::max(product * ones, fetch), bytes_of(p.operands()) / 3.9e12) + partials;
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
@@ -286,7 +347,7 @@ bool is_aligned(Config const& c) { return c.get("aligned", 0) != 0; }
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   Tile const t = tile_of(config);
   Split const s = split_of(p, t, is_aligned(config));
-  return std::size_t(s.blocks + s.tiles) * t.filters * t.boxes * 64 * sizeof(float);
+  return std::size_t(s.blocks + s.tiles) * t.filters * (t.boxes * 64 + (p.store.bias ? 1 : 0)) * sizeof(float);
 }
 
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
@@ -294,9 +355,9 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   return seconds_with(p, tile_of(best), is_aligned(best));
 }
 
-template <class F>
+template <class F, bool bias>
 void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scratch, cudaStream_t stream) {
-  static bool const allowed = (allow_shared_memory(split_k<F>, F::shared_bytes), true);
+  static bool const allowed = (allow_shared_memory(split_k<F, bias>, F::shared_bytes), true);
   (void)allowed;
   Split const s = split_of(p, {F::filters, F::boxes}, aligned);
   int const P = p.p(), Q = p.q();
@@ -312,13 +373,14 @@ void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scrat
   w.step_h = p.stride_h, w.step_w = p.stride_w, w.lower_h = -p.pad_top, w.lower_w = -p.pad_left, w.dilation_h = p.dilation_h, w.dilation_w = p.dilation_w;
   w.advance_n = chunk / w.image, w.advance_p = chunk % w.image / Q, w.advance_q = chunk % w.image % Q;
   w.splits = s.splits, w.partial = scratch.as<float>();
-  launch_ahead(split_k<F>, dim3(unsigned(s.blocks)), dim3(F::threads), F::shared_bytes, 1, stream, w);
+  w.bias_partial = w.partial + std::int64_t(s.blocks + s.tiles) * F::filters * F::boxes * 64;
+  launch_ahead(split_k<F, bias>, dim3(unsigned(s.blocks)), dim3(F::threads), F::shared_bytes, 1, stream, w);
   int const partials = s.splits ? s.splits : s.blocks / s.tiles + 2, together = partials >= 16 ? 8 : partials >= 8 ? 4 : partials >= 4 ? 2 : 1;
-  dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles);
+  dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles + (bias ? s.tiles / s.box_tiles : 0));
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   auto const add = [&](auto* dw) {
     launch_ahead(add_partials<F, std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles,
-                 s.boxes, w.blocks_of_64, p.k, p.c);
+                 s.boxes, w.blocks_of_64, p.k, p.c, w.bias_partial, bias ? args.bias.as<float>() : nullptr);
   };
   if (p.w_type == DType::f32) add(args.w.as<float>());
   else add(args.w.as<bf16>());
@@ -333,7 +395,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
     using F = decltype(form);
     if (t.filters != F::filters || t.boxes != F::boxes) return;
     known = true;
-    launch<F>(p, is_aligned(config), args, scratch, s);
+    (p.store.bias ? launch<F, true> : launch<F, false>)(p, is_aligned(config), args, scratch, s);
   };
   with(Form<128, 4, 1, 384>{});
   with(Form<128, 3, 1, 384>{});

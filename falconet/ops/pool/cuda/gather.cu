@@ -143,6 +143,27 @@ __global__ void __launch_bounds__(threads) max_backward_of_squares(Geometry cons
     }
 }
 
+// The gradient of windows of size x size side by side, channels last: a thread reads one and writes its pixels. Geometry's divisions are by
+// windows here; rows and columns that no window covers belong to the last one's thread.
+template <class E, class A, class W, int size, int v>
+__global__ void __launch_bounds__(threads) max_backward_of_windows(Geometry const g, int windows, E const* dy, W const* winner, E* dx) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= windows) return;
+  Place const t = place_of<v>(g, index);
+  std::int64_t const from = g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q);
+  Pack<E, v> const in = *reinterpret_cast<Pack<E, v> const*>(dy + from);
+  Pack<W, v> const which = *reinterpret_cast<Pack<W, v> const*>(winner + from);
+  int const row_end = t.row == g.p - 1 ? g.h : (t.row + 1) * size, column_end = t.column == g.q - 1 ? g.w : (t.column + 1) * size;
+  for (int h = t.row * size; h < row_end; ++h)
+    for (int w = t.column * size; w < column_end; ++w) {
+      int const r = h - t.row * size, s = w - t.column * size, place = r < size && s < size ? r * size + s : -1;
+      Pack<E, v> out;
+#pragma unroll
+      for (int e = 0; e < v; ++e) put(out.e[e], int(which.e[e]) == place ? A(load(in.e[e])) : A(0));
+      *reinterpret_cast<Pack<E, v>*>(dx + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w)) = out;
+    }
+}
+
 // The mean of whole images, channels last: a block per image and set of channels, its threads share the pixels; their sums are added in order.
 template <class E, class A, int v>
 __global__ void __launch_bounds__(threads) average_whole(E const* x, int pixels, int vectors, int across, A divisor, E* y) {
@@ -222,6 +243,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     int const down = (p.h - 1 + p.pad_top) / 2 + 1, across = (p.w - 1 + p.pad_left) / 2 + 1, count = p.n * down * across * (p.c / v);
     squares.by_columns = FastDivide(across), squares.by_rows = FastDivide(down);
     max_backward_of_squares<E, A, W, v><<<unsigned((count + threads - 1) / threads), threads, 0, stream>>>(squares, count, y, winner, x);
+  } else if (p.gradient && maximum && v > 1 && p.r == 2 && p.s == 2 && p.stride_h == 2 && p.stride_w == 2 && !p.pad_top && !p.pad_left && p.h / 2 == p.p &&
+             p.w / 2 == p.q) {
+    Geometry windows = g;
+    int const count = p.n * p.p * p.q * (p.c / v);
+    windows.by_columns = FastDivide(p.q), windows.by_rows = FastDivide(p.p);
+    max_backward_of_windows<E, A, W, 2, v><<<unsigned((count + threads - 1) / threads), threads, 0, stream>>>(windows, count, y, winner, x);
   } else if (p.gradient) {
     if (maximum) pool_backward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
     else pool_backward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
