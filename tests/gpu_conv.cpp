@@ -183,7 +183,7 @@ std::vector<std::string> problems_to_check() {
       "n3 c64 hw14 k64 rs3 p1", "n2 c64 h9 w13 k128 rs1", "n2 c128 h7 w11 k72 r3 s5 p0.1.2.3", "n1 c16 hw15 k24 rs3 p1", "n5 c40 hw6 k264 rs1",
       "n2 c64 hw12 k64 rs3 p2 d2", "n2 c32 h10 w20 k320 r1 s7 p0.3", "n7 c8 h5 w3 k8 rs3 p1", "n3 c64 h14 w12 k64 rs3 p1 st2", "n3 c72 h13 w15 k96 rs3 p1 st2",
       "n2 c128 hw9 k64 rs1 st2", "n2 c64 hw8 k40 rs1 st2", "n2 c24 h17 w11 k64 rs5 p2 st2", "n2 c64 h11 w9 k64 rs2 st2.1", "n9 c192 hw5 k200 rs3 p1", "n1 c64 hw1 k64 rs1",
-      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
+      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n3 c64 h13 w60 k192 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",

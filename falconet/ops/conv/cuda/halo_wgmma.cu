@@ -1,12 +1,13 @@
-// 3x3 convolutions of 64 by 64 channels, stride 1, padding 1, in bf16 on Hopper's tensor cores, channels-last. im2col would fetch every
+// 3x3 convolutions of 64 input channels, stride 1, padding 1, in bf16 on Hopper's tensor cores, channels-last. im2col would fetch every
 // input pixel nine times from L2, which bounds these layers; here a tile of the input stays in shared memory with its halo, and the nine
 // taps read it at shifted addresses: a tile whose rows are 58 pixels apart turns tap (r, s) into a shift by 58 r + s rows of 128 bytes.
 //   forward, data gradient: channels by pixels, result[k][i*58 + j] = sum over taps, c of filter[tap][k][c] * tile[i*58 + j + 58 r + s][c].
 //     A tile is 8 x 56 pixels (two warpgroups of 4 rows, m64n232 with 2 unused columns per row); the filter stays in shared memory for the
 //     whole launch; the result is staged where the input tile was. The data gradient reads the filter M/N-major with its taps reversed.
+//     More than 64 filters forward are parts of 64, each block's its own.
 //   filter gradient: dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel + tap][c]: tiles of 4 x 56 pixels, dy padded with zeros to rows
 //     of 58; three warpgroups, one per filter row; a block sums over all its tiles, the blocks' sums are added in order.
-// Limits: 64 channels both ways. Images whose width is no multiple of 56 or whose height is no multiple of 8 waste the rest of a tile.
+// Limits: 64 channels both ways; forward without statistics any multiple of 64 filters. Images whose width is no multiple of 56 or whose height is no multiple of 8 waste the rest of a tile.
 // Cost: 2*9*64*64 operations per pixel of the tiles; bytes: x and y once (the halo from L2).
 #include <algorithm>
 #include <cmath>
@@ -35,6 +36,7 @@ enum class Ending {
 struct Work {
   CUtensorMap in, filter, out, residual, mask, other;   // other: the last of the tensors that are read beside
   int n = 0, h = 0, w = 0, tile_rows = 0, tile_columns = 0, tiles = 0;
+  int parts = 1;                         // of 64 channels of the result
   float const *affine = nullptr, *bias = nullptr;
   bool residual_first = false, mask_first = false;      // read and applied before the last one
   bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // of the last one
@@ -68,13 +70,14 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   wait_for_work_ahead();
 
   int const tiles_of_image = work.tile_rows * work.tile_columns;
+  int const first_tile = blockIdx.x / work.parts, tile_step = gridDim.x / work.parts, first_channel = blockIdx.x % work.parts * 64;
   if (group == 0) {
     give_registers<40>();
     if (threadIdx.x == 0) {
       barrier_expect(shared_address(&filter_full), filter_bytes);
-      for (int tap = 0; tap < 9; ++tap) load_3d(base + tap * 8192, &work.filter, 0, tap, 0, shared_address(&filter_full));   // [64 k][64 c]
+      for (int tap = 0; tap < 9; ++tap) load_3d(base + tap * 8192, &work.filter, 0, tap, first_channel, shared_address(&filter_full));   // [64 k][64 c]
       int slot = 0, phase = 1;
-      for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
+      for (int tile = first_tile; tile < work.tiles; tile += tile_step) {
         int const n = tile / tiles_of_image, in_image = tile - n * tiles_of_image, row = in_image / work.tile_columns, column = in_image - row * work.tile_columns;
         barrier_wait(shared_address(empty + slot), phase);
         barrier_expect(shared_address(full + slot), (rows_of_tile + 2) * pitch * 128);
@@ -95,14 +98,15 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   float first[2] = {0, 0}, second[2] = {0, 0}, scale[2] = {1, 1}, shift[2] = {0, 0};
   if constexpr (ending == Ending::pointwise)
     for (int i = 0; i < 2; ++i) {
-      if (work.affine) scale[i] = work.affine[channel + 8 * i], shift[i] = work.affine[64 + channel + 8 * i];
-      if (work.bias) shift[i] += work.bias[channel + 8 * i];
+      int const c = first_channel + channel + 8 * i;
+      if (work.affine) scale[i] = work.affine[c], shift[i] = work.affine[64 * work.parts + c];
+      if (work.bias) shift[i] += work.bias[c];
     }
   int const valid_images = (ending == Ending::squares || ending == Ending::gradient) && work.has_stats ? work.step->valid_count : 0;
   std::uint32_t const nowhere = shared_address(unused) + (lane & 15) * 16;
   barrier_wait(shared_address(&filter_full), 0);
   int slot = 0, phase = 0, previous = -1, other_phase = 0;
-  for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
+  for (int tile = first_tile; tile < work.tiles; tile += tile_step) {
     int const n = tile / tiles_of_image, in_image = tile - n * tiles_of_image, tile_row = in_image / work.tile_columns;
     int const column = (in_image - tile_row * work.tile_columns) * width, row = tile_row * rows_of_tile + 4 * me;
     barrier_wait(shared_address(full + slot), phase);
@@ -141,7 +145,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
         named_sync(1 + me, 128);   // all four warps have read what was there
         if (leader) {
           barrier_expect(shared_address(other_full + me), 4 * width * 128);
-          load_4d(staging, map, 0, column, row, n, shared_address(other_full + me));
+          load_4d(staging, map, first_channel, column, row, n, shared_address(other_full + me));
         }
         barrier_wait(shared_address(other_full + me), other_phase);
         other_phase ^= 1;
@@ -239,7 +243,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
     fence_async_shared();
     named_sync(1 + me, 128);
     if (leader) {
-      store_4d(&work.out, 0, column, row, n, staging);
+      store_4d(&work.out, first_channel, column, row, n, staging);
       store_commit();
     }
     previous = slot;
@@ -431,7 +435,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   bool const filter = p.direction == Direction::bwd_filter;
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";
   if (p.w_type != DType::bf16 && !(filter && p.w_type == DType::f32)) return "a filter in bf16 only (dw in f32 too)";
-  if (p.c != 64 || p.k != 64 || p.groups != 1) return "64 by 64 channels only";
+  if (p.c != 64 || p.k % 64 || p.groups != 1) return "64 input channels and multiples of 64 filters only";
+  if (p.k > 64 && (p.direction != Direction::fwd || p.store.stats != Stats::none)) return "more than 64 filters but forward without statistics";
+  if (p.k > 512) return "more than 512 filters";
   if (p.r != 3 || p.s != 3 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "3x3 filters of stride 1 only";
   if (p.pad_top != 1 || p.pad_left != 1 || p.pad_bottom != 1 || p.pad_right != 1) return "padding 1 only";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
@@ -460,7 +466,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 int tiles_down(ConvProblem const& p) { return p.direction == Direction::bwd_filter ? (p.h + 3) / 4 : (p.h + rows_of_tile - 1) / rows_of_tile; }
 int tiles_across(ConvProblem const& p) { return (p.w + width - 1) / width; }
 int tiles_of(ConvProblem const& p) { return p.n * tiles_down(p) * tiles_across(p); }
-int blocks_of(ConvProblem const& p) { return std::min(tiles_of(p), most_blocks); }
+int parts_of(ConvProblem const& p) { return p.k / 64; }
+int blocks_of(ConvProblem const& p) { return std::min(tiles_of(p), most_blocks / parts_of(p)) * parts_of(p); }
 
 std::size_t scratch(ConvProblem const& p, Config const&) {
   if (p.direction == Direction::bwd_filter) return std::size_t(blocks_of(p)) * 64 * (576 + (p.store.bias ? 3 : 0)) * sizeof(float);
@@ -469,7 +476,7 @@ std::size_t scratch(ConvProblem const& p, Config const&) {
 
 double seconds(ConvProblem const& p, DeviceFacts const&) {
   bool const filter = p.direction == Direction::bwd_filter;
-  double const waves = std::ceil(double(tiles_of(p)) / most_blocks);
+  double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
   int const beside = p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
   return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.6e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
@@ -514,11 +521,13 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   }
   bool const gradient = p.direction == Direction::bwd_data;
   auto const& s = p.store;
-  std::int64_t const row = std::int64_t(p.w) * 64;
-  auto const map = [&](View v, int columns, int rows) { return tiled_map(v.data, {64, p.w, p.h, p.n}, {64, row, p.h * row}, {64, columns, rows, 1}); };
+  auto const map = [&](View v, int columns, int rows) {
+    std::int64_t const channels = v.type.shape[1], row = p.w * channels;
+    return tiled_map(v.data, {channels, p.w, p.h, p.n}, {channels, row, p.h * row}, {64, columns, rows, 1});
+  };
   Work work;
   work.in = map(gradient ? args.y : args.x, pitch, rows_of_tile + 2);
-  work.filter = tiled_map(args.w.data, {64, 9, 64}, {64, 576}, {64, 1, 64});
+  work.filter = tiled_map(args.w.data, {64, 9, p.k}, {64, 576}, {64, 1, 64});
   work.out = map(gradient ? args.x : args.y, width, 4);
   work.has_stats = s.stats != Stats::none;
   bool const masked = s.mask != Mask::none, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other;
@@ -527,7 +536,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   if (work.residual_first) work.residual = map(args.residual, width, 4);
   if (work.mask_first) work.mask = map(args.mask, width, 4);
   if (work.has_residual || work.has_mask) work.other = map(work.has_residual ? args.residual : other ? args.other : args.mask, width, 4);
-  work.n = p.n, work.h = p.h, work.w = p.w, work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
+  work.n = p.n, work.h = p.h, work.w = p.w, work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p), work.parts = parts_of(p);
   if (s.affine != Affine::none) work.affine = args.store_affine.as<float>();
   if (s.bias) work.bias = args.bias.as<float>();
   work.clamp = s.act != Activation::none;

@@ -2,6 +2,7 @@
 // gathers what it needs; the gradient looks at the few windows that hold its pixel, so nothing is written twice. Sums in f32, f64 for f64.
 // Bound by memory: x and y once; overlapping windows come from the caches.
 #include <algorithm>
+#include <type_traits>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/divide.cuh"
@@ -95,6 +96,36 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
     for (int e = 0; e < v; ++e) index_out.e[e] = W(which[e]);
     *reinterpret_cast<Pack<W, v>*>(winner + to) = index_out;
   }
+}
+
+// The maximum alone, in bf16, channels last: eight channels a thread, two at a time (with winners, comparing takes longer than the memory).
+// NaN wins, as everywhere.
+template <int size>
+__global__ void __launch_bounds__(threads) max_of_pairs(Geometry const g, int elements, bf16 const* x, bf16* y) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= elements) return;
+  Place const t = place_of<8>(g, index);
+  int const top = t.row * g.st_h - g.pad_top, left = t.column * g.st_w - g.pad_left;
+  uint4 const lowest = make_uint4(0xff80ff80u, 0xff80ff80u, 0xff80ff80u, 0xff80ff80u);
+  auto const larger = [](std::uint32_t a, std::uint32_t b) {
+    std::uint32_t out;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+  };
+  uint4 best = lowest;
+#pragma unroll
+  for (int r = 0; r < size; ++r) {
+    uint4 in[size];
+#pragma unroll
+    for (int s = 0; s < size; ++s) {
+      bool const exists = unsigned(top + r) < unsigned(g.h) && unsigned(left + s) < unsigned(g.w);
+      in[s] = exists ? __ldg(reinterpret_cast<uint4 const*>(x + g.at(t.n, t.c, std::int64_t(top + r) * g.w + left + s, std::int64_t(g.h) * g.w))) : lowest;
+    }
+#pragma unroll
+    for (int s = 0; s < size; ++s)
+      best = make_uint4(larger(best.x, in[s].x), larger(best.y, in[s].y), larger(best.z, in[s].z), larger(best.w, in[s].w));
+  }
+  *reinterpret_cast<uint4*>(y + g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q)) = best;
 }
 
 // The gradient of 3x3 windows of stride 2, channels last: the four pixels whose distances from the padding's corner are 2i and 2i+1, 2j and
@@ -264,6 +295,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     if constexpr (v > 1) {
       if (maximum && p.r == 2 && p.s == 2) forward = pool_forward<E, A, W, true, 2, v>;
       if (maximum && p.r == 3 && p.s == 3) forward = pool_forward<E, A, W, true, 3, v>;
+    }
+    if constexpr (std::is_same_v<E, bf16> && v == 8) {
+      if (maximum && !winner && p.r == p.s && (p.r == 2 || p.r == 3)) {
+        (p.r == 2 ? max_of_pairs<2> : max_of_pairs<3>)<<<blocks, threads, 0, stream>>>(g, elements, x, y);
+        return check_launch("pool gather", p, stream);
+      }
     }
     forward<<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
   }
