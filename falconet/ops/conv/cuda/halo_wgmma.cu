@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
-  float d[3][32], b8[4] = {0, 0, 0, 0};
+  float d[3][32], bias_sums[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int s = 0; s < 3; ++s)
 #pragma unroll
@@ -356,10 +356,10 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     if constexpr (bias) {
       if (until == 0) {
         until = 3;
-        hold(b8);
+        hold(bias_sums);
         wgmma_fence();
 #pragma unroll
-        for (int kk = 0; kk < 15; ++kk) wgmma<1, 0>(b8, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
+        for (int kk = 0; kk < 15; ++kk) wgmma<1, 0>(bias_sums, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
       }
       --until;
     }
@@ -367,7 +367,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
-    if constexpr (bias) hold(b8);
+    if constexpr (bias) hold(bias_sums);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
     previous = stage;
     if (++stage == stages) stage = 0, phase ^= 1;
@@ -386,9 +386,9 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     }
   }
   if constexpr (bias) {
-    hold(b8);
+    hold(bias_sums);
     float* const sums = work.bias_partial + (blockIdx.x * 3 + r) * 64 + k;
-    if (c == 0) sums[0] = b8[0], sums[8] = b8[2];
+    if (c == 0) sums[0] = bias_sums[0], sums[8] = bias_sums[2];
   }
 }
 

@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if constexpr (F::groups == 2) take_registers<232>();
   else take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, row_group = me / F::across, column_group = me % F::across;
-  float d[F::blocks][F::columns / 2], b8[bias ? F::blocks : 1][4];
+  float d[F::blocks][F::columns / 2], bias_sums[bias ? F::blocks : 1][4];
   int stage = 0, phase = 0;
   for (std::int64_t unit = begin; unit < end;) {
     int const tile = int(unit / work.chunks), first = int(unit - std::int64_t(tile) * work.chunks);
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
     if constexpr (bias) {
       until = (tile % work.box_tiles + work.box_tiles - first % work.box_tiles) % work.box_tiles;
 #pragma unroll
-      for (int i = 0; i < F::blocks; ++i) b8[i][0] = b8[i][1] = b8[i][2] = b8[i][3] = 0;
+      for (int i = 0; i < F::blocks; ++i) bias_sums[i][0] = bias_sums[i][1] = bias_sums[i][2] = bias_sums[i][3] = 0;
     }
     for (int k = 0; k < steps; ++k) {
       barrier_wait(shared_address(full + stage), phase);
@@ -203,13 +203,13 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
         if (until == 0) {
           until = work.box_tiles;
 #pragma unroll
-          for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+          for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
           wgmma_fence();
           std::uint64_t const column = repeated_operand(shared_address(ones));
 #pragma unroll
           for (int kk = 0; kk < 4; ++kk)
 #pragma unroll
-            for (int i = 0; i < F::blocks; ++i) wgmma<1, 0>(b8[i], a + i * 512 + kk * mn_major_step, column, 1);
+            for (int i = 0; i < F::blocks; ++i) wgmma<1, 0>(bias_sums[i], a + i * 512 + kk * mn_major_step, column, 1);
         }
         --until;
       }
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
       if constexpr (bias) {
 #pragma unroll
-        for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+        for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
       }
       if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
       previous = stage;
@@ -244,12 +244,12 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
         out[((me * F::blocks + i) * (F::columns / 8) + j) * 128 + thread] = make_float4(d[i][4 * j], d[i][4 * j + 1], d[i][4 * j + 2], d[i][4 * j + 3]);
     if constexpr (bias) {
 #pragma unroll
-      for (int i = 0; i < F::blocks; ++i) hold(b8[i]);
+      for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
       float* const sums = work.bias_partial + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * F::filters + row_group * F::blocks * 64 +
                           thread / 32 * 16 + thread % 32 / 4;
       if (column_group == 0 && (thread & 3) == 0) {
 #pragma unroll
-        for (int i = 0; i < F::blocks; ++i) sums[i * 64] = b8[i][0], sums[i * 64 + 8] = b8[i][2];
+        for (int i = 0; i < F::blocks; ++i) sums[i * 64] = bias_sums[i][0], sums[i * 64 + 8] = bias_sums[i][2];
       }
     }
   }
