@@ -346,24 +346,27 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     barrier_wait(shared_address(full + stage), phase);
     std::uint32_t const dy = base + stage * (dy_bytes + x_bytes), x = dy + dy_bytes + r * pitch * 128;
     std::uint64_t const a = mn_major_operand(dy, 8192);
+    // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
+    auto const multiply = [&](auto with_ones) {
 #pragma unroll
-    for (int s = 0; s < 3; ++s) hold(d[s]);
-    wgmma_fence();
+      for (int s = 0; s < 3; ++s) hold(d[s]);
+      if constexpr (decltype(with_ones)::value) hold(bias_sums);
+      wgmma_fence();
 #pragma unroll
-    for (int kk = 0; kk < 15; ++kk)
+      for (int kk = 0; kk < 15; ++kk) {
+        if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
 #pragma unroll
-      for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
-    if constexpr (bias) {
-      if (until == 0) {
-        until = 3;
-        hold(bias_sums);
-        wgmma_fence();
-#pragma unroll
-        for (int kk = 0; kk < 15; ++kk) wgmma<1, 0>(bias_sums, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
+        for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
       }
-      --until;
+      wgmma_commit();
+    };
+    if (bias && until == 0) {
+      until = 3;
+      multiply(std::bool_constant<bias>{});
+    } else {
+      multiply(std::false_type{});
     }
-    wgmma_commit();
+    if (bias) --until;
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);

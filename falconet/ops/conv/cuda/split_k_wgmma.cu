@@ -11,6 +11,7 @@
 // tiles) x tile x 4 bytes.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "falconet/base/error.h"
@@ -192,28 +193,32 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
       std::uint32_t const rows = base + stage * F::stage_bytes + row_group * F::blocks * 8192;
       std::uint32_t const columns = base + stage * F::stage_bytes + F::filters / 64 * 8192 + column_group * F::columns / 64 * 8192;
       std::uint64_t const a = mn_major_operand(rows, 8192), b = mn_major_operand(columns, 8192);
+      // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
+      auto const multiply = [&](auto with_ones) {
 #pragma unroll
-      for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-      wgmma_fence();
-#pragma unroll
-      for (int kk = 0; kk < 4; ++kk)
-#pragma unroll
-        for (int i = 0; i < F::blocks; ++i) wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
-      if constexpr (bias) {
-        if (until == 0) {
-          until = work.box_tiles;
+        for (int i = 0; i < F::blocks; ++i) hold(d[i]);
+        if constexpr (decltype(with_ones)::value) {
 #pragma unroll
           for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
-          wgmma_fence();
-          std::uint64_t const column = repeated_operand(shared_address(ones));
-#pragma unroll
-          for (int kk = 0; kk < 4; ++kk)
-#pragma unroll
-            for (int i = 0; i < F::blocks; ++i) wgmma<1, 0>(bias_sums[i], a + i * 512 + kk * mn_major_step, column, 1);
         }
-        --until;
+        wgmma_fence();
+        std::uint64_t const column = repeated_operand(shared_address(ones));
+#pragma unroll
+        for (int kk = 0; kk < 4; ++kk)
+#pragma unroll
+          for (int i = 0; i < F::blocks; ++i) {
+            if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums[i], a + i * 512 + kk * mn_major_step, column, 1);
+            wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
+          }
+        wgmma_commit();
+      };
+      if (bias && until == 0) {
+        until = work.box_tiles;
+        multiply(std::bool_constant<bias>{});
+      } else {
+        multiply(std::false_type{});
       }
-      wgmma_commit();
+      if (bias) --until;
       wgmma_wait<1>();
 #pragma unroll
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
