@@ -150,6 +150,16 @@ static bool move_before_pool(Fusion& f, NodeId n, bool of_product) {
 bool move_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, false); }
 bool move_product_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, true); }
 
+// In inference nobody asks which element of a max-pool's window won.
+bool drop_unread_winner(Fusion& f, NodeId n) {
+  auto const* pool = f.op<Pool>(n);
+  if (!pool || !pool->winner || !f.users(f.node(n).out[1]).empty() || f.kept(f.node(n).out[1])) return false;
+  Fusion::Offer const offer = f.offer_as(n, std::make_shared<Pool>(pool->kind, pool->options, false), f.node(n).in);
+  if (!f.pays({offer}, {n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
 // add(affine(x), skip) -> affine with a residual.
 bool fuse_affine_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);

@@ -482,7 +482,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
   double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
   int const beside = p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
-  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.6e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
+  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.3e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
 }
 
 void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_t stream) {
