@@ -215,6 +215,8 @@ std::vector<std::string> problems_to_check() {
   }
   out.push_back("bwd_data n70 c8456 hw1 k64 rs1 bf16 nhwc store=mask");   // more channels than a block per 64 of them keeps
   out.push_back("n70 c64 hw1 k8520 rs1 bf16 nhwc store=bias+relu");
+  for (std::string g : {"n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w61 k64 rs3 p1", "n2 c64 h10 w112 k128 rs3 p1"})   // the halo's pooled ending
+    for (std::string s : {"max_pool2", "bias+relu+max_pool2", "scale_shift+bias+relu+max_pool2"}) out.push_back(g + " bf16 nhwc store=" + s);
   for (std::string g : {"n3 c1544 hw1 k2056 rs1", "n1 c200 hw2 k1032 rs3 p1"})   // short sums over so many tiles that none is cut
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   // Few channels.

@@ -18,6 +18,7 @@
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/halo_pool.cuh"
 
 namespace falconet {
 namespace {
@@ -29,12 +30,14 @@ constexpr int filter_bytes = 9 * 8192;
 enum class Ending {
   store,      // nothing
   pointwise,  // scale and shift per channel, residual, clamp
+  pooled,     // scale and shift per channel, clamp, the maximum of 2x2 pixels and which of them it is
   squares,    // channel sums of v and v*v
   gradient,   // residual, mask, channel sums of v*m or v*o and v
 };
 
 struct Work {
   CUtensorMap in, filter, out, residual, mask, other;   // other: the last of the tensors that are read beside
+  CUtensorMap winner;                    // of pooled results, two to an element
   int n = 0, h = 0, w = 0, tile_rows = 0, tile_columns = 0, tiles = 0;
   int parts = 1;                         // of 64 channels of the result
   float const *affine = nullptr, *bias = nullptr;
@@ -96,7 +99,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   // This lane's channels: 16 warp + lane/4 and 8 more. first: sum of v (squares) or of v*m (dot); second: of v*v or of v.
   int const channel = 16 * warp + lane / 4;
   float first[2] = {0, 0}, second[2] = {0, 0}, scale[2] = {1, 1}, shift[2] = {0, 0};
-  if constexpr (ending == Ending::pointwise)
+  if constexpr (ending == Ending::pointwise || ending == Ending::pooled)
     for (int i = 0; i < 2; ++i) {
       int const c = first_channel + channel + 8 * i;
       if (work.affine) scale[i] = work.affine[c], shift[i] = work.affine[64 * work.parts + c];
@@ -134,6 +137,21 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
 
     // The result goes where only this warpgroup has read: rows 0.. of the slot for the first, rows 352.. for the second.
     std::uint32_t const staging = in + me * 352 * 128;
+    if constexpr (ending == Ending::pooled) {
+      named_sync(1 + me, 128);   // all four warps have read what was there
+      pool_halo<width>(d, scale, shift, work.clamp, staging, warp, lane);
+      fence_async_shared();
+      named_sync(1 + me, 128);
+      if (leader) {
+        store_4d(&work.out, first_channel, column / 2, row / 2, n, staging);
+        store_4d(&work.winner, first_channel / 2, column / 2, row / 2, n, staging + pooled_bytes<width>);
+        store_commit();
+      }
+      previous = slot;
+      slot ^= 1;
+      phase ^= slot == 0;
+      continue;
+    }
     // Of the 16 pixels from 8j on (matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more), where this lane's row lies.
     int const half = 2 * warp + (lane >> 3 & 1);
     auto const row_at = [&](int j) {
@@ -452,7 +470,10 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     if (s != with_bias) return "slots of the filter gradient";
     if (p.w > width && p.w % width) return "images wider than 56 that are no multiple of 56";
   } else {
-    if (s.pool.kind != PoolSlot::none) return "pooling";
+    if (s.pool.kind != PoolSlot::none) {
+      if (s.pool.size != 2) return "pooling but of 2x2";
+      if (s.stats != Stats::none || (s.act != Activation::none && s.act != Activation::relu)) return "pooling with statistics or activations other than relu";
+    }
     if (p.direction == Direction::fwd) {
       if (s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other) return "forward with a mask";
       if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";
@@ -481,7 +502,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
   bool const filter = p.direction == Direction::bwd_filter;
   double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
-  int const beside = p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
+  int const beside = p.store.pool.kind != PoolSlot::none ? 1 : p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
   return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.3e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
 }
 
@@ -531,7 +552,13 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   Work work;
   work.in = map(gradient ? args.y : args.x, pitch, rows_of_tile + 2);
   work.filter = tiled_map(args.w.data, {64, 9, p.k}, {64, 576}, {64, 1, 64});
+  bool const pooled = s.pool.kind != PoolSlot::none;
   work.out = map(gradient ? args.x : args.y, width, 4);
+  if (pooled) {
+    std::int64_t const down = p.stored_p(), across = p.stored_q(), pairs = p.k / 2;
+    work.out = tiled_map(args.y.data, {p.k, across, down, p.n}, {p.k, across * p.k, down * across * p.k}, {64, width / 2, 2, 1});
+    work.winner = tiled_map(args.winner.data, {pairs, across, down, p.n}, {pairs, across * pairs, down * across * pairs}, {32, width / 2, 2, 1}, 0);
+  }
   work.has_stats = s.stats != Stats::none;
   bool const masked = s.mask != Mask::none, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other;
   work.residual_first = s.residual && (masked || sums), work.mask_first = masked && other;
@@ -549,6 +576,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   int const blocks = blocks_of(p);
   bool const plain = s == OnStore{};
   if (gradient) plain ? launch_tiles<true, Ending::store>(work, blocks, stream) : launch_tiles<true, Ending::gradient>(work, blocks, stream);
+  else if (pooled) launch_tiles<false, Ending::pooled>(work, blocks, stream);
   else if (plain) launch_tiles<false, Ending::store>(work, blocks, stream);
   else if (work.has_stats) launch_tiles<false, Ending::squares>(work, blocks, stream);
   else launch_tiles<false, Ending::pointwise>(work, blocks, stream);
