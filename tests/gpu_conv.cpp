@@ -4,7 +4,7 @@
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
-//                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
+//                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64; together=true: the
 //                                   three directions as launches of one graph
 #include <algorithm>
 #include <bit>
@@ -345,7 +345,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
   return worst;
 }
 
-void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config) {
+void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config, std::string const& part) {
   auto const operands = p.operands();
   std::vector<View> views;
   std::size_t used = 0;
@@ -370,7 +370,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   }
   double const bytes = bytes_of(operands), operations = p.operations();
   for (auto const* algorithm : conv_cuda_algorithms()) {
-    if (algorithm->baseline || !algorithm->reject(p, card.facts).empty()) continue;
+    if (algorithm->baseline || std::string_view(algorithm->name).find(part) == std::string_view::npos || !algorithm->reject(p, card.facts).empty()) continue;
     auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
     if (!every_config) configs.resize(1);
     for (std::size_t i = 0; i < configs.size(); ++i) try {
@@ -467,7 +467,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
         if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
         p.direction = d;
         std::string const slots = settings["store_" + std::string(name(d))];
-        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first");
+        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first", settings["algorithms"]);
       }
     }
   return 0;
