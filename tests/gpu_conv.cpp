@@ -370,7 +370,8 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   }
   double const bytes = bytes_of(operands), operations = p.operations();
   for (auto const* algorithm : conv_cuda_algorithms()) {
-    if (algorithm->baseline || std::string_view(algorithm->name).find(part) == std::string_view::npos || !algorithm->reject(p, card.facts).empty()) continue;
+    bool const wanted = !algorithm->baseline && std::string_view(algorithm->name).find(part) != std::string_view::npos;
+    if (!wanted || !algorithm->reject(p, card.facts).empty()) continue;
     auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
     if (!every_config) configs.resize(1);
     for (std::size_t i = 0; i < configs.size(); ++i) try {
