@@ -19,15 +19,17 @@ namespace {
 
 std::span<float> floats(View v) { return {v.as<float>(), std::size_t(v.type.shape.elements())}; }
 
-// At least five steps and 0.2 s to warm up, then `steps` timed ones.
-Spread time_steps(int steps, std::function<void()> const& step) {
+constexpr int together = 5;   // predictions on a GPU
+
+// At least five steps and 0.2 s to warm up, then `steps` timed ones; the seconds of each are divided by `parts`.
+Spread time_steps(int steps, std::function<void()> const& step, int parts = 1) {
   double const start = now();
   for (int i = 0; i < 5 || now() - start < 0.2; ++i) step();
   std::vector<double> seconds;
   for (int i = 0; i < steps; ++i) {
     double const begin = now();
     step();
-    seconds.push_back(now() - begin);
+    seconds.push_back((now() - begin) / parts);
   }
   return spread(std::move(seconds));
 }
@@ -66,6 +68,18 @@ Spread time_steps_in_flight(int steps, TrainStep& step) {
   }
   flight->finish();
   return spread(std::move(seconds));
+}
+
+// Predictions on a GPU from a batch that lies there, their results brought to the host: the mean of five launched one after another, the last of
+// which is waited for.
+Spread time_predictions_in_flight(int steps, InferenceStep& step) {
+  step.run();   // brings the batch over
+  ResidentBatch feed;
+  auto const inference = step.fed(feed);
+  return time_steps(steps, [&] {
+    for (int i = 0; i < together; ++i) inference->launch(0);
+    (void)inference->wait();
+  }, together);
 }
 
 struct LaunchTime {
@@ -192,7 +206,8 @@ int bench_predict(Settings& settings) {
   auto const options = step_options(settings);
   InferenceStep step(*model, options);
   fill_normal(floats(step.images()), random_key(1, hash("bench.images")), 0, 0, 1);
-  auto const time = time_steps(int(settings.whole("steps")), [&] { step.run(); });
+  auto const steps = int(settings.whole("steps"));
+  auto const time = model->device().kind == DeviceKind::cuda ? time_predictions_in_flight(steps, step) : time_steps(steps, [&] { step.run(); });
   report(settings, "predict", *model, step.session(), options, time);
   return 0;
 }

@@ -4,7 +4,7 @@
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
-//                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
+//                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64; together=true: the
 //                                   three directions as launches of one graph
 #include <algorithm>
 #include <bit>
@@ -183,7 +183,7 @@ std::vector<std::string> problems_to_check() {
       "n3 c64 hw14 k64 rs3 p1", "n2 c64 h9 w13 k128 rs1", "n2 c128 h7 w11 k72 r3 s5 p0.1.2.3", "n1 c16 hw15 k24 rs3 p1", "n5 c40 hw6 k264 rs1",
       "n2 c64 hw12 k64 rs3 p2 d2", "n2 c32 h10 w20 k320 r1 s7 p0.3", "n7 c8 h5 w3 k8 rs3 p1", "n3 c64 h14 w12 k64 rs3 p1 st2", "n3 c72 h13 w15 k96 rs3 p1 st2",
       "n2 c128 hw9 k64 rs1 st2", "n2 c64 hw8 k40 rs1 st2", "n2 c24 h17 w11 k64 rs5 p2 st2", "n2 c64 h11 w9 k64 rs2 st2.1", "n9 c192 hw5 k200 rs3 p1", "n1 c64 hw1 k64 rs1",
-      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
+      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n3 c64 h13 w60 k192 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
@@ -192,7 +192,8 @@ std::vector<std::string> problems_to_check() {
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
     for (std::string s : data) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
-    for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
+    for (std::string t : filter)
+      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
     std::string const allowed = " f32 nhwc math=tf32";
     for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual"}) out.push_back(g + allowed + s);
     for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + allowed + s);
@@ -204,6 +205,20 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift"}) out.push_back(g + " bf16 nhwc" + s);
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   }
+  // The same of 3x3: both strides, tiles of 1, 2, 4 and 8 rows, rows that are no multiple of 64 pairs of pixels, more tiles than blocks.
+  for (std::string g : {"n3 c3 hw32 k64 rs3 p1", "n2 c3 h12 w224 k64 rs3 p1", "n2 c3 h7 w128 k32 rs3 p1", "n3 c3 h20 w224 k32 rs3 p1 st2", "n2 c3 h31 w64 k64 rs3 p1 st2", "n5 c3 h16 w512 k32 rs3 p1 st2",
+                        "n80 c3 h16 w32 k64 rs3 p1"}) {
+    for (std::string t : {" bf16", " bf16,f32,bf16"}) {
+      for (std::string s : {"", " store=squares", " store=bias+relu", " store=scale_shift+bias+relu6"}) out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
+    }
+  }
+  out.push_back("bwd_data n70 c8456 hw1 k64 rs1 bf16 nhwc store=mask");   // more channels than a block per 64 of them keeps
+  out.push_back("n70 c64 hw1 k8520 rs1 bf16 nhwc store=bias+relu");
+  for (std::string g : {"n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w61 k64 rs3 p1", "n2 c64 h10 w112 k128 rs3 p1"})   // the halo's pooled ending
+    for (std::string s : {"max_pool2", "bias+relu+max_pool2", "scale_shift+bias+relu+max_pool2"}) out.push_back(g + " bf16 nhwc store=" + s);
+  for (std::string g : {"n3 c1544 hw1 k2056 rs1", "n1 c200 hw2 k1032 rs3 p1"})   // short sums over so many tiles that none is cut
+    for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   // Few channels.
   for (std::string g : {"n3 c16 hw32 k16 rs3 p1", "n5 c16 h13 w37 k16 rs3 p1", "n2 c3 hw32 k16 rs3 p1", "n3 c1 h7 w9 k16 rs3 p0.1.1.0", "n3 c16 h17 w33 k32 rs3 p1 st2", "n70 c16 hw4 k16 rs3 p1",
                         "n3 c32 h16 w15 k32 rs3 p1", "n9 c32 h9 w8 k64 rs3 p1 st2", "n4 c16 hw11 k32 rs1 st2", "n5 c32 h7 w6 k64 rs1", "n6 c64 hw8 k64 rs3 p1", "n300 c16 h20 w8 k16 rs3 p1",
@@ -330,7 +345,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
   return worst;
 }
 
-void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config) {
+void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config, std::string const& part) {
   auto const operands = p.operands();
   std::vector<View> views;
   std::size_t used = 0;
@@ -355,7 +370,8 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   }
   double const bytes = bytes_of(operands), operations = p.operations();
   for (auto const* algorithm : conv_cuda_algorithms()) {
-    if (algorithm->baseline || !algorithm->reject(p, card.facts).empty()) continue;
+    bool const wanted = !algorithm->baseline && std::string_view(algorithm->name).find(part) != std::string_view::npos;
+    if (!wanted || !algorithm->reject(p, card.facts).empty()) continue;
     auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
     if (!every_config) configs.resize(1);
     for (std::size_t i = 0; i < configs.size(); ++i) try {
@@ -452,7 +468,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
         if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
         p.direction = d;
         std::string const slots = settings["store_" + std::string(name(d))];
-        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first");
+        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first", settings["algorithms"]);
       }
     }
   return 0;

@@ -131,6 +131,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"conv_relu_max_pool", {2, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3, {.padding = 1}) | relu | max_pool(2))},
         Case{"conv_relu_max_pool_unfused", {2, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3, {.padding = 1}) | relu | max_pool(2)), cross_entropy(), false},
         Case{"batch_norm_relu_max_pool", {2, 9, 9}, 4, head(conv("a", 3, 3, {.bias = false}) | batch_norm("bn") | relu | max_pool(3, {.stride = 2, .padding = 1}))},
+        Case{"conv_relu_overlapping_max_pool", {2, 9, 9}, 4, head(conv("a", 3, 3) | relu | max_pool(3, {.stride = 2, .padding = 1}))},
         Case{"overlapping_max_pool", {2, 9, 9}, 4, head(conv("a", 3, 3) | max_pool(3, {.stride = 2, .padding = 1}))},
         Case{"ceil_avg_pool", {2, 8, 8}, 4, head(conv("a", 3, 3) | avg_pool(3, {.stride = 2, .ceil_mode = true, .count_include_pad = false}))},
         Case{"global_avg_pool", {2, 6, 6}, 4, conv("a", 5, 3) | global_avg_pool | linear("fc", 4)},

@@ -52,11 +52,12 @@ class StepsInFlight {
   virtual void finish() = 0;
 };
 
-// Inference batch by batch: launch(), wait(), and the next launch() before the results are looked at, once they are copied.
+// Inference batch by batch: launch(), wait(), and the next launch() before the results are looked at, once they are copied. Launches of one
+// and the same sample need no wait() between them; they run one after another.
 class FedInference {
  public:
   virtual ~FedInference() = default;
-  // Begins the batch whose first row has this number; the one before has been waited for. The first of all runs kernel by kernel, the others
+  // Begins the batch whose first row has this number; one of another number has been waited for. The first of all runs kernel by kernel, the others
   // are one graph launch each.
   virtual void launch(std::int64_t sample) = 0;
   // Until the session's outputs are those of this batch. Its labels: i32 [batch], host memory, valid until the next launch().

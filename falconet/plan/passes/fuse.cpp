@@ -107,6 +107,10 @@ void Fusion::replace(NodeId n, Offer const& offer, std::vector<ValueId> more) {
     }
     graph.values[std::size_t(done.out[i])].type = made[i];
   }
+  for (std::size_t i = made.size(); i < done.out.size(); ++i) {   // as remove_dead_nodes leaves what nobody makes any more
+    Value& v = graph.values[std::size_t(done.out[i])];
+    v.from = -1, v.output = 0, v.alias = -1, v.role = Role::scalar, v.name = "(removed)";
+  }
   done.out.resize(made.size());
   refresh();
 }
@@ -142,7 +146,8 @@ void pass_fuse(Graph& graph, CompileContext& context) {
   static constexpr FusionRule rules[] = {
       fuse_loss_with_gradient,  fuse_two_operand,     move_relu_gradient_before_pool, fuse_affine_residual,        fuse_elementwise_activation,
       fuse_batch_norm_gradient, fuse_data_gradient_statistics,
-      fuse_relu_gradient_masks, fuse_conv_activation_pool, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
+      fuse_relu_gradient_masks, fuse_conv_activation_pool, move_product_relu_gradient_before_pool,
+      fuse_conv_activation_pool, drop_unread_winner, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
       fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
       fuse_conversions,         fuse_normalise,           fuse_residual_norm,
   };

@@ -129,8 +129,8 @@ bool fuse_residual_norm(Fusion& f, NodeId n) {
 
 // ReLU's gradient(max-pool's gradient(dy, winner), y), y the pool's input -> max-pool's gradient(ReLU's gradient(dy, pooled), winner): what
 // reaches a pixel comes from windows that it won, and their results equal it. Smaller, and y need not be kept. Where the ReLU follows a
-// product, fuse_conv_activation_pool does more.
-bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
+// product, fuse_conv_activation_pool does more, if its offer is taken.
+static bool move_before_pool(Fusion& f, NodeId n, bool of_product) {
   auto const* gradient = is(f, n, F::activation_gradient);
   if (!gradient || gradient->form.act != Activation::relu) return false;
   ValueId const dmap = f.node(n).in[0], y = f.node(n).in[1];
@@ -138,13 +138,25 @@ bool move_relu_gradient_before_pool(Fusion& f, NodeId n) {
   auto const* op = f.op<PoolGradient>(pool_gradient);
   if (!op || op->kind != PoolKind::max || f.only_user(dmap) != n || !is(f, act, F::activation)) return false;
   NodeId const source = f.maker(f.node(act).in[0]);
-  if (f.op<ConvOp>(source) || f.op<GemmOp>(source)) return false;
+  if (bool(f.op<ConvOp>(source) || f.op<GemmOp>(source)) != of_product) return false;
   ValueId const dy = f.node(pool_gradient).in[0], winner = f.node(pool_gradient).in[1];
   NodeId const pool = f.maker(winner);
   if (!f.op<Pool>(pool) || f.node(pool).in[0] != y) return false;
   Fusion::Offer offer = f.offer_as(pool_gradient, f.node(pool_gradient).op, {});
   offer.in = {f.insert(n, f.offer_as(n, f.node(n).op, {dy, f.node(pool).out[0]})), winner};
   f.replace(n + 1, offer);
+  return true;
+}
+bool move_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, false); }
+bool move_product_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_before_pool(f, n, true); }
+
+// In inference nobody asks which element of a max-pool's window won.
+bool drop_unread_winner(Fusion& f, NodeId n) {
+  auto const* pool = f.op<Pool>(n);
+  if (!pool || !pool->winner || !f.users(f.node(n).out[1]).empty() || f.kept(f.node(n).out[1])) return false;
+  Fusion::Offer const offer = f.offer_as(n, std::make_shared<Pool>(pool->kind, pool->options, false), f.node(n).in);
+  if (!f.pays({offer}, {n})) return false;
+  f.replace(n, offer);
   return true;
 }
 

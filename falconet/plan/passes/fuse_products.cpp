@@ -49,7 +49,8 @@ std::vector<int> last_of_a_sum(Fusion const& f, NodeId n) {
 }  // namespace
 
 // y = pool(act(conv(x))): the map before pooling is never written. Backwards, the filter and data gradients read the pooled
-// gradient and the winners. All or nothing: every reader of the map must go.
+// gradient and the winners. All or nothing: every reader of the map must go. In inference, and where move_product_relu_gradient_before_pool has
+// left the pool as its only reader, that is forward alone.
 bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   auto const* conv = f.op<ConvOp>(n);
   if (!conv || conv->direction() != Direction::fwd || !only_bias(conv->store())) return false;
@@ -82,7 +83,7 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   ValueId const pooled = f.node(pool_node).out[0];
   std::vector<NodeId> replaced = {n, act_node, pool_node};
 
-  if (act_gradient < 0) {                                  // inference
+  if (act_gradient < 0) {
     if (!f.pays({forward}, replaced)) return false;
     f.replace(pool_node, forward);
     return true;

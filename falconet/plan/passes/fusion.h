@@ -71,6 +71,8 @@ bool fuse_batch_norm_gradient(Fusion&, NodeId);     // the vectors of batch norm
 bool fuse_data_gradient_statistics(Fusion&, NodeId);   // data gradient + skip, ReLU's gradient, and the channel sums of batch norm's gradient
 bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all readers that take a mask
 bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
+bool move_product_relu_gradient_before_pool(Fusion&, NodeId);  // the same for a ReLU behind a product, which the rule before had first choice of
+bool drop_unread_winner(Fusion&, NodeId);           // max-pool without the winner that nobody reads
 bool fuse_product_residual(Fusion&, NodeId);        // conv or matrix product, then + skip
 bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
 bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result

@@ -14,6 +14,7 @@ extern Algorithm<ConvProblem> const conv_cuda_halo_wgmma;             // 3x3 of 
 extern Algorithm<ConvProblem> const conv_cuda_halo_mma;               // 16, 32, 64 channels, 3x3 and 1x1, forward and data gradient, bf16 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_halo_mma_filter;        // their filter gradient
 extern Algorithm<ConvProblem> const conv_cuda_stem_wgmma;             // 7x7 stride 2, 3 to 64 channels, bf16 nhwc, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_stem_3x3_wgmma;         // 3x3 stride 1 and 2, 3 to 32 or 64 channels, forward and filter gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_wgmma;    // forward and data gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the smallest 3x3 problems, f32 nhwc

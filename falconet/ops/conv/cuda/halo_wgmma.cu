@@ -1,12 +1,13 @@
-// 3x3 convolutions of 64 by 64 channels, stride 1, padding 1, in bf16 on Hopper's tensor cores, channels-last. im2col would fetch every
+// 3x3 convolutions of 64 input channels, stride 1, padding 1, in bf16 on Hopper's tensor cores, channels-last. im2col would fetch every
 // input pixel nine times from L2, which bounds these layers; here a tile of the input stays in shared memory with its halo, and the nine
 // taps read it at shifted addresses: a tile whose rows are 58 pixels apart turns tap (r, s) into a shift by 58 r + s rows of 128 bytes.
 //   forward, data gradient: channels by pixels, result[k][i*58 + j] = sum over taps, c of filter[tap][k][c] * tile[i*58 + j + 58 r + s][c].
 //     A tile is 8 x 56 pixels (two warpgroups of 4 rows, m64n232 with 2 unused columns per row); the filter stays in shared memory for the
 //     whole launch; the result is staged where the input tile was. The data gradient reads the filter M/N-major with its taps reversed.
+//     More than 64 filters forward are parts of 64, each block's its own.
 //   filter gradient: dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel + tap][c]: tiles of 4 x 56 pixels, dy padded with zeros to rows
 //     of 58; three warpgroups, one per filter row; a block sums over all its tiles, the blocks' sums are added in order.
-// Limits: 64 channels both ways. Images whose width is no multiple of 56 or whose height is no multiple of 8 waste the rest of a tile.
+// Limits: 64 channels both ways; forward without statistics any multiple of 64 filters. Images whose width is no multiple of 56 or whose height is no multiple of 8 waste the rest of a tile.
 // Cost: 2*9*64*64 operations per pixel of the tiles; bytes: x and y once (the halo from L2).
 #include <algorithm>
 #include <cmath>
@@ -17,6 +18,7 @@
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/halo_pool.cuh"
 
 namespace falconet {
 namespace {
@@ -28,13 +30,16 @@ constexpr int filter_bytes = 9 * 8192;
 enum class Ending {
   store,      // nothing
   pointwise,  // scale and shift per channel, residual, clamp
+  pooled,     // scale and shift per channel, clamp, the maximum of 2x2 pixels and which of them it is
   squares,    // channel sums of v and v*v
   gradient,   // residual, mask, channel sums of v*m or v*o and v
 };
 
 struct Work {
   CUtensorMap in, filter, out, residual, mask, other;   // other: the last of the tensors that are read beside
+  CUtensorMap winner;                    // of pooled results, two to an element
   int n = 0, h = 0, w = 0, tile_rows = 0, tile_columns = 0, tiles = 0;
+  int parts = 1;                         // of 64 channels of the result
   float const *affine = nullptr, *bias = nullptr;
   bool residual_first = false, mask_first = false;      // read and applied before the last one
   bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // of the last one
@@ -68,13 +73,14 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   wait_for_work_ahead();
 
   int const tiles_of_image = work.tile_rows * work.tile_columns;
+  int const first_tile = blockIdx.x / work.parts, tile_step = gridDim.x / work.parts, first_channel = blockIdx.x % work.parts * 64;
   if (group == 0) {
     give_registers<40>();
     if (threadIdx.x == 0) {
       barrier_expect(shared_address(&filter_full), filter_bytes);
-      for (int tap = 0; tap < 9; ++tap) load_3d(base + tap * 8192, &work.filter, 0, tap, 0, shared_address(&filter_full));   // [64 k][64 c]
+      for (int tap = 0; tap < 9; ++tap) load_3d(base + tap * 8192, &work.filter, 0, tap, first_channel, shared_address(&filter_full));   // [64 k][64 c]
       int slot = 0, phase = 1;
-      for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
+      for (int tile = first_tile; tile < work.tiles; tile += tile_step) {
         int const n = tile / tiles_of_image, in_image = tile - n * tiles_of_image, row = in_image / work.tile_columns, column = in_image - row * work.tile_columns;
         barrier_wait(shared_address(empty + slot), phase);
         barrier_expect(shared_address(full + slot), (rows_of_tile + 2) * pitch * 128);
@@ -93,16 +99,17 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   // This lane's channels: 16 warp + lane/4 and 8 more. first: sum of v (squares) or of v*m (dot); second: of v*v or of v.
   int const channel = 16 * warp + lane / 4;
   float first[2] = {0, 0}, second[2] = {0, 0}, scale[2] = {1, 1}, shift[2] = {0, 0};
-  if constexpr (ending == Ending::pointwise)
+  if constexpr (ending == Ending::pointwise || ending == Ending::pooled)
     for (int i = 0; i < 2; ++i) {
-      if (work.affine) scale[i] = work.affine[channel + 8 * i], shift[i] = work.affine[64 + channel + 8 * i];
-      if (work.bias) shift[i] += work.bias[channel + 8 * i];
+      int const c = first_channel + channel + 8 * i;
+      if (work.affine) scale[i] = work.affine[c], shift[i] = work.affine[64 * work.parts + c];
+      if (work.bias) shift[i] += work.bias[c];
     }
   int const valid_images = (ending == Ending::squares || ending == Ending::gradient) && work.has_stats ? work.step->valid_count : 0;
   std::uint32_t const nowhere = shared_address(unused) + (lane & 15) * 16;
   barrier_wait(shared_address(&filter_full), 0);
   int slot = 0, phase = 0, previous = -1, other_phase = 0;
-  for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
+  for (int tile = first_tile; tile < work.tiles; tile += tile_step) {
     int const n = tile / tiles_of_image, in_image = tile - n * tiles_of_image, tile_row = in_image / work.tile_columns;
     int const column = (in_image - tile_row * work.tile_columns) * width, row = tile_row * rows_of_tile + 4 * me;
     barrier_wait(shared_address(full + slot), phase);
@@ -130,6 +137,21 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
 
     // The result goes where only this warpgroup has read: rows 0.. of the slot for the first, rows 352.. for the second.
     std::uint32_t const staging = in + me * 352 * 128;
+    if constexpr (ending == Ending::pooled) {
+      named_sync(1 + me, 128);   // all four warps have read what was there
+      pool_halo<width>(d, scale, shift, work.clamp, staging, warp, lane);
+      fence_async_shared();
+      named_sync(1 + me, 128);
+      if (leader) {
+        store_4d(&work.out, first_channel, column / 2, row / 2, n, staging);
+        store_4d(&work.winner, first_channel / 2, column / 2, row / 2, n, staging + pooled_bytes<width>);
+        store_commit();
+      }
+      previous = slot;
+      slot ^= 1;
+      phase ^= slot == 0;
+      continue;
+    }
     // Of the 16 pixels from 8j on (matrices: pixels 8j.. and 8j+8.., each for channels 16 warp.. and 8 more), where this lane's row lies.
     int const half = 2 * warp + (lane >> 3 & 1);
     auto const row_at = [&](int j) {
@@ -141,7 +163,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
         named_sync(1 + me, 128);   // all four warps have read what was there
         if (leader) {
           barrier_expect(shared_address(other_full + me), 4 * width * 128);
-          load_4d(staging, map, 0, column, row, n, shared_address(other_full + me));
+          load_4d(staging, map, first_channel, column, row, n, shared_address(other_full + me));
         }
         barrier_wait(shared_address(other_full + me), other_phase);
         other_phase ^= 1;
@@ -239,7 +261,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
     fence_async_shared();
     named_sync(1 + me, 128);
     if (leader) {
-      store_4d(&work.out, 0, column, row, n, staging);
+      store_4d(&work.out, first_channel, column, row, n, staging);
       store_commit();
     }
     previous = slot;
@@ -282,16 +304,20 @@ constexpr int filter_shared = stages * (dy_bytes + x_bytes) + 1024;
 struct FilterWork {
   CUtensorMap dy, x;
   int tile_rows = 0, tile_columns = 0, tiles = 0;
-  float* partial = nullptr;   // [blocks][64 k][9][64 c]
+  float *partial = nullptr, *bias_partial = nullptr;   // [blocks][64 k][9][64 c], [blocks][3][64 k]
 };
 
+// bias: the filter rows' warpgroups take the tiles in turn and multiply dy with ones.
+template <bool bias>
 __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ FilterWork work) {
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[stages], empty[stages];
+  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   char* const memory = dynamic + (base - shared_address(dynamic));
   int const group = threadIdx.x / 128;
+  if (bias && threadIdx.x < 8) ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
   // What the copies never write must be zero: dy's pixels 232..239, and x's pixels 348..359, which meet them.
   for (int i = threadIdx.x; i < stages * 160; i += 512) {
     int const stage = i / 160, chunk = i % 160;
@@ -328,27 +354,41 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
-  float d[3][32];
+  float d[3][32], bias_sums[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int s = 0; s < 3; ++s)
 #pragma unroll
     for (int i = 0; i < 32; ++i) d[s][i] = 0;
-  int stage = 0, phase = 0, previous = -1;
+  int stage = 0, phase = 0, previous = -1, until = r;
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
     barrier_wait(shared_address(full + stage), phase);
     std::uint32_t const dy = base + stage * (dy_bytes + x_bytes), x = dy + dy_bytes + r * pitch * 128;
     std::uint64_t const a = mn_major_operand(dy, 8192);
+    // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
+    auto const multiply = [&](auto with_ones) {
 #pragma unroll
-    for (int s = 0; s < 3; ++s) hold(d[s]);
-    wgmma_fence();
+      for (int s = 0; s < 3; ++s) hold(d[s]);
+      if constexpr (decltype(with_ones)::value) hold(bias_sums);
+      wgmma_fence();
 #pragma unroll
-    for (int kk = 0; kk < 15; ++kk)
+      for (int kk = 0; kk < 15; ++kk) {
+        if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
 #pragma unroll
-      for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
-    wgmma_commit();
+        for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
+      }
+      wgmma_commit();
+    };
+    if (bias && until == 0) {
+      until = 3;
+      multiply(std::bool_constant<bias>{});
+    } else {
+      multiply(std::false_type{});
+    }
+    if (bias) --until;
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
+    if constexpr (bias) hold(bias_sums);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
     previous = stage;
     if (++stage == stages) stage = 0, phase ^= 1;
@@ -366,18 +406,33 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
       *reinterpret_cast<float2*>(out + 8 * 576 + 8 * j) = make_float2(d[s][4 * j + 2], d[s][4 * j + 3]);
     }
   }
+  if constexpr (bias) {
+    hold(bias_sums);
+    float* const sums = work.bias_partial + (blockIdx.x * 3 + r) * 64 + k;
+    if (c == 0) sums[0] = bias_sums[0], sums[8] = bias_sums[2];
+  }
 }
 
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
 __device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
 
-// dw = the blocks' sums in a fixed order: thread (x, y) adds every eighth partial of four elements, then the eight are added.
+constexpr int dw_blocks = 64 * 576 / 128;
+// dw = the blocks' sums in a fixed order: thread (x, y) adds every eighth partial of four elements, then the eight are added. db: the blocks
+// beyond dw's, a warp per k.
 template <class E>
-__global__ void __launch_bounds__(256) add_partials(float4 const* partial, int blocks, E* dw) {
+__global__ void __launch_bounds__(256) add_partials(float4 const* partial, int blocks, E* dw, float const* bias_partial, float* db) {
   __shared__ float4 sums[8][32];
   int const element = blockIdx.x * 32 + threadIdx.x;
   float4 sum = make_float4(0, 0, 0, 0);
   wait_for_work_ahead();
+  if (blockIdx.x >= dw_blocks) {
+    int const k = (blockIdx.x - dw_blocks) * 8 + threadIdx.y;
+    double all = 0;
+    for (int i = threadIdx.x; i < 3 * blocks; i += 32) all += double(__ldcg(bias_partial + i * 64 + k));
+    for (int step = 16; step > 0; step /= 2) all += __shfl_xor_sync(~0u, all, step);
+    if (threadIdx.x == 0) db[k] = float(all);
+    return;
+  }
 #pragma unroll 4
   for (int i = threadIdx.y; i < blocks; i += 8) {
     float4 const v = __ldcg(partial + std::int64_t(i) * (64 * 576 / 4) + element);
@@ -401,17 +456,24 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   bool const filter = p.direction == Direction::bwd_filter;
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";
   if (p.w_type != DType::bf16 && !(filter && p.w_type == DType::f32)) return "a filter in bf16 only (dw in f32 too)";
-  if (p.c != 64 || p.k != 64 || p.groups != 1) return "64 by 64 channels only";
+  if (p.c != 64 || p.k % 64 || p.groups != 1) return "64 input channels and multiples of 64 filters only";
+  if (p.k > 64 && (p.direction != Direction::fwd || p.store.stats != Stats::none)) return "more than 64 filters but forward without statistics";
+  if (p.k > 512) return "more than 512 filters";
   if (p.r != 3 || p.s != 3 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "3x3 filters of stride 1 only";
   if (p.pad_top != 1 || p.pad_left != 1 || p.pad_bottom != 1 || p.pad_right != 1) return "padding 1 only";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.store.mask == Mask::relu6) return "a mask of relu6";
   auto const& s = p.store;
   if (filter) {
-    if (!(s == OnStore{})) return "slots of the filter gradient";
+    OnStore with_bias;
+    with_bias.bias = s.bias;
+    if (s != with_bias) return "slots of the filter gradient";
     if (p.w > width && p.w % width) return "images wider than 56 that are no multiple of 56";
   } else {
-    if (s.pool.kind != PoolSlot::none) return "pooling";
+    if (s.pool.kind != PoolSlot::none) {
+      if (s.pool.size != 2) return "pooling but of 2x2";
+      if (s.stats != Stats::none || (s.act != Activation::none && s.act != Activation::relu)) return "pooling with statistics or activations other than relu";
+    }
     if (p.direction == Direction::fwd) {
       if (s.mask != Mask::none || s.stats == Stats::dot || s.stats == Stats::dot_other) return "forward with a mask";
       if (s.stats != Stats::none && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none)) return "statistics beside other store slots";
@@ -428,23 +490,24 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 int tiles_down(ConvProblem const& p) { return p.direction == Direction::bwd_filter ? (p.h + 3) / 4 : (p.h + rows_of_tile - 1) / rows_of_tile; }
 int tiles_across(ConvProblem const& p) { return (p.w + width - 1) / width; }
 int tiles_of(ConvProblem const& p) { return p.n * tiles_down(p) * tiles_across(p); }
-int blocks_of(ConvProblem const& p) { return std::min(tiles_of(p), most_blocks); }
+int parts_of(ConvProblem const& p) { return p.k / 64; }
+int blocks_of(ConvProblem const& p) { return std::min(tiles_of(p), most_blocks / parts_of(p)) * parts_of(p); }
 
 std::size_t scratch(ConvProblem const& p, Config const&) {
-  if (p.direction == Direction::bwd_filter) return std::size_t(blocks_of(p)) * 64 * 576 * sizeof(float);
+  if (p.direction == Direction::bwd_filter) return std::size_t(blocks_of(p)) * 64 * (576 + (p.store.bias ? 3 : 0)) * sizeof(float);
   return p.store.stats == Stats::none ? 0 : std::size_t(blocks_of(p)) * 256 * sizeof(float);
 }
 
 double seconds(ConvProblem const& p, DeviceFacts const&) {
   bool const filter = p.direction == Direction::bwd_filter;
-  double const waves = std::ceil(double(tiles_of(p)) / most_blocks);
+  double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
-  int const beside = p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
-  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.6e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
+  int const beside = p.store.pool.kind != PoolSlot::none ? 1 : p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
+  return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.3e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
 }
 
 void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_t stream) {
-  static bool const allowed = (allow_shared_memory(halo_filter, filter_shared), true);
+  static bool const allowed = (allow_shared_memory(halo_filter<false>, filter_shared), allow_shared_memory(halo_filter<true>, filter_shared), true);
   (void)allowed;
   FilterWork work;
   std::int64_t const row = std::int64_t(p.w) * 64;
@@ -455,11 +518,16 @@ void launch_filter(ConvProblem const& p, ConvArgs const& args, View memory, cuda
   work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
   work.partial = memory.as<float>();
   int const blocks = blocks_of(p);
-  launch_ahead(halo_filter, dim3(unsigned(blocks)), dim3(512), filter_shared, 1, stream, work);
+  bool const bias = p.store.bias;
+  work.bias_partial = work.partial + std::int64_t(blocks) * 64 * 576;
+  launch_ahead(bias ? halo_filter<true> : halo_filter<false>, dim3(unsigned(blocks)), dim3(512), filter_shared, 1, stream, work);
   auto const* partial = reinterpret_cast<float4 const*>(work.partial);
-  dim3 const grid(64 * 576 / 128), block(32, 8);
-  if (p.w_type == DType::f32) launch_ahead(add_partials<float>, grid, block, 0, 1, stream, partial, blocks, args.w.as<float>());
-  else launch_ahead(add_partials<bf16>, grid, block, 0, 1, stream, partial, blocks, args.w.as<bf16>());
+  dim3 const grid(unsigned(dw_blocks + (bias ? 8 : 0))), block(32, 8);
+  auto const add = [&](auto* dw) {
+    launch_ahead(add_partials<std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, partial, blocks, dw, work.bias_partial, bias ? args.bias.as<float>() : nullptr);
+  };
+  if (p.w_type == DType::f32) add(args.w.as<float>());
+  else add(args.w.as<bf16>());
 }
 
 template <bool gradient, Ending ending>
@@ -477,12 +545,20 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   }
   bool const gradient = p.direction == Direction::bwd_data;
   auto const& s = p.store;
-  std::int64_t const row = std::int64_t(p.w) * 64;
-  auto const map = [&](View v, int columns, int rows) { return tiled_map(v.data, {64, p.w, p.h, p.n}, {64, row, p.h * row}, {64, columns, rows, 1}); };
+  auto const map = [&](View v, int columns, int rows) {
+    std::int64_t const channels = v.type.shape[1], row = p.w * channels;
+    return tiled_map(v.data, {channels, p.w, p.h, p.n}, {channels, row, p.h * row}, {64, columns, rows, 1});
+  };
   Work work;
   work.in = map(gradient ? args.y : args.x, pitch, rows_of_tile + 2);
-  work.filter = tiled_map(args.w.data, {64, 9, 64}, {64, 576}, {64, 1, 64});
+  work.filter = tiled_map(args.w.data, {64, 9, p.k}, {64, 576}, {64, 1, 64});
+  bool const pooled = s.pool.kind != PoolSlot::none;
   work.out = map(gradient ? args.x : args.y, width, 4);
+  if (pooled) {
+    std::int64_t const down = p.stored_p(), across = p.stored_q(), pairs = p.k / 2;
+    work.out = tiled_map(args.y.data, {p.k, across, down, p.n}, {p.k, across * p.k, down * across * p.k}, {64, width / 2, 2, 1});
+    work.winner = tiled_map(args.winner.data, {pairs, across, down, p.n}, {pairs, across * pairs, down * across * pairs}, {32, width / 2, 2, 1}, 0);
+  }
   work.has_stats = s.stats != Stats::none;
   bool const masked = s.mask != Mask::none, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other;
   work.residual_first = s.residual && (masked || sums), work.mask_first = masked && other;
@@ -490,7 +566,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   if (work.residual_first) work.residual = map(args.residual, width, 4);
   if (work.mask_first) work.mask = map(args.mask, width, 4);
   if (work.has_residual || work.has_mask) work.other = map(work.has_residual ? args.residual : other ? args.other : args.mask, width, 4);
-  work.n = p.n, work.h = p.h, work.w = p.w, work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p);
+  work.n = p.n, work.h = p.h, work.w = p.w, work.tile_rows = tiles_down(p), work.tile_columns = tiles_across(p), work.tiles = tiles_of(p), work.parts = parts_of(p);
   if (s.affine != Affine::none) work.affine = args.store_affine.as<float>();
   if (s.bias) work.bias = args.bias.as<float>();
   work.clamp = s.act != Activation::none;
@@ -500,6 +576,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   int const blocks = blocks_of(p);
   bool const plain = s == OnStore{};
   if (gradient) plain ? launch_tiles<true, Ending::store>(work, blocks, stream) : launch_tiles<true, Ending::gradient>(work, blocks, stream);
+  else if (pooled) launch_tiles<false, Ending::pooled>(work, blocks, stream);
   else if (plain) launch_tiles<false, Ending::store>(work, blocks, stream);
   else if (work.has_stats) launch_tiles<false, Ending::squares>(work, blocks, stream);
   else launch_tiles<false, Ending::pointwise>(work, blocks, stream);

@@ -70,7 +70,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (!forward && (!corner((p.h + p.stride_h - 1) / p.stride_h - p.p() + p.pad_top) || !corner((p.w + p.stride_w - 1) / p.stride_w - p.q() + p.pad_left)))
     return "a gradient whose walk leaves the copy engine's corners";
   if (extent_of(p).pixels >= std::int64_t(1) << 30 || std::int64_t(p.n) * p.p() * p.q() >= std::int64_t(1) << 30) return "2^30 pixels or more";
-  if (forward ? p.k > 132 * 64 : p.c > 132 * 64) return "more channels than blocks can keep";
+  if (s.stats != Stats::none && (forward ? p.k : p.c) > 132 * 64) return "statistics of more channels than blocks can keep";
   return {};
 }
 
@@ -92,8 +92,7 @@ double seconds_with(ConvProblem const& p, Tile tile) {
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   Extent const e = extent_of(p);
-  bool const forward = p.direction == Direction::fwd, strided = p.stride_h > 1 || p.stride_w > 1;
-  bool const alternates = forward ? p.store == OnStore{} || p.store.stats != Stats::none : !strided;
+  bool const alternates = p.direction == Direction::fwd || (p.stride_h == 1 && p.stride_w == 1);
   std::vector<Tile> tiles;
   for (Tile t : {Tile{128, 256, false}, Tile{256, 128, false}, Tile{256, 64, false}, Tile{128, 64, false}, Tile{64, 256, true}, Tile{128, 128, true}})
     if ((alternates || !t.alternate) && (t.channels == 64 || t.channels / 2 < e.channels)) tiles.push_back(t);

@@ -61,7 +61,8 @@ struct Form {
   static constexpr bool inputs = ending == Ending::pointwise || ending == Ending::gradient || ending == Ending::gradient_other;
   static constexpr int staging = inputs ? (stage_bytes <= 32768 || ending == Ending::pointwise ? 4 : 3) : 2;   // buffers of 64x64 per warpgroup
   static constexpr int masks = ending == Ending::gradient || ending == Ending::gradient_other ? 2 : 0, others = ending == Ending::gradient_other ? 2 : 0;
-  static constexpr int room = 232448 - 2048 - 1024 - 2 * (staging + masks + others) * 8192;
+  static constexpr bool shifts = ending == Ending::pointwise;      // each warpgroup keeps its tile's biases
+  static constexpr int room = 232448 - 1024 - 512 - (shifts ? 2 * channels * 4 : 1536) - 2 * (staging + masks + others) * 8192;
   static constexpr int stages = room / stage_bytes > 6 ? 6 : room / stage_bytes;
   static constexpr int shared_bytes = stages * stage_bytes + 2 * (staging + masks + others) * 8192 + 1024;
   static constexpr int threads = 384;
@@ -82,6 +83,7 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages], residual_full[2][4], mask_full[2][2];
+  __shared__ __align__(8) float shift[2][F::shifts ? F::channels : 1];
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   std::uint32_t const staging_base = base + F::stages * F::stage_bytes, mask_base = staging_base + 2 * F::staging * 8192,
                       other_base = mask_base + 2 * F::masks * 8192;
@@ -193,7 +195,7 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
     if (work.has_stats) valid_images = work.step->valid_count;
   }
 
-  int stage = 0, phase = 0, turn = 0, slice_number = 0;
+  int stage = 0, phase = 0, turn = 0, slice_number = 0, shifts_of = -1;   // shifts_of: the tile of channels whose biases are in `shift`
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x, ++turn) {
     Place const at = place_of(work, tile);
     Part const& part = work.part[at.part];
@@ -206,6 +208,18 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         continue;
       }
       if (turn > 0) named_sync(4 + me, 256);   // one multiplies at a time
+    }
+
+    // Biases are fetched now and kept when the product is done: nobody waits for them.
+    constexpr int own_shifts = (F::channels + 127) / 128;
+    float fetched[own_shifts];
+    bool const fetch_shifts = F::shifts && work.bias && at.channel_tile != shifts_of;
+    if (fetch_shifts) {
+#pragma unroll
+      for (int i = 0; i < own_shifts; ++i) {
+        int const c = at.channel_tile * F::channels + i * 128 + thread;
+        fetched[i] = i * 128 + thread < F::channels && c < work.channels ? work.bias[c] : 0.f;
+      }
     }
 
     int previous = -1;
@@ -245,6 +259,13 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
       }
     }
 
+    if (fetch_shifts) {   // every warp has read the last ones before the barrier of its last slice
+#pragma unroll
+      for (int i = 0; i < own_shifts; ++i)
+        if (i * 128 + thread < F::channels) shift[me][i * 128 + thread] = fetched[i];
+      shifts_of = at.channel_tile;
+    }
+
     // The ending, 64 pixels by 64 channels at a time.
 #pragma unroll
     for (int i = 0; i < F::blocks; ++i) {
@@ -272,17 +293,15 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
           if constexpr (F::ending == Ending::pointwise) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-              int const c = channel + 16 * j + 8 * half + 2 * (lane & 3);
-              if (c < work.channels) {
-                if (work.affine) {
-                  float2 const scale = *reinterpret_cast<float2 const*>(work.affine + c), shift = *reinterpret_cast<float2 const*>(work.affine + work.channels + c);
-                  v[4 * half] = v[4 * half] * scale.x + shift.x, v[4 * half + 1] = v[4 * half + 1] * scale.y + shift.y;
-                  v[4 * half + 2] = v[4 * half + 2] * scale.x + shift.x, v[4 * half + 3] = v[4 * half + 3] * scale.y + shift.y;
-                }
-                if (work.bias) {
-                  float2 const b = *reinterpret_cast<float2 const*>(work.bias + c);
-                  v[4 * half] += b.x, v[4 * half + 1] += b.y, v[4 * half + 2] += b.x, v[4 * half + 3] += b.y;
-                }
+              int const in_slice = 16 * j + 8 * half + 2 * (lane & 3), c = channel + in_slice;
+              if (work.affine && c < work.channels) {
+                float2 const scale = *reinterpret_cast<float2 const*>(work.affine + c), plus = *reinterpret_cast<float2 const*>(work.affine + work.channels + c);
+                v[4 * half] = v[4 * half] * scale.x + plus.x, v[4 * half + 1] = v[4 * half + 1] * scale.y + plus.y;
+                v[4 * half + 2] = v[4 * half + 2] * scale.x + plus.x, v[4 * half + 3] = v[4 * half + 3] * scale.y + plus.y;
+              }
+              if (work.bias) {
+                float2 const b = *reinterpret_cast<float2 const*>(&shift[me][slice * 64 + in_slice]);
+                v[4 * half] += b.x, v[4 * half + 1] += b.y, v[4 * half + 2] += b.x, v[4 * half + 3] += b.y;
               }
             }
           }

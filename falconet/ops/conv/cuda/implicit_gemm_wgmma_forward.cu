@@ -21,10 +21,8 @@ void launch(ConvProblem const& p, Tile tile, Work work, ConvArgs const& args, Vi
   if (tile == Tile{128, 256, false}) return with(Form<128, 256, ending, false, false, false>{});
   if (tile == Tile{256, 128, false}) return with(Form<256, 128, ending, false, false, false>{});
   if (tile == Tile{256, 64, false}) return with(Form<256, 64, ending, false, false, false>{});
-  if constexpr (ending != Ending::pointwise) {
-    if (tile == Tile{64, 256, true}) return with(Form<64, 256, ending, false, false, true>{});
-    if (tile == Tile{128, 128, true}) return with(Form<128, 128, ending, false, false, true>{});
-  }
+  if (tile == Tile{64, 256, true}) return with(Form<64, 256, ending, false, false, true>{});
+  if (tile == Tile{128, 128, true}) return with(Form<128, 128, ending, false, false, true>{});
   if (tile == Tile{128, 64, false}) return with(Form<128, 64, ending, false, false, false>{});
   fail_unknown(tile);
 }

@@ -6,11 +6,12 @@
 // into equal shares, one per block: either aligned to the tiles (`splits` blocks per tile; blocks that share pixels run in step, so that L2
 // serves them once), or in one line (stream-K with a fixed map), so that any number of tiles keeps all blocks busy. A block writes the f32
 // partial sum of every tile that it touches, and a second kernel adds the partials of a tile in a fixed order. No atomics: the same bytes
-// every time.
+// every time. Short sums over many tiles are not cut (`whole`): blocks take whole tiles, and store dw themselves. The bias gradient is the product of dy's chunks with ones, each chunk's taken by one of the tiles that read it, in turn.
 // Cost: 2 n p q k c r s operations; bytes: x once per 64..256 filters and dy once per tile column, mostly from L2; partials (blocks +
 // tiles) x tile x 4 bytes.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "falconet/base/error.h"
@@ -52,18 +53,51 @@ struct Work {
   int step_h = 1, step_w = 1, lower_h = 0, lower_w = 0, dilation_h = 1, dilation_w = 1;
   int advance_n = 0, advance_p = 0, advance_q = 0; // a chunk of pixels as (n, p, q)
   int splits = 0;                                  // blocks per tile; 0: in one line
-  float* partial = nullptr;
+  void* dw = nullptr;                              // of whole tiles, else null
+  bool dw_f32 = false;
+  int filters = 0, channels = 0;                   // of dw
+  float *partial = nullptr, *bias_partial = nullptr;   // of each tile that a block touches; the second [filters]
 };
+
+__device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
+__device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
+
+// A warpgroup's part of a whole tile: rows from `row` on, boxes from `box` on.
+template <class F, class E>
+FALCONET_DEVICE void store_whole(float const (&d)[F::blocks][F::columns / 2], Work const& work, E* dw, int row, int box, int thread) {
+  int const k = row + thread / 32 * 16 + thread % 32 / 4;
+  std::int64_t const line = std::int64_t(work.boxes / work.blocks_of_64) * work.channels;   // elements of a filter
+#pragma unroll
+  for (int b = 0; b < F::columns / 64; ++b) {
+    if (box + b >= work.boxes) break;
+    int const tap = (box + b) / work.blocks_of_64, first = (box + b - tap * work.blocks_of_64) * 64 + 2 * (thread & 3);
+    E* const to = dw + k * line + std::int64_t(tap) * work.channels + first;
+#pragma unroll
+    for (int i = 0; i < F::blocks; ++i)
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        float const* const v = d[i] + (b * 8 + j) * 4;
+        if (first + 8 * j >= work.channels) continue;
+        if (k + i * 64 < work.filters) store_pair(to + i * 64 * line + 8 * j, v[0], v[1]);
+        if (k + i * 64 + 8 < work.filters) store_pair(to + (i * 64 + 8) * line + 8 * j, v[2], v[3]);
+      }
+  }
+}
 
 // Block b works on units [b * units / blocks, (b + 1) * units / blocks); unit = tile * chunks + chunk.
 __host__ __device__ std::int64_t first_unit(int block, std::int64_t units, int blocks) { return block * units / blocks; }
 __device__ int block_of(std::int64_t unit, std::int64_t units, int blocks) { return int(((unit + 1) * blocks - 1) / units); }
 
-template <class F>
+template <class F, bool bias>
 __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__ Work work) {
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages];
+  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
+  if (bias && threadIdx.x < 8) {
+    ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
+    fence_async_shared();
+  }
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   int const group = threadIdx.x / 128;
   std::int64_t const units = std::int64_t(work.tiles) * work.chunks;
@@ -73,6 +107,8 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
     int const tile = blockIdx.x % work.tiles, split = blockIdx.x / work.tiles;
     begin = std::int64_t(tile) * work.chunks + split * work.chunks / work.splits;
     end = std::int64_t(tile) * work.chunks + (split + 1) * work.chunks / work.splits;
+  } else if (work.dw) {
+    begin = first_unit(blockIdx.x, work.tiles, blocks) * work.chunks, end = first_unit(blockIdx.x + 1, work.tiles, blocks) * work.chunks;
   }
 
   if (threadIdx.x == 0) {
@@ -140,29 +176,56 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if constexpr (F::groups == 2) take_registers<232>();
   else take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, row_group = me / F::across, column_group = me % F::across;
-  float d[F::blocks][F::columns / 2];
+  float d[F::blocks][F::columns / 2], bias_sums[bias ? F::blocks : 1][4];
   int stage = 0, phase = 0;
   for (std::int64_t unit = begin; unit < end;) {
     int const tile = int(unit / work.chunks), first = int(unit - std::int64_t(tile) * work.chunks);
     int const steps = int(min(std::int64_t(work.chunks), first + (end - unit))) - first;
     unit += steps;
-    int previous = -1;
+    int previous = -1, until = 0;   // the chunks whose bias gradient is this tile's: those with its number modulo box_tiles
+    if constexpr (bias) {
+      until = (tile % work.box_tiles + work.box_tiles - first % work.box_tiles) % work.box_tiles;
+#pragma unroll
+      for (int i = 0; i < F::blocks; ++i) bias_sums[i][0] = bias_sums[i][1] = bias_sums[i][2] = bias_sums[i][3] = 0;
+    }
     for (int k = 0; k < steps; ++k) {
       barrier_wait(shared_address(full + stage), phase);
       std::uint32_t const rows = base + stage * F::stage_bytes + row_group * F::blocks * 8192;
       std::uint32_t const columns = base + stage * F::stage_bytes + F::filters / 64 * 8192 + column_group * F::columns / 64 * 8192;
       std::uint64_t const a = mn_major_operand(rows, 8192), b = mn_major_operand(columns, 8192);
+      // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
+      auto const multiply = [&](auto with_ones) {
 #pragma unroll
-      for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-      wgmma_fence();
+        for (int i = 0; i < F::blocks; ++i) hold(d[i]);
+        if constexpr (decltype(with_ones)::value) {
 #pragma unroll
-      for (int kk = 0; kk < 4; ++kk)
+          for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
+        }
+        wgmma_fence();
+        std::uint64_t const column = repeated_operand(shared_address(ones));
 #pragma unroll
-        for (int i = 0; i < F::blocks; ++i) wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
-      wgmma_commit();
+        for (int kk = 0; kk < 4; ++kk)
+#pragma unroll
+          for (int i = 0; i < F::blocks; ++i) {
+            if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums[i], a + i * 512 + kk * mn_major_step, column, 1);
+            wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
+          }
+        wgmma_commit();
+      };
+      if (bias && until == 0) {
+        until = work.box_tiles;
+        multiply(std::bool_constant<bias>{});
+      } else {
+        multiply(std::false_type{});
+      }
+      if (bias) --until;
       wgmma_wait<1>();
 #pragma unroll
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
+      if constexpr (bias) {
+#pragma unroll
+        for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
+      }
       if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
       previous = stage;
       if (++stage == F::stages) stage = 0, phase ^= 1;
@@ -171,6 +234,12 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 #pragma unroll
     for (int i = 0; i < F::blocks; ++i) hold(d[i]);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
+    if (!bias && work.dw) {
+      int const row = tile / work.box_tiles * F::filters + row_group * F::blocks * 64, box = tile % work.box_tiles * F::boxes + column_group * F::columns / 64;
+      if (work.dw_f32) store_whole<F>(d, work, static_cast<float*>(work.dw), row, box, thread);
+      else store_whole<F>(d, work, static_cast<bf16*>(work.dw), row, box, thread);
+      continue;
+    }
     // Partials in the order of the registers, so that a warp writes 512 bytes at a time.
     float4* const out = reinterpret_cast<float4*>(work.partial) + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * (F::filters * F::boxes * 16);
 #pragma unroll
@@ -178,18 +247,45 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 #pragma unroll
       for (int j = 0; j < F::columns / 8; ++j)
         out[((me * F::blocks + i) * (F::columns / 8) + j) * 128 + thread] = make_float4(d[i][4 * j], d[i][4 * j + 1], d[i][4 * j + 2], d[i][4 * j + 3]);
+    if constexpr (bias) {
+#pragma unroll
+      for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
+      float* const sums = work.bias_partial + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * F::filters + row_group * F::blocks * 64 +
+                          thread / 32 * 16 + thread % 32 / 4;
+      if (column_group == 0 && (thread & 3) == 0) {
+#pragma unroll
+        for (int i = 0; i < F::blocks; ++i) sums[i * 64] = bias_sums[i][0], sums[i * 64 + 8] = bias_sums[i][2];
+      }
+    }
   }
 }
 
-__device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
-__device__ void store_pair(bf16* p, float a, float b) { *reinterpret_cast<std::uint32_t*>(p) = ptx::pack_bf16(a, b); }
+// db[k]: the sums of all blocks that touched tiles of k's rows, in order; a warp per k.
+template <class F>
+__device__ void add_bias_partials(float const* partial, float* db, int row_tile, int tiles, int splits, int blocks, int chunks, int box_tiles, int filters) {
+  int const row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, k = row_tile * F::filters + row;
+  if (row >= F::filters || k >= filters) return;
+  std::int64_t const units = std::int64_t(tiles) * chunks;
+  double sum = 0;
+  for (int tile = row_tile * box_tiles; tile < (row_tile + 1) * box_tiles; ++tile) {
+    int const first = splits ? tile : block_of(std::int64_t(tile) * chunks, units, blocks) + tile;
+    int const count = splits ? splits : block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks) + tile - first + 1;
+    for (int i = lane; i < count; i += 32) sum += double(__ldcg(partial + std::int64_t(first + i * (splits ? tiles : 1)) * F::filters + row));
+  }
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (lane == 0) db[k] = float(sum);
+}
 
 // Adds the partials of each tile: with g = blockDim.y, thread (x, y) takes four sums of every g-th partial from y on, then the g are added
-// in order. blockIdx.y is the tile.
+// in order. blockIdx.y is the tile, or beyond the last one a row of tiles whose bias gradient is added.
 template <class F, class E>
 __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw, int tiles, int splits, int blocks, int chunks, int box_tiles, int boxes,
-                                                    int blocks_of_64, int filters, int channels) {
+                                                    int blocks_of_64, int filters, int channels, float const* bias_partial, float* db) {
   __shared__ float4 sums[256];
+  if (int(blockIdx.y) >= tiles) {
+    wait_for_work_ahead();
+    return add_bias_partials<F>(bias_partial, db, blockIdx.y - tiles, tiles, splits, blocks, chunks, box_tiles, filters);
+  }
   int const tile = blockIdx.y, element = blockIdx.x * blockDim.x + threadIdx.x;
   std::int64_t const units = std::int64_t(tiles) * chunks;
   int const begin = splits ? 0 : block_of(std::int64_t(tile) * chunks, units, blocks);
@@ -224,21 +320,24 @@ __global__ void __launch_bounds__(256) add_partials(float4 const* partial, E* dw
 }
 
 Tile tile_of(Config const& c) { return {c.get("filters", 128), c.get("boxes", 4)}; }
+enum class Cut { line, aligned, whole };
+Cut cut_of(Config const& c) { return c.get("whole", 0) ? Cut::whole : c.get("aligned", 0) ? Cut::aligned : Cut::line; }
 
 struct Split {
   int tiles, box_tiles, boxes, chunks, blocks, splits;
 };
-Split split_of(ConvProblem const& p, Tile t, bool aligned) {
+Split split_of(ConvProblem const& p, Tile t, Cut cut) {
   Split s{};
   s.boxes = p.r * p.s * ((p.c + 63) / 64);
   s.box_tiles = (s.boxes + t.boxes - 1) / t.boxes;
   s.tiles = s.box_tiles * ((p.k + t.filters - 1) / t.filters);
   s.chunks = int((std::int64_t(p.n) * p.p() * p.q() + chunk - 1) / chunk);
   s.blocks = int(std::clamp<std::int64_t>(std::int64_t(s.tiles) * s.chunks / 4, 1, most_blocks));
-  if (aligned && s.tiles <= s.blocks) {
+  if (cut == Cut::aligned && s.tiles <= s.blocks) {
     s.splits = s.blocks / s.tiles;
     s.blocks = s.splits * s.tiles;
   }
+  if (cut == Cut::whole) s.blocks = std::min(s.tiles, most_blocks);
   return s;
 }
 
@@ -249,7 +348,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.w_type != DType::bf16 && p.w_type != DType::f32) return "dw in bf16 or f32 only";
   if (p.groups != 1) return "groups";
   if (p.c % 8 || p.k % 8) return "channels must be multiples of 8";
-  if (!p.plain()) return "slots";
+  OnStore with_bias;
+  with_bias.bias = p.store.bias;
+  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{} || p.store != with_bias) return "slots";
   if (p.stride_h > 8 || p.stride_w > 8) return "strides above 8";
   if ((p.r - 1) * p.dilation_h > 120 || (p.s - 1) * p.dilation_w > 120 || std::max({p.pad_top, p.pad_left, p.pad_bottom, p.pad_right}) > 120)
     return "a filter or padding above 120";
@@ -258,47 +359,57 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 // Constants measured on an H200.
-double seconds_with(ConvProblem const& p, Tile t, bool aligned) {
-  Split const s = split_of(p, t, aligned);
-  double const chunks = std::ceil(double(s.tiles) * s.chunks / s.blocks);   // of a block
+double seconds_with(ConvProblem const& p, Tile t, Cut cut) {
+  Split const s = split_of(p, t, cut);
+  bool const whole = cut == Cut::whole;
+  double const chunks = whole ? std::ceil(double(s.tiles) / s.blocks) * s.chunks : std::ceil(double(s.tiles) * s.chunks / s.blocks);   // of a block
   double const product = 2.0 * t.filters * t.boxes * 64 * chunk / 5.8e12, fetch = (t.filters / 64 + t.boxes) * 8192 / (s.splits ? 7.5e10 : 6.2e10);
-  double const partials = double(s.blocks + (s.splits ? 0 : s.tiles)) * t.filters * t.boxes * 256.0 * 2 / 5e12;
-  return 7e-6 + std::max(chunks * std::max(product, fetch), bytes_of(p.operands()) / 3.9e12) + partials;
+  double const slot = t.filters * t.boxes * 256.0, partials = whole ? 0 : double(s.blocks + (s.splits ? 0 : s.tiles)) * slot * 2 / 5e12;
+  double const stores = whole ? std::ceil(double(s.tiles) / s.blocks) * slot / 2.2e10 : 0;   // not hidden
+  double const ones = p.store.bias ? 1 + 0.15 / s.box_tiles : 1;                             // of the product's time
+  return (whole ? 4e-6 : 7e-6) + std::max(chunks * std::max(product * ones, fetch) + stores, bytes_of(p.operands()) / 3.9e12) + partials;
 }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   struct Way {
     Tile tile;
-    bool aligned;
+    Cut cut;
   };
   std::vector<Way> ways;
   for (Tile t : tiles_known)
-    for (bool aligned : {true, false})
-      if ((t.filters == 64 || p.k > t.filters / 2) && (!aligned || split_of(p, t, true).splits > 0)) ways.push_back({t, aligned});
-  std::stable_sort(ways.begin(), ways.end(), [&](Way const& a, Way const& b) { return seconds_with(p, a.tile, a.aligned) < seconds_with(p, b.tile, b.aligned); });
+    for (Cut cut : {Cut::aligned, Cut::line, Cut::whole}) {
+      if (t.filters > 64 && p.k <= t.filters / 2) continue;
+      Split const s = split_of(p, t, cut);
+      if (cut == Cut::aligned ? s.splits > 0 : cut == Cut::line || (!p.store.bias && s.tiles >= most_blocks / 2)) ways.push_back({t, cut});
+    }
+  std::stable_sort(ways.begin(), ways.end(), [&](Way const& a, Way const& b) { return seconds_with(p, a.tile, a.cut) < seconds_with(p, b.tile, b.cut); });
   std::vector<Config> out;
-  for (auto const& w : ways) out.push_back(Config{{"filters", w.tile.filters}, {"boxes", w.tile.boxes}, {"aligned", int(w.aligned)}});
+  for (auto const& w : ways) {
+    Config c{{"filters", w.tile.filters}, {"boxes", w.tile.boxes}, {"aligned", int(w.cut == Cut::aligned)}};
+    if (w.cut == Cut::whole) c = Config{{"filters", w.tile.filters}, {"boxes", w.tile.boxes}, {"whole", 1}};
+    out.push_back(c);
+  }
   return out;
 }
 
-bool is_aligned(Config const& c) { return c.get("aligned", 0) != 0; }
-
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   Tile const t = tile_of(config);
-  Split const s = split_of(p, t, is_aligned(config));
-  return std::size_t(s.blocks + s.tiles) * t.filters * t.boxes * 64 * sizeof(float);
+  Cut const cut = cut_of(config);
+  if (cut == Cut::whole) return 0;
+  Split const s = split_of(p, t, cut);
+  return std::size_t(s.blocks + s.tiles) * t.filters * (t.boxes * 64 + (p.store.bias ? 1 : 0)) * sizeof(float);
 }
 
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   Config const best = configs(p, facts).front();
-  return seconds_with(p, tile_of(best), is_aligned(best));
+  return seconds_with(p, tile_of(best), cut_of(best));
 }
 
-template <class F>
-void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scratch, cudaStream_t stream) {
-  static bool const allowed = (allow_shared_memory(split_k<F>, F::shared_bytes), true);
+template <class F, bool bias>
+void launch(ConvProblem const& p, Cut cut, ConvArgs const& args, View scratch, cudaStream_t stream) {
+  static bool const allowed = (allow_shared_memory(split_k<F, bias>, F::shared_bytes), true);
   (void)allowed;
-  Split const s = split_of(p, {F::filters, F::boxes}, aligned);
+  Split const s = split_of(p, {F::filters, F::boxes}, cut);
   int const P = p.p(), Q = p.q();
   Work w;
   w.x = im2col_map(args.x.data,
@@ -312,13 +423,16 @@ void launch(ConvProblem const& p, bool aligned, ConvArgs const& args, View scrat
   w.step_h = p.stride_h, w.step_w = p.stride_w, w.lower_h = -p.pad_top, w.lower_w = -p.pad_left, w.dilation_h = p.dilation_h, w.dilation_w = p.dilation_w;
   w.advance_n = chunk / w.image, w.advance_p = chunk % w.image / Q, w.advance_q = chunk % w.image % Q;
   w.splits = s.splits, w.partial = scratch.as<float>();
-  launch_ahead(split_k<F>, dim3(unsigned(s.blocks)), dim3(F::threads), F::shared_bytes, 1, stream, w);
+  w.bias_partial = w.partial + std::int64_t(s.blocks + s.tiles) * F::filters * F::boxes * 64;
+  w.filters = p.k, w.channels = p.c, w.dw = cut == Cut::whole ? args.w.data : nullptr, w.dw_f32 = p.w_type == DType::f32;
+  launch_ahead(split_k<F, bias>, dim3(unsigned(s.blocks)), dim3(F::threads), F::shared_bytes, 1, stream, w);
+  if (cut == Cut::whole) return check_launch("conv split_k_wgmma", p, stream);
   int const partials = s.splits ? s.splits : s.blocks / s.tiles + 2, together = partials >= 16 ? 8 : partials >= 8 ? 4 : partials >= 4 ? 2 : 1;
-  dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles);
+  dim3 const block(256 / together, together), grid(F::filters * F::boxes * 16 / block.x, s.tiles + (bias ? s.tiles / s.box_tiles : 0));
   auto const* partial = reinterpret_cast<float4 const*>(w.partial);
   auto const add = [&](auto* dw) {
     launch_ahead(add_partials<F, std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, partial, dw, s.tiles, s.splits, s.blocks, s.chunks, s.box_tiles,
-                 s.boxes, w.blocks_of_64, p.k, p.c);
+                 s.boxes, w.blocks_of_64, p.k, p.c, w.bias_partial, bias ? args.bias.as<float>() : nullptr);
   };
   if (p.w_type == DType::f32) add(args.w.as<float>());
   else add(args.w.as<bf16>());
@@ -333,7 +447,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
     using F = decltype(form);
     if (t.filters != F::filters || t.boxes != F::boxes) return;
     known = true;
-    launch<F>(p, is_aligned(config), args, scratch, s);
+    (p.store.bias ? launch<F, true> : launch<F, false>)(p, cut_of(config), args, scratch, s);
   };
   with(Form<128, 4, 1, 384>{});
   with(Form<128, 3, 1, 384>{});

@@ -16,6 +16,7 @@
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/raw_rows.cuh"
 #include "falconet/ops/conv/cuda/slice_sums.cuh"
 
 namespace falconet {
@@ -24,16 +25,16 @@ namespace {
 constexpr int most_blocks = 132;                           // multiprocessors of the H100 and H200; fixed for reproducible sums
 constexpr int out_rows = 8, in_rows = 2 * out_rows + 5;    // of a tile
 constexpr int most_columns = 112;                          // of y
-constexpr int left_bytes = 32;                             // zeros before an input row in shared memory, so that copies are aligned
-constexpr int pitch = 2 * most_columns * 6 + 2 * left_bytes;
+constexpr int left_bytes = RawRows::left_bytes;
+constexpr int pitch = 2 * most_columns * 6 + left_bytes + RawRows::right_bytes;
 constexpr int slot_bytes = in_rows * pitch, slots = 3;
 constexpr int window = 24, octets = 21;                    // elements of one filter row; octets of the whole sum
 
 struct Work {
-  bf16 const* x = nullptr;
+  RawRows raw;
   bf16 const* filter = nullptr;
   CUtensorMap y;                       // {64, pixels}
-  int n = 0, h = 0, w = 0, p = 0, q = 0, tiles = 0;
+  int p = 0, q = 0, tiles = 0;
   unsigned reciprocal = 0;             // of q: (m * reciprocal) >> 20 = m / q for m < out_rows * q
   float const *affine = nullptr, *bias = nullptr;
   bool has_stats = false, clamp = false;
@@ -41,46 +42,6 @@ struct Work {
   StepState const* step = nullptr;
   float* partial = nullptr;
 };
-
-// The copying warp: input rows of tile after tile, rows outside the image as zeros.
-__device__ void copy_rows(Work const& work, std::uint64_t* full, std::uint64_t* empty, char* memory) {
-  using namespace ptx;
-  int const lane = threadIdx.x, row_bytes = work.w * 6;
-  int slot = 0, phase = 1;
-  for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
-    int const per_image = work.p / out_rows, n = tile / per_image, first = (tile - n * per_image) * out_rows * 2 - 3;
-    barrier_wait(shared_address(empty + slot), phase);
-    char* const to = memory + slot * slot_bytes + left_bytes;
-    int present = 0;
-    for (int i = 0; i < in_rows; ++i) {
-      if (first + i >= 0 && first + i < work.h) ++present;
-      else
-        for (int b = lane * 16; b < row_bytes; b += 512) *reinterpret_cast<uint4*>(to + i * pitch + b) = make_uint4(0, 0, 0, 0);
-    }
-    fence_async_shared();   // zeros written here may later be overwritten by a copy
-    __syncwarp();
-    if (lane == 0) {
-      std::uint32_t const ready = shared_address(full + slot);
-      barrier_expect(ready, present * row_bytes);
-      for (int i = 0; i < in_rows; ++i)
-        if (first + i >= 0 && first + i < work.h)
-          asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to + i * pitch)),
-                       "l"(work.x + (std::int64_t(n) * work.h + first + i) * work.w * 3), "r"(row_bytes), "r"(ready)
-                       : "memory");
-    }
-    __syncwarp();
-    if (++slot == slots) slot = 0, phase ^= 1;
-  }
-}
-
-// Zeros beside the input rows, which the copies never touch.
-__device__ void clear_margins(char* memory, int row_bytes, int threads) {
-  for (int i = threadIdx.x; i < slots * in_rows; i += threads) {
-    char* const row = memory + i * pitch;
-    for (int b = 0; b < left_bytes; b += 16) *reinterpret_cast<uint4*>(row + b) = make_uint4(0, 0, 0, 0);
-    for (int b = left_bytes + row_bytes; b < left_bytes + row_bytes + 32; b += 16) *reinterpret_cast<uint4*>(row + b) = make_uint4(0, 0, 0, 0);
-  }
-}
 
 // Byte of the window of pixel m of a tile, less the octet's place.
 __device__ int window_of(Work const& work, int m) {
@@ -101,6 +62,7 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
   using namespace ptx;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[slots], empty[slots];
+  __shared__ float2 scale[32], shift[32];   // of pairs of channels
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   char* const memory = dynamic + (base - shared_address(dynamic));
   char* const rows = memory + filter_bytes + staging_bytes;
@@ -111,7 +73,12 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
     bf16 const v = r < 7 && e >= 3 ? work.filter[((k * 7 + r) * 7 + e / 3 - 1) * 3 + e % 3] : bf16{0};
     *reinterpret_cast<bf16*>(memory + element / 64 * 8192 + swizzled(k, element % 64 / 8) + element % 8 * 2) = v;
   }
-  clear_margins(rows, work.w * 6, threads);
+  if (ending == Ending::pointwise && threadIdx.x < 64) {
+    int const c = threadIdx.x;
+    reinterpret_cast<float*>(scale)[c] = work.affine ? work.affine[c] : 1.f;
+    reinterpret_cast<float*>(shift)[c] = (work.affine ? work.affine[64 + c] : 0.f) + (work.bias ? work.bias[c] : 0.f);
+  }
+  clear_margins(work.raw, rows, threads);
   fence_async_shared();
   if (threadIdx.x == 0) {
     for (int i = 0; i < slots; ++i) barrier_init(shared_address(full + i), 1), barrier_init(shared_address(empty + i), groups);
@@ -121,7 +88,7 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
   __syncthreads();
   if (group == 0) {
     give_registers<32>();
-    if (threadIdx.x < 32) copy_rows(work, full, empty, rows);
+    if (threadIdx.x < 32) copy_rows(work.raw, full, empty, rows);
     return;
   }
   take_registers<160>();
@@ -168,15 +135,10 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
         if constexpr (ending == Ending::pointwise) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            int const c = 16 * j + 8 * half + 2 * (lane & 3);
-            float2 scale = make_float2(1, 1), shift = make_float2(0, 0);
-            if (work.affine) scale = __ldg(reinterpret_cast<float2 const*>(work.affine + c)), shift = __ldg(reinterpret_cast<float2 const*>(work.affine + 64 + c));
-            if (work.bias) {
-              float2 const b = __ldg(reinterpret_cast<float2 const*>(work.bias + c));
-              shift.x += b.x, shift.y += b.y;
-            }
+            int const pair = 8 * j + 4 * half + (lane & 3);
+            float2 const by = scale[pair], plus = shift[pair];
             float* const u = v + 4 * half;
-            u[0] = u[0] * scale.x + shift.x, u[1] = u[1] * scale.y + shift.y, u[2] = u[2] * scale.x + shift.x, u[3] = u[3] * scale.y + shift.y;
+            u[0] = u[0] * by.x + plus.x, u[1] = u[1] * by.y + plus.y, u[2] = u[2] * by.x + plus.x, u[3] = u[3] * by.y + plus.y;
           }
           if (work.clamp) {
 #pragma unroll
@@ -224,7 +186,7 @@ __global__ void __launch_bounds__(384, 1) stem_filter(const __grid_constant__ Wo
   char* const memory = dynamic + (base - shared_address(dynamic));
   char* const rows = memory + 2 * group_bytes;
   int const group = threadIdx.x / 128;
-  clear_margins(rows, work.w * 6, 384);
+  clear_margins(work.raw, rows, 384);
   for (int i = threadIdx.x; i < 2 * group_bytes / 16; i += 384) reinterpret_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
   fence_async_shared();
   if (threadIdx.x == 0) {
@@ -236,7 +198,7 @@ __global__ void __launch_bounds__(384, 1) stem_filter(const __grid_constant__ Wo
   __syncthreads();
   if (group == 0) {
     give_registers<40>();
-    if (threadIdx.x < 32) copy_rows(work, full, empty, rows);
+    if (threadIdx.x < 32) copy_rows(work.raw, full, empty, rows);
     return;
   }
   take_registers<232>();
@@ -360,8 +322,9 @@ void launch(Work const& work, int blocks, cudaStream_t stream) {
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());
   Work work;
-  work.x = args.x.as<bf16>();
-  work.n = p.n, work.h = p.h, work.w = p.w, work.p = p.p(), work.q = p.q(), work.tiles = tiles_of(p);
+  work.p = p.p(), work.q = p.q(), work.tiles = tiles_of(p);
+  work.raw = {.x = args.x.as<bf16>(), .h = p.h, .row_bytes = p.w * 6, .tiles = work.tiles, .tiles_of_image = work.p / out_rows, .step = 2 * out_rows, .pad_top = 3,
+              .rows = in_rows, .pitch = pitch, .slots = slots};
   work.reciprocal = (1u << 20) / unsigned(work.q) + 1;
   work.y = tiled_map(args.y.data, {64, std::int64_t(p.n) * work.p * work.q}, {64}, {64, 64});
   work.partial = memory.as<float>();

@@ -56,20 +56,55 @@ __device__ void move(Side const& from, std::int64_t i, Side const& to, std::int6
 }
 
 // Element j of `to` as it lies is logical element (n, c, r).
-__device__ void logical_of(Side const& to, std::int64_t j, std::int64_t& n, std::int64_t& c, std::int64_t& r) {
-  if (to.last) c = j % to.channels, r = j / to.channels % to.rest, n = j / to.channels / to.rest;
-  else r = j % to.rest, c = j / to.rest % to.channels, n = j / to.rest / to.channels;
+template <class Index>
+__device__ void logical_of(bool last, Index channels, Index rest, Index j, Index& n, Index& c, Index& r) {
+  Index const inner = last ? channels : rest, outer = last ? rest : channels, line = j / inner, a = j - line * inner;
+  n = line / outer;
+  Index const b = line - n * outer;
+  c = last ? a : b, r = last ? b : a;
 }
 
-__global__ void __launch_bounds__(threads) copy_elements(Side from, Side to, std::int64_t elements) {
+// Index: 32 bits wherever they do, since the six divisions are most of the work.
+template <class Index>
+__global__ void __launch_bounds__(threads) copy_elements(Side from, Side to, Index elements) {
   wait_for_work_ahead();
-  std::int64_t const j = blockIdx.x * std::int64_t(threads) + threadIdx.x;
+  Index const j = blockIdx.x * Index(threads) + threadIdx.x;
   if (j >= elements) return;
-  std::int64_t n, c, r;
-  logical_of(to, j, n, c, r);
-  std::int64_t const i = (n * to.channels + c) * to.rest + r;   // its number in the logical order, the same on both sides
-  std::int64_t const rest = i % from.rest, channel = i / from.rest % from.channels;
-  move(from, from.at(i / from.rest / from.channels, channel, rest), to, j);
+  Index const to_channels = Index(to.channels), to_rest = Index(to.rest), from_channels = Index(from.channels), from_rest = Index(from.rest);
+  Index n, c, r;
+  logical_of(to.last, to_channels, to_rest, j, n, c, r);
+  Index const i = (n * to_channels + c) * to_rest + r;   // its number in the logical order, the same on both sides
+  Index const in = i / from_rest, rest = i - in * from_rest, image = in / from_channels, channel = in - image * from_channels;
+  move(from, from.at(image, channel, rest), to, j);
+}
+
+// Between channels-last images and the logical order (flattening): image by image a matrix [rows][columns] becomes [columns][rows], by squares of
+// 32 in shared memory, so that both sides are read and written along their lines. blockIdx: columns, rows, image.
+template <class E>
+__global__ void __launch_bounds__(threads) transpose_images(E const* from, E* to, int rows, int columns) {
+  __shared__ E square[32][33];
+  wait_for_work_ahead();
+  std::int64_t const image = std::int64_t(blockIdx.z) * rows * columns;
+  int const x = threadIdx.x % 32, y = threadIdx.x / 32, column = blockIdx.x * 32, row = blockIdx.y * 32;
+#pragma unroll
+  for (int i = y; i < 32; i += threads / 32)
+    if (row + i < rows && column + x < columns) square[i][x] = from[image + std::int64_t(row + i) * columns + column + x];
+  __syncthreads();
+#pragma unroll
+  for (int i = y; i < 32; i += threads / 32)
+    if (column + i < columns && row + x < rows) to[image + std::int64_t(column + i) * rows + row + x] = square[x][i];
+}
+// Whether the copy is such a one; does it.
+bool transposed(Side const& from, Side const& to, std::int64_t elements, cudaStream_t stream) {
+  bool const straight = !from.last || from.rest == 1, flat = !to.last || to.rest == 1;   // lies in the logical order
+  if (straight == flat || from.type != to.type || (from.type != DType::bf16 && from.type != DType::f32)) return false;
+  Side const& images = straight ? to : from;
+  std::int64_t const count = elements / (images.channels * images.rest), rows = straight ? images.channels : images.rest, columns = straight ? images.rest : images.channels;
+  dim3 const grid(unsigned((columns + 31) / 32), unsigned((rows + 31) / 32), unsigned(count));
+  if (count > 65535 || std::min(rows, columns) < 8 || std::max(rows, columns) > 1 << 20) return false;
+  if (from.type == DType::bf16) launch_ahead(transpose_images<bf16>, grid, dim3(threads), 0, 1, stream, static_cast<bf16 const*>(from.data), static_cast<bf16*>(to.data), int(rows), int(columns));
+  else launch_ahead(transpose_images<float>, grid, dim3(threads), 0, 1, stream, static_cast<float const*>(from.data), static_cast<float*>(to.data), int(rows), int(columns));
+  return true;
 }
 
 // Conversion alone, in the order in which both lie: 8 elements per thread, 16 bytes at a time.
@@ -156,7 +191,7 @@ __global__ void __launch_bounds__(threads) copy_channels(Side from, std::int64_t
   Side part = to;
   part.channels = count;
   std::int64_t n, c, r;
-  logical_of(part, j, n, c, r);
+  logical_of(part.last, part.channels, part.rest, j, n, c, r);
   move(from, from.at(n, source + c, r), to, to.at(n, target + c, r));
 }
 
@@ -187,7 +222,10 @@ void run(CopyProblem const& p, Config const&, CopyArgs const& a, View, Stream& o
                widens = in_order && p.from.dtype == DType::bf16 && p.to.dtype == DType::f32;
     if ((rounds && convert_in_order<float, bf16>(a, elements, stream)) || (widens && convert_in_order<bf16, float>(a, elements, stream))) return check_launch("copy elements", p, stream);
     if (alike) check_cuda(cudaMemcpyAsync(a.to.data, a.from.data, p.to.bytes(), cudaMemcpyDeviceToDevice, stream), "cudaMemcpyAsync", p.text());
-    else launch_ahead(copy_elements, dim3(blocks_for(elements)), dim3(threads), 0, 1, stream, side_of(a.from), to, elements);
+    else if (transposed(side_of(a.from), to, elements, stream)) return check_launch("copy elements", p, stream);
+    else if (elements < std::int64_t(1) << 31)
+      launch_ahead(copy_elements<unsigned>, dim3(blocks_for(elements)), dim3(threads), 0, 1, stream, side_of(a.from), to, unsigned(elements));
+    else launch_ahead(copy_elements<std::int64_t>, dim3(blocks_for(elements)), dim3(threads), 0, 1, stream, side_of(a.from), to, elements);
   } else if (p.kind == CopyKind::slice) {
     channels(a.from, p.begin, 0, p.to.shape[1]);
   } else {

@@ -2,6 +2,7 @@
 // gathers what it needs; the gradient looks at the few windows that hold its pixel, so nothing is written twice. Sums in f32, f64 for f64.
 // Bound by memory: x and y once; overlapping windows come from the caches.
 #include <algorithm>
+#include <type_traits>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/divide.cuh"
@@ -97,6 +98,36 @@ __global__ void __launch_bounds__(threads) pool_forward(Geometry const g, int el
   }
 }
 
+// The maximum alone, in bf16, channels last: eight channels a thread, two at a time (with winners, comparing takes longer than the memory).
+// NaN wins, as everywhere.
+template <int size>
+__global__ void __launch_bounds__(threads) max_of_pairs(Geometry const g, int elements, bf16 const* x, bf16* y) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= elements) return;
+  Place const t = place_of<8>(g, index);
+  int const top = t.row * g.st_h - g.pad_top, left = t.column * g.st_w - g.pad_left;
+  uint4 const lowest = make_uint4(0xff80ff80u, 0xff80ff80u, 0xff80ff80u, 0xff80ff80u);
+  auto const larger = [](std::uint32_t a, std::uint32_t b) {
+    std::uint32_t out;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+  };
+  uint4 best = lowest;
+#pragma unroll
+  for (int r = 0; r < size; ++r) {
+    uint4 in[size];
+#pragma unroll
+    for (int s = 0; s < size; ++s) {
+      bool const exists = unsigned(top + r) < unsigned(g.h) && unsigned(left + s) < unsigned(g.w);
+      in[s] = exists ? __ldg(reinterpret_cast<uint4 const*>(x + g.at(t.n, t.c, std::int64_t(top + r) * g.w + left + s, std::int64_t(g.h) * g.w))) : lowest;
+    }
+#pragma unroll
+    for (int s = 0; s < size; ++s)
+      best = make_uint4(larger(best.x, in[s].x), larger(best.y, in[s].y), larger(best.z, in[s].z), larger(best.w, in[s].w));
+  }
+  *reinterpret_cast<uint4*>(y + g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q)) = best;
+}
+
 // The gradient of 3x3 windows of stride 2, channels last: the four pixels whose distances from the padding's corner are 2i and 2i+1, 2j and
 // 2j+1 are reached by windows i-1 and i, j-1 and j alone, so a thread reads those four and writes the four pixels. Geometry's divisions
 // are by such squares here.
@@ -139,6 +170,27 @@ __global__ void __launch_bounds__(threads) max_backward_of_squares(Geometry cons
           }
         put(out.e[e], sum);
       }
+      *reinterpret_cast<Pack<E, v>*>(dx + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w)) = out;
+    }
+}
+
+// The gradient of windows of size x size side by side, channels last: a thread reads one and writes its pixels. Geometry's divisions are by
+// windows here; rows and columns that no window covers belong to the last one's thread.
+template <class E, class A, class W, int size, int v>
+__global__ void __launch_bounds__(threads) max_backward_of_windows(Geometry const g, int windows, E const* dy, W const* winner, E* dx) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= windows) return;
+  Place const t = place_of<v>(g, index);
+  std::int64_t const from = g.at(t.n, t.c, std::int64_t(t.row) * g.q + t.column, std::int64_t(g.p) * g.q);
+  Pack<E, v> const in = *reinterpret_cast<Pack<E, v> const*>(dy + from);
+  Pack<W, v> const which = *reinterpret_cast<Pack<W, v> const*>(winner + from);
+  int const row_end = t.row == g.p - 1 ? g.h : (t.row + 1) * size, column_end = t.column == g.q - 1 ? g.w : (t.column + 1) * size;
+  for (int h = t.row * size; h < row_end; ++h)
+    for (int w = t.column * size; w < column_end; ++w) {
+      int const r = h - t.row * size, s = w - t.column * size, place = r < size && s < size ? r * size + s : -1;
+      Pack<E, v> out;
+#pragma unroll
+      for (int e = 0; e < v; ++e) put(out.e[e], int(which.e[e]) == place ? A(load(in.e[e])) : A(0));
       *reinterpret_cast<Pack<E, v>*>(dx + g.at(t.n, t.c, std::int64_t(h) * g.w + w, std::int64_t(g.h) * g.w)) = out;
     }
 }
@@ -222,6 +274,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     int const down = (p.h - 1 + p.pad_top) / 2 + 1, across = (p.w - 1 + p.pad_left) / 2 + 1, count = p.n * down * across * (p.c / v);
     squares.by_columns = FastDivide(across), squares.by_rows = FastDivide(down);
     max_backward_of_squares<E, A, W, v><<<unsigned((count + threads - 1) / threads), threads, 0, stream>>>(squares, count, y, winner, x);
+  } else if (p.gradient && maximum && v > 1 && p.r == 2 && p.s == 2 && p.stride_h == 2 && p.stride_w == 2 && !p.pad_top && !p.pad_left && p.h / 2 == p.p &&
+             p.w / 2 == p.q) {
+    Geometry windows = g;
+    int const count = p.n * p.p * p.q * (p.c / v);
+    windows.by_columns = FastDivide(p.q), windows.by_rows = FastDivide(p.p);
+    max_backward_of_windows<E, A, W, 2, v><<<unsigned((count + threads - 1) / threads), threads, 0, stream>>>(windows, count, y, winner, x);
   } else if (p.gradient) {
     if (maximum) pool_backward<E, A, W, true, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
     else pool_backward<E, A, W, false, v><<<blocks, threads, 0, stream>>>(g, elements, y, winner, x);
@@ -237,6 +295,12 @@ void launch(PoolProblem const& p, PoolArgs const& a, cudaStream_t stream) {
     if constexpr (v > 1) {
       if (maximum && p.r == 2 && p.s == 2) forward = pool_forward<E, A, W, true, 2, v>;
       if (maximum && p.r == 3 && p.s == 3) forward = pool_forward<E, A, W, true, 3, v>;
+    }
+    if constexpr (std::is_same_v<E, bf16> && v == 8) {
+      if (maximum && !winner && p.r == p.s && (p.r == 2 || p.r == 3)) {
+        (p.r == 2 ? max_of_pairs<2> : max_of_pairs<3>)<<<blocks, threads, 0, stream>>>(g, elements, x, y);
+        return check_launch("pool gather", p, stream);
+      }
     }
     forward<<<blocks, threads, 0, stream>>>(g, elements, x, y, winner);
   }
