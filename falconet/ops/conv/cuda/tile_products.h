@@ -1,0 +1,32 @@
+// The products of convolutions in a transformed domain (winograd, fft): for each element e of the domain
+//   sums(e) [m,n] = sum over d of a(e) [m,d] * b(e) [n,d]
+// in f32 by three TF32 products: with v = high + low, both TF32 values (11 bits each, so that at most one of 24 is lost), u * v is taken as
+// low u * high v + high u * low v + high u * high v; what is left out is below 2^-23 of the product, as f32's own rounding. Tensor cores cut the
+// sums' last bits off, so they sum 32 deep at a time only, and those parts are added with rounding. Source: Ootomo and Yokota, "Recovering single
+// precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace falconet::tile_products {
+
+// Rows of operands and sums are multiples of 4 floats long and lie at multiples of 16 bytes; what pads them is zero.
+struct Products {
+  float const *a, *b;
+  float* sums;
+  int m, n, sum, elements;
+  bool a_across, b_across;             // false: [row][depth], the sum runs along a row; true: [depth][row]
+  int a_row, b_row, sums_row;          // floats of a row in memory
+  std::int64_t a_element, b_element, sums_element;
+  int part = 0, parts = 1;             // the sum is cut into parts of so much depth (a multiple of 32), each with sums of its own, parts first
+};
+struct Tile {
+  int m, n;
+};
+Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t blocks_of_each);   // blocks_of_each: elements * parts
+double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts);
+// Errors are left to check_launch. Operands across both or none, or b alone.
+void multiply(Products const&, cudaStream_t);
+
+}  // namespace falconet::tile_products
