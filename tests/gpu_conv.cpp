@@ -245,6 +245,12 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=residual+mask", " store=mask6", " load_dy=max_unpool2", " load_dy=two_operand store=mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
     for (std::string s : {"", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2", " load_x=relu load_dy=two_operand"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
+  // Larger filters in f32: fft's tiles at every border, of both sizes, its slots, spans by dilation.
+  for (std::string g : {"n2 c5 h20 w33 k7 rs7 p3", "n1 c16 hw40 k12 rs11 p5", "n3 c6 h17 w9 k9 r5 s7 p2.3", "n2 c4 hw33 k20 rs5 p8 d4", "n1 c3 h30 w21 k34 rs19 p9", "n9 c18 hw12 k10 rs7 p3"}) {
+    for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias"}) out.push_back(g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=residual+mask", " load_dy=max_unpool2", " load_dy=two_operand store=mask6"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
+  }
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",

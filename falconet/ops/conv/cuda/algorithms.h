@@ -21,6 +21,7 @@ extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_winograd;               // 3x3 of stride 1, f32 nhwc, tensor cores at f32's accuracy
+extern Algorithm<ConvProblem> const conv_cuda_fft;                    // large filters of stride 1, f32 nhwc, tensor cores at f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
 extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16

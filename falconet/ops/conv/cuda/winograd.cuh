@@ -1,11 +1,12 @@
-// The transforms of F(2x2,3x3) and F(4x4,3x3) (winograd.cu), a thread per tile and channel, and how tiles are read through their load slots and
-// stored through theirs. The matrices of Lavin and Gray (2015) with interpolation points 0, 1, -1, (2, -2,) infinity, applied along columns and
+// The transforms of F(2x2,3x3) and F(4x4,3x3) (winograd.cu), a thread per tile and channel, and tiles read and
+// stored through their slots (tile_maps.cuh). The matrices of Lavin and Gray (2015) with interpolation points 0, 1, -1, (2, -2,) infinity, applied along columns and
 // then along rows; each one's transpose, too, for the filter gradient.
 #pragma once
-#include "falconet/device/cuda/ptx.cuh"
-#include "falconet/ops/conv/cuda/pooled_map.cuh"
+#include "falconet/ops/conv/cuda/tile_maps.cuh"
 
 namespace falconet::winograd {
+
+using namespace tile_maps;
 
 template <int m>
 struct Matrices;
@@ -96,42 +97,6 @@ FALCONET_DEVICE void transform(float const (&in)[T::in][T::in], float (&out)[T::
   for (int i = 0; i < T::out; ++i) T::apply(half[i], out[i]);
 }
 
-FALCONET_DEVICE float clip(Activation act, float v) {   // none, relu or relu6
-  if (act != Activation::none && v < 0) v = 0;
-  return act == Activation::relu6 && v > 6 ? 6 : v;
-}
-
-// The maps that tiles are cut from: x, or dy.
-struct Source {
-  PooledMap map;
-  float const *data, *other, *vectors;   // other, vectors: of the affine
-  std::uint8_t const* winner;
-  Affine affine;
-  Activation act;
-  bool unpool;
-  bool plain() const { return affine == Affine::none && act == Activation::none && !unpool; }
-};
-// Tiles of `step` x `step` places begin at (row * step - pad_top, column * step - pad_left) of the source.
-struct Tiles {
-  int across, of_image, all, step, pad_top, pad_left;
-  FastDivide by_image, by_across;
-};
-inline Tiles tiles_of(int images, int rows, int columns, int step, int pad_top, int pad_left) {
-  int const down = (rows + step - 1) / step, across = (columns + step - 1) / step;
-  return {across, down * across, images * down * across, step, pad_top, pad_left, FastDivide(down * across), FastDivide(across)};
-}
-struct Place {
-  int n, row, column;                    // row, column: of the tile's first place, without padding
-};
-FALCONET_DEVICE Place place_in(Tiles const& t, int tile) {
-  Place p;
-  int in_image, column;
-  p.n = t.by_image(tile, in_image);
-  p.row = t.by_across(in_image, column) * t.step;
-  p.column = column * t.step;
-  return p;
-}
-
 // size x size places of channel c from (row, column) of image n on; zero outside.
 template <int size, bool plain>
 FALCONET_DEVICE void read_tile(Source const& s, int n, int row, int column, int c, float (&x)[size][size]) {
@@ -143,40 +108,14 @@ FALCONET_DEVICE void read_tile(Source const& s, int n, int row, int column, int 
       for (int j = 0; j < size; ++j)
         x[i][j] = unsigned(row + i) < unsigned(s.map.height) && unsigned(column + j) < unsigned(s.map.width) ? __ldg(from + (i * s.map.width + j) * s.map.channels) : 0;
   } else {
-    float a = 1, b = 0, shift = 0;
-    if (s.affine != Affine::none) {
-      a = s.vectors[c], b = s.vectors[s.map.channels + c];
-      if (s.affine == Affine::two_operand) shift = s.vectors[2 * s.map.channels + c];
-    }
+    Vectors const v = vectors_of(s, c);
 #pragma unroll
     for (int i = 0; i < size; ++i)
 #pragma unroll
-      for (int j = 0; j < size; ++j) {
-        int here = 0;
-        std::int64_t const at = place_of(s.map, s.unpool, n, row + i, column + j, here);
-        float v = 0;
-        if (at >= 0) {
-          v = __ldg(s.data + at + c);
-          if (s.unpool && s.winner[at + c] != here) v = 0;
-          if (s.affine == Affine::scale_shift) v = a * v + b;
-          if (s.affine == Affine::two_operand) v = a * v + b * s.other[at + c] + shift;
-          v = clip(s.act, v);
-        }
-        x[i][j] = v;
-      }
+      for (int j = 0; j < size; ++j) x[i][j] = read_place(s, n, row + i, column + j, c, v.a, v.b, v.shift);
   }
 }
 
-// Where results go.
-struct Result {
-  int height, width, channels, pooled_height, pooled_width;
-  float* data;
-  float const *affine, *bias, *residual, *mask_data;
-  std::uint8_t* winner;
-  Activation act;
-  Mask mask;
-  bool pool;
-};
 template <int m>
 FALCONET_DEVICE void store_tile(Result const& r, Place const& p, int k, float const (&y)[m][m]) {
   float scale = 1, shift = 0;
@@ -213,30 +152,8 @@ FALCONET_DEVICE void store_tile(Result const& r, Place const& p, int k, float co
     for (int j = 0; j < m; ++j) {
       if (p.row + i >= r.height || p.column + j >= r.width) continue;
       std::int64_t const at = first + (i * r.width + j) * r.channels;
-      float v = y[i][j];
-      if (r.affine) v = scale * v + shift;
-      v += bias;
-      if (r.residual) v += r.residual[at];
-      v = clip(r.act, v);
-      if (r.mask != Mask::none && !passes(r.mask, r.mask_data[at])) v = 0;
-      r.data[at] = v;
+      store_place(r, at, scale, shift, bias, y[i][j]);
     }
-}
-
-inline Source source_of(ConvProblem const& p, ConvArgs const& a, bool dy) {   // dy of a problem, or x
-  bool const unpool = dy && p.load_dy.unpool.kind != PoolSlot::none;
-  OnLoad const& load = dy ? p.load_dy : p.load_x;
-  PooledMap map = pooled_map(dy ? p.p() : p.h, dy ? p.q() : p.w, dy ? p.k : p.c, p);
-  if (!unpool) map.pool = 1;
-  return {map, (dy ? a.y : a.x).as<float>(), dy ? a.load_dy_other.as<float>() : nullptr, (dy ? a.load_dy : a.load_x).as<float>(), a.winner.as<std::uint8_t>(),
-          load.affine, load.act, unpool};
-}
-inline Result result_of(ConvProblem const& p, ConvArgs const& a) {
-  bool const data = p.direction == Direction::bwd_data;
-  auto const& s = p.store;
-  return {data ? p.h : p.p(), data ? p.w : p.q(), data ? p.c : p.k, p.stored_p(), p.stored_q(), (data ? a.x : a.y).as<float>(),
-          s.affine == Affine::none ? nullptr : a.store_affine.as<float>(), s.bias ? a.bias.as<float>() : nullptr, s.residual ? a.residual.as<float>() : nullptr,
-          a.mask.as<float>(), a.winner.as<std::uint8_t>(), s.act, s.mask, s.pool.kind != PoolSlot::none};
 }
 
 }  // namespace falconet::winograd
