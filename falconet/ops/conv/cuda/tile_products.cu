@@ -19,13 +19,6 @@ constexpr int depth = 32;
 constexpr int stages_of(int warps) { return warps > 8 ? 4 : 3; }
 constexpr int words_of(int tile, bool across) { return across ? depth * (tile + 8) : tile * depth; }
 
-// v = high + low.
-FALCONET_DEVICE void cut(std::uint32_t v, std::uint32_t& high, std::uint32_t& low) {
-  float const f = __uint_as_float(v);
-  high = ptx::to_tf32(f);
-  low = __float_as_uint(f - __uint_as_float(high));
-}
-
 template <int warps_m, int warps_n, bool a_across, bool b_across>
 __global__ void __launch_bounds__(32 * warps_m* warps_n, 16 / (warps_m * warps_n)) products(Products const p) {
   constexpr int threads = 32 * warps_m * warps_n, tile_m = 32 * warps_m, tile_n = 32 * warps_n, stages = stages_of(warps_m * warps_n);
@@ -89,7 +82,7 @@ __global__ void __launch_bounds__(32 * warps_m* warps_n, 16 / (warps_m * warps_n
           raw[2] = __float_as_uint(from[4 * a_line]), raw[3] = __float_as_uint(from[4 * a_line + 8]);
         }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) cut(raw[e], u_high[i][e], u_low[i][e]);
+        for (int e = 0; e < 4; ++e) ptx::cut_in_two(__uint_as_float(raw[e]), u_high[i][e], u_low[i][e]);
       }
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {
@@ -103,7 +96,7 @@ __global__ void __launch_bounds__(32 * warps_m* warps_n, 16 / (warps_m * warps_n
           raw[2] = __float_as_uint(from[8]), raw[3] = __float_as_uint(from[4 * b_line + 8]);
         }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) cut(raw[e], v_high[j + e / 2][e % 2], v_low[j + e / 2][e % 2]);
+        for (int e = 0; e < 4; ++e) ptx::cut_in_two(__uint_as_float(raw[e]), v_high[j + e / 2][e % 2], v_low[j + e / 2][e % 2]);
       }
 #pragma unroll
       for (int kind = 0; kind < 3; ++kind)

@@ -30,11 +30,6 @@ struct Shape {
 // Eight channels of a tile lie together; tiles t and t + 8 are neighbours, so that the stores of fragments meet all banks.
 FALCONET_DEVICE int tile_of_slot(int slot) { return (slot & 1) | (slot & 2) << 2 | (slot & 12) >> 1 | (slot & 16); }
 
-FALCONET_DEVICE void cut(float v, std::uint32_t& high, std::uint32_t& low) {
-  high = ptx::to_tf32(v);
-  low = __float_as_uint(v - __uint_as_float(high));
-}
-
 template <int m, bool plain>
 __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source const s, Result const r, Tiles const tiles, float const* filters, int blocks_k, int slabs) {
   using S = Shape<m>;
@@ -116,7 +111,7 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source co
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float4 const u = u_from[i * 32];
-        cut(u.x, u_high[i][0], u_low[i][0]), cut(u.y, u_high[i][1], u_low[i][1]), cut(u.z, u_high[i][2], u_low[i][2]), cut(u.w, u_high[i][3], u_low[i][3]);
+        ptx::cut_in_two(u.x, u_high[i][0], u_low[i][0]), ptx::cut_in_two(u.y, u_high[i][1], u_low[i][1]), ptx::cut_in_two(u.z, u_high[i][2], u_low[i][2]), ptx::cut_in_two(u.w, u_high[i][3], u_low[i][3]);
       }
 #pragma unroll
       for (int h = 0; h < S::halves; ++h) {
@@ -124,8 +119,8 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source co
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           float4 const v = v_from[(h * 2 + j) * 32];
-          cut(v.x, v_high[2 * j][0], v_low[2 * j][0]), cut(v.y, v_high[2 * j][1], v_low[2 * j][1]);
-          cut(v.z, v_high[2 * j + 1][0], v_low[2 * j + 1][0]), cut(v.w, v_high[2 * j + 1][1], v_low[2 * j + 1][1]);
+          ptx::cut_in_two(v.x, v_high[2 * j][0], v_low[2 * j][0]), ptx::cut_in_two(v.y, v_high[2 * j][1], v_low[2 * j][1]);
+          ptx::cut_in_two(v.z, v_high[2 * j + 1][0], v_low[2 * j + 1][0]), ptx::cut_in_two(v.w, v_high[2 * j + 1][1], v_low[2 * j + 1][1]);
         }
 #pragma unroll
         for (int kind = 0; kind < 3; ++kind)
