@@ -101,6 +101,32 @@ __global__ void __launch_bounds__(threads) transform_back_filter(float const* su
   for (int tap = 0; tap < 9; ++tap) dw[(std::int64_t(k) * 9 + tap) * channels + c] = g[tap / 3][tap % 3];
 }
 
+// sums[chunk][k] = the sum of `chunk` rows of values[row][k], 8 threads a column taking every eighth, then added in order. Of all tiles of dy it is db:
+// element (1,1) of A dy A^T is the sum of a tile, because A's second row is all ones.
+constexpr int chunk = 256;
+__global__ void __launch_bounds__(threads) add_rows(float const* values, int rows, int row, int columns, int sums_row, float* sums) {
+  __shared__ float part[8][32];
+  int const column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * chunk, end = min(rows, first + chunk);
+  float sum = 0;
+  if (column < columns)
+#pragma unroll 8
+    for (int i = first + threadIdx.y; i < end; i += 8) sum += values[std::int64_t(i) * row + column];
+  part[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= columns) return;
+  for (int i = 1; i < 8; ++i) sum += part[i][threadIdx.x];
+  sums[std::int64_t(blockIdx.y) * sums_row + column] = sum;
+}
+void add_all_rows(float const* values, int rows, int row, int columns, float* between, float* result, cudaStream_t stream) {
+  for (;;) {
+    int const chunks = (rows + chunk - 1) / chunk;
+    add_rows<<<dim3(unsigned((columns + 31) / 32), unsigned(chunks)), dim3(32, 8), 0, stream>>>(values, rows, row, columns, columns, chunks == 1 ? result : between);
+    if (chunks == 1) return;
+    values = between, row = columns, rows = chunks;
+    between += std::int64_t(chunks) * columns;
+  }
+}
+
 struct Form {
   int m, images;
   bool fused;
@@ -112,7 +138,7 @@ bool filter_gradient(ConvProblem const& p) { return p.direction == Direction::bw
 struct Extents {
   int in, out, in_row, out_row;        // channels of source and result, and their rows' floats
   Tiles tiles, round;                  // of all images, of one round
-  std::size_t filter, source, sums;    // floats
+  std::size_t filter, source, sums, bias;   // floats; bias: between the sums of db
   int parts, part;
 };
 Extents extents_of(ConvProblem const& p, Form const& f) {
@@ -131,6 +157,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
     x.part = int((slabs + wanted - 1) / wanted * 32), x.parts = (x.tiles.all + x.part - 1) / x.part;
     x.filter = std::size_t(x.parts) * domain * p.k * x.in_row;             // sums
     x.source = domain * x.tiles.all * x.in_row, x.sums = domain * x.tiles.all * x.out_row;   // both operands
+    x.bias = p.store.bias ? std::size_t(x.tiles.all / chunk * 2 + 64) * p.k : 0;
   } else if (f.fused) {
     x.filter = fused_filter_floats(f.m, x.in, x.out);
   } else {
@@ -156,7 +183,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift) return "an affine that makes no sense here";
   if (p.load_x.unpool.kind != PoolSlot::none || (s.pool.kind != PoolSlot::none && s.pool.size != 2)) return "pooling windows other than 2x2 of the result";
   if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none)) return "unpooling beside other slots of dy";
-  if (filter_gradient(p) && !(s == OnStore{})) return "slots of the filter gradient";
+  if (filter_gradient(p) && (s.residual || s.act != Activation::none || s.affine != Affine::none || s.mask != Mask::none)) return "slots of the filter gradient";
   constexpr double most = 2147483647.0;
   double const tiles = double(p.n) * (std::max(p.h, p.p()) / 2.0 + 2) * (std::max(p.w, p.q()) / 2.0 + 2), channels = std::max(p.c, p.k) + 4.0;
   if (tiles * channels >= most || double(p.k) * p.c * 40 >= most || double(p.h) * p.w * channels >= most) return "2^31 elements or more";
@@ -210,7 +237,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p
 std::size_t prepared(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? 0 : extents_of(p, form_of(p, c)).filter * 4; }
 std::size_t scratch(ConvProblem const& p, Config const& c) {
   Extents const x = extents_of(p, form_of(p, c));
-  return (x.filter + x.source + x.sums) * 4;
+  return (x.filter + x.source + x.sums + x.bias) * 4;
 }
 
 template <class Count>
@@ -258,6 +285,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
                              .a_row = x.out_row, .b_row = x.in_row, .sums_row = x.in_row, .a_element = std::int64_t(x.tiles.all) * x.out_row,
                              .b_element = std::int64_t(x.tiles.all) * x.in_row, .sums_element = element, .part = x.part, .parts = x.parts}, stream);
     transform_back_filter<m><<<blocks_for(p.k * p.c), threads, 0, stream>>>(sums, x.parts, x.in_row, element, p.c, FastDivide(p.c), p.k * p.c, args.w.as<float>());
+    if (p.store.bias) add_all_rows(dys + std::int64_t(m + 3) * x.tiles.all * x.out_row, x.tiles.all, x.out_row, p.k, dys + x.sums, args.bias.as<float>(), stream);
     return;
   }
   float* filters = args.prepared.as<float>();
