@@ -251,6 +251,13 @@ std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=residual+mask", " load_dy=max_unpool2", " load_dy=two_operand store=mask6"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
     for (std::string s : {"", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
+  // Pooled results of any filter.
+  for (std::string g : {"n2 c5 h11 w14 k9 rs3 p1", "n3 c16 hw12 k70 rs5 p2", "n2 c8 h13 w10 k6 r2 s4 p1.0.2.1 st2.1 d1.2", "n1 c66 hw9 k12 rs1", "n2 c3 h23 w17 k20 rs7 p3 st2"})
+    for (std::string t : {" f32", " bf16"}) {
+      for (std::string s : {"max_pool2", "bias+relu+max_pool2", "scale_shift+relu6+max_pool2"}) out.push_back(g + t + " nhwc store=" + s);
+      for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + t + " nhwc load_dy=max_unpool2" + s);
+      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc load_dy=max_unpool2" + s);
+    }
   // Groups: whole vectors and single channels, strips that do not fit, strides and dilations.
   for (std::string g : {"n2 c8 h9 w14 k16 rs3 p1 g2", "n3 c32 hw8 k32 rs3 p1 g8", "n2 c16 h7 w9 k32 rs3 p1 st2 g4", "n2 c24 h11 w6 k8 rs5 p2 g2", "n2 c6 h8 w7 k9 rs3 p1 g3", "n1 c12 hw9 k24 r2 s4 p1.0.2.1 st2.1 d1.2 g3",
                         "n4 c16 hw6 k4 rs1 g4", "n2 c40 hw20 k40 rs3 p1 g5"}) {
