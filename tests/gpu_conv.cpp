@@ -1,5 +1,5 @@
 // Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
-//   gpu_conv check [TEXT]           (of the problems that contain TEXT) every CUDA algorithm and config against the CPU reference: poisoned
+//   gpu_conv check [TEXT...]        (of the problems that contain a TEXT) every CUDA algorithm and config against the CPU reference: poisoned
 //                                   outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
@@ -142,7 +142,9 @@ void check(Card& card, std::string const& text, Tally& tally) {
           // f32 results of bf16 data, and statistics of values that were rounded to bf16 (a value on the edge may round the other way)
           // TF32: 2^-8 as a matter of statistics; factors that are TF32 numbers already leave the sums, whose last bits a tensor core cuts off.
           double const bound = exact ? 0 : tensor_cores ? (values == Values::rounded ? 5e-5 : 0x1p-8) : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : p.x_type == DType::bf16 ? 2e-3 : 2e-5 * (spread ? spread->mean : 1);
-          trouble = agreement::difference(o.type, expected[out], first[out], bound, exact ? 0 : 1e-3);
+          // Small integers make windows of equal values, of which an algorithm that rounds takes any: then winners say nothing.
+          bool const any_winner = integers && !exact && o.type.dtype == DType::u8;
+          if (!any_winner) trouble = agreement::difference(o.type, expected[out], first[out], bound, exact ? 0 : 1e-3);
           if (trouble.empty() && tensor_cores && values == Values::normal && p.plain()) trouble = beyond_tf32(p, expected[out], first[out]);
           if (!trouble.empty()) trouble = "output '" + o.name + "': " + trouble;
           ++out;
@@ -276,11 +278,11 @@ std::vector<std::string> problems_to_check() {
   return out;
 }
 
-int run_checks(Card& card, std::string const& part) {
+int run_checks(Card& card, std::vector<std::string> const& parts) {
   Tally tally;
   int index = 0;
   for (auto const& p : problems_to_check())
-    if (p.find(part) != p.npos && gpu_test::in_shard(index++)) check(card, p, tally);
+    if ((parts.empty() || std::any_of(parts.begin(), parts.end(), [&](auto const& part) { return p.find(part) != p.npos; })) && gpu_test::in_shard(index++)) check(card, p, tally);
   std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
   for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
   return tally.failures ? 1 : 0;
@@ -500,7 +502,7 @@ int main(int argc, char** argv) {
     std::vector<std::string> const arguments(argv + std::min(argc, 2), argv + argc);
     std::string const what = argc > 1 ? argv[1] : "check";
     std::printf("%s, driver %d, runtime %d, kernels %s\n", card.facts.name.c_str(), status.driver_version, status.runtime_version, status.architectures.c_str());
-    return what == "bench" ? run_bench(card, arguments) : run_checks(card, arguments.empty() ? "" : arguments[0]);
+    return what == "bench" ? run_bench(card, arguments) : run_checks(card, arguments);
   } catch (Error const& e) {
     std::printf("error: %s\n", e.what());
     return 1;

@@ -5,7 +5,8 @@
 //   data gradient    the same of dy, the filter turned by 180 degrees and k and c exchanged
 //   filter gradient  dw(k,c) = F^-1 [ sum over tiles of F x(tile,c) . conj F dy(tile,k) ]
 // One tile over a whole image is the plain FFT convolution. The transforms are falconet's own (fft_transforms.cuh); each of the N (N/2 + 1) elements is a
-// complex product, run as a real one of twice the depth and columns (tile_products.cu). The images go through in rounds of `images` (config).
+// complex product, run as a real one of twice the depth and columns (tile_products.cu). The images go through
+// in rounds of `images` (config) where their transforms would take more than 2 GB.
 //
 // Cost: 8 N (N/2 + 1) / (N - r + 1)^2 operations per result and channel, whatever the filter: 14 for 7x7 and N = 16 (of 98), 9 for 11x11 and N = 32 (of
 // 242). Bytes: x and y once, and both transformed, 8 N (N/2 + 1) a tile and channel, written and read; the filter transformed likewise, twice.
@@ -26,6 +27,7 @@ namespace {
 using namespace fft;
 
 constexpr std::int64_t most_span = 27, most_span_of_16 = 11, most_filter_floats = 64 << 20;
+constexpr double most_scratch = 2e9;     // bytes of a round's transforms
 
 int rounded(int v, int to) { return (v + to - 1) / to * to; }
 int span(ConvProblem const& p) { return int(std::max(p.span_h(), p.span_w())); }
@@ -53,8 +55,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
   std::size_t const domain = std::size_t(f.domain());
   x.parts = 1;
   if (filter_gradient(p)) {
-    std::int64_t const blocks = std::int64_t(f.domain()) * ((p.k + 63) / 64) * ((2 * p.c + 63) / 64), slabs = (2 * x.tiles.all + 31) / 32;
-    std::int64_t const wanted = std::clamp<std::int64_t>(528 / blocks, 1, std::max<std::int64_t>(1, slabs / 4));
+    std::int64_t const slabs = (2 * x.tiles.all + 31) / 32, wanted = tile_products::parts_for(p.k, 2 * p.c, 2 * x.tiles.all, f.domain());
     x.part = int((slabs + wanted - 1) / wanted * 32), x.parts = (2 * x.tiles.all + x.part - 1) / x.part;
     x.filter = std::size_t(x.parts) * domain * p.k * x.in_row;
     x.source = domain * 2 * x.tiles.all * x.in_row, x.sums = domain * 2 * x.tiles.all * rounded(p.k, 4);
@@ -98,19 +99,17 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   double const source = 4.0 * double(p.n) * p.h * p.w * p.c, result = 4.0 * double(p.n) * p.p() * p.q() * p.k;
   double const filter = 4 * (floats_of_filter(p, f.size) + double(p.k) * p.c * p.r * p.s);
   if (filter_gradient(p))
-    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 + tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts);
+    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 + tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts, true);
   double const rounds = std::ceil(double(p.n) / f.images), moved = 8.0 * double(x.source + x.sums);
-  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 + rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) + tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1));
+  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 + rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) + tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
 std::vector<Form> forms(ConvProblem const& p) {
   std::vector<Form> out;
   for (int size : {16, 32}) {
     if (!fits(p, size)) continue;
-    out.push_back({size, p.n});
-    if (filter_gradient(p)) continue;
     Extents const one = extents_of(p, {size, 1});
-    int const images = std::max(1, int(36e6 / (4.0 * double(one.source + one.sums)))), rounds = (p.n + images - 1) / images;
-    if (rounds > 1) out.push_back({size, (p.n + rounds - 1) / rounds});
+    int const rounds = filter_gradient(p) ? 1 : std::clamp(int(4.0 * double(one.source + one.sums) * p.n / most_scratch), 0, p.n - 1) + 1;
+    out.push_back({size, (p.n + rounds - 1) / rounds});
   }
   std::stable_sort(out.begin(), out.end(), [&](Form const& a, Form const& b) { return seconds_with(p, a) < seconds_with(p, b); });
   return out;

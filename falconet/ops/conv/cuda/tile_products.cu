@@ -5,6 +5,7 @@
 // per tile of the other side. A warp has 24 products for 16 factors to cut and 4 matrix loads.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/copy_async.cuh"
@@ -141,27 +142,36 @@ void launch(Products const& p, cudaStream_t stream) {
   else with(products<warps_m, warps_n, false, false>);
 }
 
-double seconds_with(Tile t, std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts) {
-  double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, at_once = 132.0 * 16384 / (t.m * t.n);
-  double const rate = t.m * t.n >= 16384 ? 0.30e12 : t.m * t.n >= 8192 ? 0.28e12 : 0.25e12;   // multiply-adds of a full multiprocessor
-  double const each = double(t.m) * t.n * (std::ceil(double(sum) / parts / depth) * depth + 48) * (at_once / 132) / rate;
-  return std::max(blocks / at_once, 1.0) * each * 0.5 + std::ceil(blocks / at_once) * each * 0.5;
+// 16 warps fill a multiprocessor; its rate is as measured in winograd's layers (docs/adr/0117), operands across the sum cost more loads.
+double seconds_with(Tile t, std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
+  double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, together = 16384.0 / (t.m * t.n), at_once = 132 * together;
+  double const rate = (t.m * t.n >= 16384 ? 0.20e12 : t.m * t.n >= 8192 ? 0.19e12 : 0.18e12) * (across ? 0.9 : 1);   // multiply-adds
+  double const each = double(t.m) * t.n * (std::ceil(double(sum) / parts / depth) * depth + 24) * together / rate;
+  return std::max(blocks / at_once, 1.0) * each * 0.4 + std::ceil(blocks / at_once) * each * 0.6;
 }
+constexpr Tile tiles_known[] = {{128, 128}, {128, 64}, {64, 64}};
 
 }  // namespace
 
-Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t blocks_of_each) {
-  Tile best{64, 64};
+Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
+  return *std::min_element(std::begin(tiles_known), std::end(tiles_known), [&](Tile a, Tile b) {
+    return seconds_with(a, m, n, sum, elements, parts, across) < seconds_with(b, m, n, sum, elements, parts, across);
+  });
+}
+double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
+  return seconds_with(tile_for(m, n, sum, elements, parts, across), m, n, sum, elements, parts, across);
+}
+int parts_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements) {
+  int best = 1;
   double least = 1e30;
-  for (Tile t : {Tile{128, 128}, Tile{128, 64}, Tile{64, 64}})
-    if (double const s = seconds_with(t, m, n, 256, int(blocks_of_each), 1); s < least) least = s, best = t;
+  for (int parts = 1; parts <= 64 && (parts == 1 || sum / parts >= 4 * depth); ++parts) {
+    double const s = seconds(m, n, sum, elements, parts, true) + parts * (8.0 * double(m) * double(n) * elements / 3e12);
+    if (s < 0.97 * least) least = s, best = parts;
+  }
   return best;
 }
-double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts) {
-  return seconds_with(tile_for(m, n, std::int64_t(elements) * parts), m, n, sum, elements, parts);
-}
 void multiply(Products const& p, cudaStream_t stream) {
-  Tile const t = tile_for(p.m, p.n, std::int64_t(p.elements) * p.parts);
+  Tile const t = tile_for(p.m, p.n, p.sum, p.elements, p.parts, p.b_across);
   if (t.n == 128) launch<4, 4>(p, stream);
   else if (t.m == 128) launch<4, 2>(p, stream);
   else launch<2, 2>(p, stream);

@@ -24,8 +24,10 @@ struct Products {
 struct Tile {
   int m, n;
 };
-Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t blocks_of_each);   // blocks_of_each: elements * parts
-double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts);
+// across: operand b is.
+Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across);
+double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across);
+int parts_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements);   // parts of a sum whose operands both lie across it
 // Errors are left to check_launch. Operands across both or none, or b alone.
 void multiply(Products const&, cudaStream_t);
 

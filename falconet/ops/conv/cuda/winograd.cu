@@ -7,7 +7,7 @@
 // so that each of the a^2 elements of the domain is a matrix product of its own.
 //
 // Unfused (fused:0): a launch transforms the filter, one the tiles, one multiplies (tile_products.cu), one transforms back. The images go through in
-// rounds of `images` (config), so that the transformed tiles and sums of a round stay in L2. Fused (fused:1, winograd_fused.cu; forward and data
+// rounds of `images` (config) where their transforms would take more than 2 GB. Fused (fused:1, winograd_fused.cu; forward and data
 // gradient): tiles are transformed, multiplied and transformed back in one kernel, and no transformed tile meets memory.
 // The filter gradient's sum over tiles is cut into parts, added in order by the last transform.
 //
@@ -31,6 +31,7 @@ namespace {
 using namespace winograd;
 
 constexpr int threads = 256;
+constexpr double most_scratch = 2e9;     // bytes of a round's transforms
 int rounded(int v, int to) { return (v + to - 1) / to * to; }
 
 // filters(e,k,c) = G w G^T, or of the filter turned by 180 degrees. Rows of `row` floats, zeros behind the channels.
@@ -152,8 +153,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
   std::size_t const domain = std::size_t(f.domain());
   x.parts = 1, x.part = 0;
   if (filter_gradient(p)) {
-    std::int64_t const blocks = std::int64_t(f.domain()) * ((p.k + 63) / 64) * ((p.c + 63) / 64), slabs = (x.tiles.all + 31) / 32;
-    std::int64_t const wanted = std::clamp<std::int64_t>((528 + blocks / 2) / blocks, 1, std::max<std::int64_t>(1, slabs / 4));
+    std::int64_t const slabs = (x.tiles.all + 31) / 32, wanted = tile_products::parts_for(p.k, p.c, x.tiles.all, f.domain());
     x.part = int((slabs + wanted - 1) / wanted * 32), x.parts = (x.tiles.all + x.part - 1) / x.part;
     x.filter = std::size_t(x.parts) * domain * p.k * x.in_row;             // sums
     x.source = domain * x.tiles.all * x.in_row, x.sums = domain * x.tiles.all * x.out_row;   // both operands
@@ -190,30 +190,26 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return {};
 }
 
+// Fitted to bench/results/h200/2026-11-21_winograd_fft.md.
 double seconds_with(ConvProblem const& p, Form const& f) {
   Extents const x = extents_of(p, f);
-  double const domain = f.domain(), mb = 1e-6;
-  double const source = 4.0 * p.n * (p.direction == Direction::bwd_data ? double(p.p()) * p.q() : double(p.h) * p.w) * x.in * mb;   // megabytes
-  double const result = 4.0 * p.n * (p.direction == Direction::bwd_data ? double(p.h) * p.w : double(p.p()) * p.q()) * x.out * mb;
-  double const filter = 4.0 * p.k * p.c * (9 + domain) * mb;
-  if (filter_gradient(p)) {
-    double const moved = source + result + 2 * 4 * mb * double(x.source + x.sums) + 2 * 4 * mb * double(x.filter);
-    return 12e-6 + moved / 3.0e6 + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts);
-  }
-  if (f.fused) return 6e-6 + filter / 3.0e6 + fused_seconds(f.m, x.tiles.all, x.in, x.out);
-  double const rounds = std::ceil(double(p.n) / f.images), moved = 2 * 4 * mb * double(x.source + x.sums);
-  double const rate = 4 * mb * double(x.source + x.sums) < 36 ? 5.5e6 : 3.2e6;
-  return 4e-6 + filter / 3.0e6 + (source + result) / 3.2e6 + rounds * (7e-6 + moved / rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1));
+  constexpr double mb = 1e-6, rate = 4.5e6;     // megabytes a second
+  double const maps = 4 * mb * p.n * (double(p.p()) * p.q() * p.k + double(p.h) * p.w * p.c), domain = 8 * mb * double(x.source + x.sums);
+  double const filter = 4 * mb * p.k * p.c * (9 + 2 * f.domain());
+  if (filter_gradient(p))
+    return 12e-6 + (maps + domain + filter * x.parts) / rate + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
+  if (f.fused) return 4e-6 + filter / rate + fused_seconds(f.m, x.tiles.all, x.in, x.out);
+  double const rounds = std::ceil(double(p.n) / f.images);
+  return 4e-6 + (filter + maps) / rate + rounds * (8e-6 + domain / rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
 
+// Images in one round unless memory is short: rounds whose transforms stay in L2 lost more by their launches and by products that do not fill the card.
 std::vector<Form> forms(ConvProblem const& p) {
   std::vector<Form> out;
   for (int m : {4, 2}) {
-    out.push_back({m, p.n, false});
-    if (filter_gradient(p)) continue;
     double const each = 4.0 * double(extents_of(p, {m, 1, false}).source + extents_of(p, {m, 1, false}).sums);   // bytes of an image
-    int const images = std::max(1, int(32e6 / each));
-    if (images < p.n) out.push_back({m, (p.n + (p.n + images - 1) / images - 1) / ((p.n + images - 1) / images), false});
+    int const rounds = filter_gradient(p) ? 1 : std::clamp(int(each * p.n / most_scratch), 0, p.n - 1) + 1;
+    out.push_back({m, (p.n + rounds - 1) / rounds, false});
     if (fused_accepts(p)) out.push_back({m, p.n, true});
   }
   // A seventh on top for m = 4: where m = 2 is about as fast, its smaller errors are preferred.
