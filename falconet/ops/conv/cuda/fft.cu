@@ -34,7 +34,7 @@ int span(ConvProblem const& p) { return int(std::max(p.span_h(), p.span_w())); }
 bool filter_gradient(ConvProblem const& p) { return p.direction == Direction::bwd_filter; }
 
 struct Form {
-  int size, images;
+  int size, images, block = 0;         // block: of the products, 0: as they see fit
   int domain() const { return size * (size / 2 + 1); }
 };
 struct Extents {
@@ -120,10 +120,10 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   return out;
 }
 std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
-  return {{"size", fits(p, 16) ? 16 : 32, fits(p, 32) ? 32 : 16, true}, {"images", 1, p.n, false}};
+  return {{"size", fits(p, 16) ? 16 : 32, fits(p, 32) ? 32 : 16, true}, {"images", 1, p.n, false}, {"block", 64, 128, false}};
 }
 Form form_of(ConvProblem const& p, Config const& c) {
-  return {c.get("size", span(p) <= most_span_of_16 ? 16 : 32), std::clamp(c.get("images", p.n), 1, p.n)};
+  return {c.get("size", span(p) <= most_span_of_16 ? 16 : 32), std::clamp(c.get("images", p.n), 1, p.n), c.get("block", 0)};
 }
 double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p, forms(p).front()); }
 
@@ -184,7 +184,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     tiles_forward<N, Laid::planes>(source_of(p, args, true), dy, 0, dy.all, dy.step, k_row, dy_element, dys, stream);
     tile_products::multiply({.a = dys, .b = xs, .sums = sums, .m = p.k, .n = 2 * p.c, .sum = 2 * x.tiles.all, .elements = domain, .a_across = true, .b_across = true,
                              .a_row = k_row, .b_row = c_row, .sums_row = c_row, .a_element = dy_element, .b_element = x_element, .sums_element = element,
-                             .part = x.part, .parts = x.parts}, stream);
+                             .part = x.part, .parts = x.parts, .tile = tile_products::tile_of(f.block)}, stream);
     backward_of<N>(FilterWriter{args.w.as<float>(), p.r, p.s, p.c, FastDivide(p.dilation_h), FastDivide(p.dilation_w)}, p.c, p.k, c_row, element, x.parts, sums, stream);
     return;
   }
@@ -202,7 +202,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     tiles_forward<N, Laid::tile>(source, x.tiles, first, count, N, x.in_row, in_element, tiles, stream);
     tile_products::multiply({.a = tiles, .b = filters, .sums = sums, .m = count, .n = 2 * x.out, .sum = 2 * x.in, .elements = domain, .a_across = false, .b_across = data,
                              .a_row = x.in_row, .b_row = c_row, .sums_row = x.out_row, .a_element = in_element, .b_element = std::int64_t(2) * p.k * c_row,
-                             .sums_element = out_element}, stream);
+                             .sums_element = out_element, .tile = tile_products::tile_of(f.block)}, stream);
     backward_of<N>(TileWriter{result, x.tiles, first}, x.out, count, x.out_row, out_element, 1, sums, stream);
   }
 }

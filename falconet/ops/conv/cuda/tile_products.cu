@@ -171,7 +171,7 @@ int parts_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements) {
   return best;
 }
 void multiply(Products const& p, cudaStream_t stream) {
-  Tile const t = tile_for(p.m, p.n, p.sum, p.elements, p.parts, p.b_across);
+  Tile const t = p.tile.m ? p.tile : tile_for(p.m, p.n, p.sum, p.elements, p.parts, p.b_across);
   if (t.n == 128) launch<4, 4>(p, stream);
   else if (t.m == 128) launch<4, 2>(p, stream);
   else launch<2, 2>(p, stream);

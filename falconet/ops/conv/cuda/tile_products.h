@@ -11,6 +11,12 @@
 
 namespace falconet::tile_products {
 
+struct Tile {
+  int m, n;
+};
+// block: 128, 96 or 64 as configs say it, for tiles of 128x128, 128x64 and 64x64; 0: the best by estimate.
+inline Tile tile_of(int block) { return block >= 128 ? Tile{128, 128} : block >= 96 ? Tile{128, 64} : block > 0 ? Tile{64, 64} : Tile{0, 0}; }
+
 // Rows of operands and sums are multiples of 4 floats long and lie at multiples of 16 bytes; what pads them is zero.
 struct Products {
   float const *a, *b;
@@ -20,9 +26,7 @@ struct Products {
   int a_row, b_row, sums_row;          // floats of a row in memory
   std::int64_t a_element, b_element, sums_element;
   int part = 0, parts = 1;             // the sum is cut into parts of so much depth (a multiple of 32), each with sums of its own, parts first
-};
-struct Tile {
-  int m, n;
+  Tile tile = {0, 0};                  // of a block of the kernel; 0: the best by estimate
 };
 // across: operand b is.
 Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across);

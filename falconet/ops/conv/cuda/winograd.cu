@@ -131,6 +131,7 @@ void add_all_rows(float const* values, int rows, int row, int columns, float* be
 struct Form {
   int m, images;
   bool fused;
+  int block = 0;                       // of the products, 0: as they see fit
   int domain() const { return (m + 2) * (m + 2); }
 };
 bool filter_gradient(ConvProblem const& p) { return p.direction == Direction::bwd_filter; }
@@ -219,14 +220,26 @@ std::vector<Form> forms(ConvProblem const& p) {
 }
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   std::vector<Config> out;
-  for (Form const& f : forms(p)) out.push_back(f.fused ? Config{{"tile", f.m}, {"fused", 1}} : f.images < p.n ? Config{{"tile", f.m}, {"images", f.images}} : Config{{"tile", f.m}});
+  auto const add = [&](Form const& f, int block) {
+    std::vector<std::pair<char const*, int>> values{{"tile", f.m}};
+    if (f.fused) values.push_back({"fused", 1});
+    if (f.images < p.n) values.push_back({"images", f.images});
+    if (block) values.push_back({"block", block});
+    Config c = values.size() == 1 ? Config{values[0]} : values.size() == 2 ? Config{values[0], values[1]} : Config{values[0], values[1], values[2]};
+    out.push_back(std::move(c));
+  };
+  auto const all = forms(p);
+  for (Form const& f : all) add(f, 0);
+  for (Form const& f : all)
+    if (!f.fused)
+      for (int block : {128, 96, 64}) add(f, block);
   return out;
 }
 std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
-  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused_accepts(p), false}};
+  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused_accepts(p), false}, {"block", 64, 128, false}};
 }
 Form form_of(ConvProblem const& p, Config const& c) {
-  return {c.get("tile", 2) == 4 ? 4 : 2, std::clamp(c.get("images", p.n), 1, p.n), c.get("fused", 0) == 1 && fused_accepts(p)};
+  return {c.get("tile", 2) == 4 ? 4 : 2, std::clamp(c.get("images", p.n), 1, p.n), c.get("fused", 0) == 1 && fused_accepts(p), c.get("block", 0)};
 }
 double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p, forms(p).front()); }
 
@@ -279,7 +292,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     std::int64_t const element = std::int64_t(p.k) * x.in_row;
     tile_products::multiply({.a = dys, .b = xs, .sums = sums, .m = p.k, .n = p.c, .sum = x.tiles.all, .elements = domain, .a_across = true, .b_across = true,
                              .a_row = x.out_row, .b_row = x.in_row, .sums_row = x.in_row, .a_element = std::int64_t(x.tiles.all) * x.out_row,
-                             .b_element = std::int64_t(x.tiles.all) * x.in_row, .sums_element = element, .part = x.part, .parts = x.parts}, stream);
+                             .b_element = std::int64_t(x.tiles.all) * x.in_row, .sums_element = element, .part = x.part, .parts = x.parts, .tile = tile_products::tile_of(f.block)}, stream);
     transform_back_filter<m><<<blocks_for(p.k * p.c), threads, 0, stream>>>(sums, x.parts, x.in_row, element, p.c, FastDivide(p.c), p.k * p.c, args.w.as<float>());
     if (p.store.bias) add_all_rows(dys + std::int64_t(m + 3) * x.tiles.all * x.out_row, x.tiles.all, x.out_row, p.k, dys + x.sums, args.bias.as<float>(), stream);
     return;
@@ -299,7 +312,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     cut_tiles<typename M::Input>(source, x.tiles, first, count, x.in_row, tiles, stream);
     tile_products::multiply({.a = tiles, .b = filters, .sums = sums, .m = count, .n = x.out, .sum = x.in, .elements = domain, .a_across = false, .b_across = data,
                              .a_row = x.in_row, .b_row = c_row, .sums_row = x.out_row, .a_element = std::int64_t(count) * x.in_row,
-                             .b_element = std::int64_t(p.k) * c_row, .sums_element = std::int64_t(count) * x.out_row}, stream);
+                             .b_element = std::int64_t(p.k) * c_row, .sums_element = std::int64_t(count) * x.out_row, .tile = tile_products::tile_of(f.block)}, stream);
     transform_back<m><<<blocks_for(count * x.out), threads, 0, stream>>>(result, x.tiles, first, FastDivide(x.out), count * x.out, x.out_row, std::int64_t(count) * x.out_row, sums);
   }
 }
