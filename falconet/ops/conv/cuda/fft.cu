@@ -80,14 +80,17 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.span_h() > most_span || p.span_w() > most_span) return "a filter spans at most 27 of a transform's 32 points";
   int const size = span(p) <= most_span_of_16 ? 16 : 32, step = size - span(p) + 1;
   if (!fits(p, size)) return "its transformed filter exceeds 256 MiB";
-  if (8.0 * size * (size / 2 + 1) >= 2.0 * p.r * p.s * step * step) return "with so few taps its products are more operations than the sum they replace";
+  if (8.0 * size * (size / 2 + 1) >= 2.0 * p.r * p.s * step * step)
+    return "with so few taps its products are more operations than the sum they replace";
   auto const clips = [](Activation a) { return a == Activation::none || a == Activation::relu || a == Activation::relu6; };
   auto const& s = p.store;
   if (!clips(s.act) || !clips(p.load_x.act) || !clips(p.load_dy.act)) return "activations other than relu and relu6";
   if (s.stats != Stats::none || s.pool.kind != PoolSlot::none) return "statistics and pooling of the result";
-  if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift) return "an affine that makes no sense here";
+  if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift)
+    return "an affine that makes no sense here";
   if (p.load_x.unpool.kind != PoolSlot::none) return "an unpooled x";
-  if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none)) return "unpooling beside other slots of dy";
+  if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none))
+    return "unpooling beside other slots of dy";
   if (filter_gradient(p) && !(s == OnStore{})) return "slots of the filter gradient";
   double const tiles = double(p.n) * (std::max(p.h, p.p()) / 6.0 + 1) * (std::max(p.w, p.q()) / 6.0 + 1), channels = std::max(p.c, p.k) + 4.0;
   if (tiles * channels * 2 >= 2147483647.0) return "2^31 elements or more";
@@ -99,9 +102,12 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   double const source = 4.0 * double(p.n) * p.h * p.w * p.c, result = 4.0 * double(p.n) * p.p() * p.q() * p.k;
   double const filter = 4 * (floats_of_filter(p, f.size) + double(p.k) * p.c * p.r * p.s);
   if (filter_gradient(p))
-    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 + tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts, true);
+    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 +
+           tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts, true);
   double const rounds = std::ceil(double(p.n) / f.images), moved = 8.0 * double(x.source + x.sums);
-  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 + rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) + tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1, p.direction == Direction::bwd_data));
+  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 +
+         rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) +
+                   tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
 std::vector<Form> forms(ConvProblem const& p) {
   std::vector<Form> out;
@@ -141,7 +147,8 @@ void forward_of(Reader const& reader, int units, int row, std::int64_t element, 
   forward<N, laid, Reader><<<unsigned(units * groups), threads_of<N>, bytes, stream>>>(reader, groups, row, element, to);
 }
 template <int N, Laid laid>
-void tiles_forward(Source const& s, Tiles const& tiles, int first, int count, int size, int row, std::int64_t element, float* to, cudaStream_t stream) {
+void tiles_forward(Source const& s, Tiles const& tiles, int first, int count, int size, int row, std::int64_t element, float* to,
+                   cudaStream_t stream) {
   if (s.plain()) forward_of<N, laid>(TileReader<true>{s, tiles, first, size}, count, row, element, to, stream);
   else forward_of<N, laid>(TileReader<false>{s, tiles, first, size}, count, row, element, to, stream);
 }
@@ -179,13 +186,31 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     int const k_row = rounded(p.k, 4);
     Tiles dy = x.tiles;
     dy.pad_top = dy.pad_left = 0;
-    std::int64_t const x_element = std::int64_t(2) * x.tiles.all * c_row, dy_element = std::int64_t(2) * x.tiles.all * k_row, element = std::int64_t(p.k) * c_row;
+    std::int64_t const x_element = std::int64_t(2) * x.tiles.all * c_row, dy_element = std::int64_t(2) * x.tiles.all * k_row,
+                       element = std::int64_t(p.k) * c_row;
     tiles_forward<N, Laid::other_factor>(source_of(p, args, false), x.tiles, 0, x.tiles.all, N, c_row, x_element, xs, stream);
     tiles_forward<N, Laid::planes>(source_of(p, args, true), dy, 0, dy.all, dy.step, k_row, dy_element, dys, stream);
-    tile_products::multiply({.a = dys, .b = xs, .sums = sums, .m = p.k, .n = 2 * p.c, .sum = 2 * x.tiles.all, .elements = domain, .a_across = true, .b_across = true,
-                             .a_row = k_row, .b_row = c_row, .sums_row = c_row, .a_element = dy_element, .b_element = x_element, .sums_element = element,
-                             .part = x.part, .parts = x.parts, .tile = tile_products::tile_of(f.block)}, stream);
-    backward_of<N>(FilterWriter{args.w.as<float>(), p.r, p.s, p.c, FastDivide(p.dilation_h), FastDivide(p.dilation_w)}, p.c, p.k, c_row, element, x.parts, sums, stream);
+    tile_products::multiply({.a = dys,
+                             .b = xs,
+                             .sums = sums,
+                             .m = p.k,
+                             .n = 2 * p.c,
+                             .sum = 2 * x.tiles.all,
+                             .elements = domain,
+                             .a_across = true,
+                             .b_across = true,
+                             .a_row = k_row,
+                             .b_row = c_row,
+                             .sums_row = c_row,
+                             .a_element = dy_element,
+                             .b_element = x_element,
+                             .sums_element = element,
+                             .part = x.part,
+                             .parts = x.parts,
+                             .tile = tile_products::tile_of(f.block)},
+                            stream);
+    backward_of<N>(FilterWriter{args.w.as<float>(), p.r, p.s, p.c, FastDivide(p.dilation_h), FastDivide(p.dilation_w)}, p.c, p.k, c_row, element,
+                   x.parts, sums, stream);
     return;
   }
   float* filters = args.prepared.as<float>();
@@ -200,9 +225,23 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     int const count = std::min(x.round.all, x.tiles.all - first);
     std::int64_t const in_element = std::int64_t(count) * x.in_row, out_element = std::int64_t(count) * x.out_row;
     tiles_forward<N, Laid::tile>(source, x.tiles, first, count, N, x.in_row, in_element, tiles, stream);
-    tile_products::multiply({.a = tiles, .b = filters, .sums = sums, .m = count, .n = 2 * x.out, .sum = 2 * x.in, .elements = domain, .a_across = false, .b_across = data,
-                             .a_row = x.in_row, .b_row = c_row, .sums_row = x.out_row, .a_element = in_element, .b_element = std::int64_t(2) * p.k * c_row,
-                             .sums_element = out_element, .tile = tile_products::tile_of(f.block)}, stream);
+    tile_products::multiply({.a = tiles,
+                             .b = filters,
+                             .sums = sums,
+                             .m = count,
+                             .n = 2 * x.out,
+                             .sum = 2 * x.in,
+                             .elements = domain,
+                             .a_across = false,
+                             .b_across = data,
+                             .a_row = x.in_row,
+                             .b_row = c_row,
+                             .sums_row = x.out_row,
+                             .a_element = in_element,
+                             .b_element = std::int64_t(2) * p.k * c_row,
+                             .sums_element = out_element,
+                             .tile = tile_products::tile_of(f.block)},
+                            stream);
     backward_of<N>(TileWriter{result, x.tiles, first}, x.out, count, x.out_row, out_element, 1, sums, stream);
   }
 }
@@ -217,7 +256,16 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_fft{.name = "fft", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds,
-                                           .run = run, .ranges = ranges, .prepares = "w", .prepared = prepared, .prepare = prepare};
+Algorithm<ConvProblem> const conv_cuda_fft{.name = "fft",
+                                           .target = DeviceKind::cuda,
+                                           .reject = reject,
+                                           .configs = configs,
+                                           .scratch = scratch,
+                                           .seconds = seconds,
+                                           .run = run,
+                                           .ranges = ranges,
+                                           .prepares = "w",
+                                           .prepared = prepared,
+                                           .prepare = prepare};
 
 }  // namespace falconet

@@ -19,8 +19,15 @@ constexpr int pitch = channels_each<N> * (N / 2 + 1) + 4;  // complex numbers of
 constexpr int log2_of(int n) { return n == 32 ? 5 : 4; }
 constexpr int reversed(int i, int bits) { return bits == 0 ? 0 : (i & 1) << (bits - 1) | reversed(i >> 1, bits - 1); }
 constexpr float cosine(int k) {        // of 2 pi k / 32
-  constexpr float quarter[] = {1.0f, 0.980785280403230449f, 0.923879532511286756f, 0.831469612302545237f, 0.707106781186547524f, 0.555570233019602225f,
-                               0.382683432365089772f, 0.195090322016128268f, 0.0f};
+  constexpr float quarter[] = {1.0f,
+                               0.980785280403230449f,
+                               0.923879532511286756f,
+                               0.831469612302545237f,
+                               0.707106781186547524f,
+                               0.555570233019602225f,
+                               0.382683432365089772f,
+                               0.195090322016128268f,
+                               0.0f};
   k &= 31;
   if (k > 16) k = 32 - k;
   return k <= 8 ? quarter[k] : -quarter[16 - k];
@@ -105,7 +112,8 @@ __global__ void __launch_bounds__(threads_of<N>) forward(Reader const reader, in
     float2 z[N];
     auto const at = reader.at(unit, c);
 #pragma unroll
-    for (int j = 0; j < N; ++j) z[j] = c < reader.channels() ? make_float2(reader.read(at, 2 * line, j, c), reader.read(at, 2 * line + 1, j, c)) : make_float2(0, 0);
+    for (int j = 0; j < N; ++j)
+      z[j] = c < reader.channels() ? make_float2(reader.read(at, 2 * line, j, c), reader.read(at, 2 * line + 1, j, c)) : make_float2(0, 0);
     transform<N, false>(z);
     float2 *const upper = memory + 2 * line * pitch<N> + channel, *const lower = upper + pitch<N>;
 #pragma unroll
@@ -133,7 +141,9 @@ __global__ void __launch_bounds__(threads_of<N>) forward(Reader const reader, in
     }
     *reinterpret_cast<float2*>(at) = laid == Laid::turned ? make_float2(v.x, -v.y) : v;
     if constexpr (laid != Laid::tile)
-      *reinterpret_cast<float2*>(at + row) = laid == Laid::filter ? make_float2(-v.y, v.x) : laid == Laid::turned ? make_float2(v.y, v.x) : make_float2(v.y, -v.x);
+      *reinterpret_cast<float2*>(at + row) = laid == Laid::filter   ? make_float2(-v.y, v.x)
+                                             : laid == Laid::turned ? make_float2(v.y, v.x)
+                                                                    : make_float2(v.y, -v.x);
   }
 }
 
@@ -179,7 +189,8 @@ struct FilterWriter {
 
 // sums: [part][element][unit][2c], rows of `row` floats; the parts' are added in order.
 template <int N, class Writer>
-__global__ void __launch_bounds__(threads_of<N>) backward(Writer const writer, int groups, int row, std::int64_t element, int parts, float const* sums) {
+__global__ void __launch_bounds__(threads_of<N>)
+    backward(Writer const writer, int groups, int row, std::int64_t element, int parts, float const* sums) {
   constexpr int each = channels_each<N>, half = N / 2, bits = log2_of(N);
   extern __shared__ float2 memory[];
   int const t = threadIdx.x, unit = blockIdx.x / groups, channel = t % each, c = (blockIdx.x - unit * groups) * each + channel, line = t / each;

@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
         } else {
           int const n = n0 + across, row = k0 + across_row + i * (threads / tile);
           Tap const here = tap_of(g, g.by_k, min(row, g.sum - 1));
-          next_right[i] = row < end && n < g.columns ? falconet::load(a.w[((std::int64_t(here.channel) * g.r + here.r) * g.s + here.s) * g.c + n]) : 0;
+          next_right[i] =
+              row < end && n < g.columns ? falconet::load(a.w[((std::int64_t(here.channel) * g.r + here.r) * g.s + here.s) * g.c + n]) : 0;
         }
       }
     } else {
@@ -204,7 +205,8 @@ std::pair<int, int> cut_of(ConvProblem const& p) {         // depth of a part, p
   Shape3 const s = shape_of(p);
   if (!filter_gradient(p)) return {int(s.sum), 1};
   std::int64_t const tiles = ((s.m + tile - 1) / tile) * ((s.n + tile - 1) / tile), slabs = (s.sum + depth - 1) / depth;
-  std::int64_t const wanted = std::clamp<std::int64_t>(528 / tiles, 1, std::max<std::int64_t>(1, slabs / 4)), part = (slabs + wanted - 1) / wanted * depth;
+  std::int64_t const wanted = std::clamp<std::int64_t>(528 / tiles, 1, std::max<std::int64_t>(1, slabs / 4)),
+                     part = (slabs + wanted - 1) / wanted * depth;
   return {int(part), int((s.sum + part - 1) / part)};
 }
 constexpr int windows_each = 1024;       // of a block that adds up db
@@ -220,11 +222,14 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.load_x != OnLoad{} || p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of operands but unpooling";
   auto const& s = p.store;
   if (s.stats != Stats::none || s.affine == Affine::two_operand || s.mask == Mask::relu6) return "statistics, or a mask of relu6";
-  if (p.direction == Direction::bwd_data && (s.bias || s.affine != Affine::none || s.act != Activation::none)) return "slots of the data gradient but residual and mask";
-  if (filter_gradient(p) && (s.residual || s.affine != Affine::none || s.act != Activation::none || s.mask != Mask::none)) return "slots of the filter gradient but the bias";
+  if (p.direction == Direction::bwd_data && (s.bias || s.affine != Affine::none || s.act != Activation::none))
+    return "slots of the data gradient but residual and mask";
+  if (filter_gradient(p) && (s.residual || s.affine != Affine::none || s.act != Activation::none || s.mask != Mask::none))
+    return "slots of the filter gradient but the bias";
   if (windows_in(p) == 0) return "no whole window";
   constexpr std::int64_t most = std::int64_t(1) << 31;
-  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.p() * p.q() >= most || std::int64_t(p.k) * p.c * p.r * p.s >= most) return "2^31 elements or more";
+  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.p() * p.q() >= most || std::int64_t(p.k) * p.c * p.r * p.s >= most)
+    return "2^31 elements or more";
   if (std::max(p.k, p.c) / tile >= 65535 || (filter_gradient(p) && std::int64_t(p.c) * p.r * p.s / tile >= 65535)) return "too many columns of tiles";
   return {};
 }
@@ -248,8 +253,9 @@ void launch(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_
   g.m = int(s.m), g.sum = int(s.sum);
   Windows const windows = windows_of(p);
   float* const partial = filter ? memory.as<float>() : nullptr;
-  Operands<E> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.winner.as<std::uint8_t>(), args.bias.as<float>(), args.store_affine.as<float>(),
-                      args.residual.as<E>(), args.mask.as<E>(), partial};
+  Operands<E> const a{
+      args.x.as<E>(),        args.w.as<E>(),    args.y.as<E>(), args.winner.as<std::uint8_t>(), args.bias.as<float>(), args.store_affine.as<float>(),
+      args.residual.as<E>(), args.mask.as<E>(), partial};
   dim3 const grid(unsigned((s.m + tile - 1) / tile), unsigned((s.n + tile - 1) / tile), unsigned(parts));
   auto const kernel = filter ? fused_pool<E, Direction::bwd_filter> : data ? fused_pool<E, Direction::bwd_data> : fused_pool<E, Direction::fwd>;
   kernel<<<grid, threads, 0, stream>>>(g, windows, slots_of(p), a);
@@ -259,7 +265,8 @@ void launch(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_
     else add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(partial, parts, elements, args.w.as<E>());
     if (p.store.bias) {
       float* const between = partial + std::int64_t(parts) * elements;
-      add_windows<<<dim3(unsigned((p.k + 31) / 32), unsigned(bias_parts(p))), dim3(32, 8), 0, stream>>>(args.y.as<E>(), a.winner, int(windows_in(p)), windows_each, p.k, between);
+      add_windows<<<dim3(unsigned((p.k + 31) / 32), unsigned(bias_parts(p))), dim3(32, 8), 0, stream>>>(args.y.as<E>(), a.winner, int(windows_in(p)),
+                                                                                                        windows_each, p.k, between);
       add_parts<<<(p.k + 31) / 32, dim3(32, 8), 0, stream>>>(between, bias_parts(p), p.k, args.bias.as<float>());
     }
   }
@@ -273,6 +280,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_fused_pool{.name = "fused_pool", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+Algorithm<ConvProblem> const conv_cuda_fused_pool{
+    .name = "fused_pool", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
 
 }  // namespace falconet

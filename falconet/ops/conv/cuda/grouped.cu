@@ -45,7 +45,8 @@ struct Pointers {
 
 // to[tap][j][o]: o a result, j a channel of its group; w lies as [k][tap][c of the group]. data: results are channels of x, taps turned round if `turned`.
 template <class E>
-__global__ void __launch_bounds__(threads) lay_filter(E const* w, int taps, int c_each, int k_each, int groups, bool data, bool turned, int all, float* to) {
+__global__ void __launch_bounds__(threads)
+    lay_filter(E const* w, int taps, int c_each, int k_each, int groups, bool data, bool turned, int all, float* to) {
   int const i = blockIdx.x * threads + threadIdx.x;
   if (i >= all) return;
   int const outs = groups * (data ? c_each : k_each), ins = data ? k_each : c_each, o = i % outs, j = i / outs % ins, tap = i / outs / ins;
@@ -71,7 +72,9 @@ __global__ void __launch_bounds__(threads) grouped(Geometry const g, Slots const
     if (in) x = *reinterpret_cast<Pack<E, v> const*>(from + (std::int64_t(at_row) * g.in_w + at_column) * g.in + j);
     return x;
   };
-  auto const weights = [&](int tap, int j) { return *reinterpret_cast<Pack<float, v> const*>(a.filter + (std::int64_t(tap) * g.each_in + j) * g.out + o); };
+  auto const weights = [&](int tap, int j) {
+    return *reinterpret_cast<Pack<float, v> const*>(a.filter + (std::int64_t(tap) * g.each_in + j) * g.out + o);
+  };
   if constexpr (S > 0) {
     constexpr int span = (strip - 1) * stride + S;
     int const top = row * stride - g.pad_top, left = column0 * stride - g.pad_left;
@@ -148,8 +151,8 @@ __global__ void __launch_bounds__(threads) grouped(Geometry const g, Slots const
 
 // partial[part][k][r][s][c of the group], a block for 32 (filters, channels), one filter row (S > 0, dilation 1) or tap (S = 0), and one part of dy's rows.
 template <class E, int v, int S>
-__global__ void __launch_bounds__(threads) grouped_filter(Geometry const g, int n_images, int c_vectors, int items, int rows_each, E const* x, E const* dy,
-                                                          float* partial) {
+__global__ void __launch_bounds__(threads)
+    grouped_filter(Geometry const g, int n_images, int c_vectors, int items, int rows_each, E const* x, E const* dy, float* partial) {
   constexpr int taps = S > 0 ? S : 1;
   __shared__ float lines[8][32];
   int const lane = threadIdx.x % 32, line = threadIdx.x / 32, item = min(int(blockIdx.x) * 32 + lane, items - 1);
@@ -222,7 +225,8 @@ Geometry geometry_of(ConvProblem const& p) {
   g.pad_top = turned ? int(p.span_h()) - 1 - p.pad_top : p.pad_top, g.pad_left = turned ? int(p.span_w()) - 1 - p.pad_left : p.pad_left;
   int const strip = strip_of(p);
   g.units = g.out / vector_of(p), g.strips_w = (g.out_w + strip - 1) / strip, g.all = p.n * g.out_h * g.strips_w * g.units;
-  g.by_units = FastDivide(g.units), g.by_strips = FastDivide(g.strips_w), g.by_rows = FastDivide(g.out_h), g.by_st_h = FastDivide(p.stride_h), g.by_st_w = FastDivide(p.stride_w);
+  g.by_units = FastDivide(g.units), g.by_strips = FastDivide(g.strips_w), g.by_rows = FastDivide(g.out_h), g.by_st_h = FastDivide(p.stride_h),
+  g.by_st_w = FastDivide(p.stride_w);
   return g;
 }
 struct Parts {
@@ -238,7 +242,8 @@ bool masters(ConvProblem const& p) { return p.x_type == DType::bf16 && p.w_type 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.groups == 1) return "one group";
   if (p.groups == p.c && p.groups == p.k) return "depthwise: channels never meet";
-  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !(masters(p) && filter_gradient(p))) return "f32 or bf16 only; a filter gradient in f32 from bf16";
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !(masters(p) && filter_gradient(p)))
+    return "f32 or bf16 only; a filter gradient in f32 from bf16";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots of operands as they are read";
   auto const& s = p.store;
@@ -246,7 +251,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (s.affine == Affine::two_operand) return "an affine that makes no sense here";
   if (filter_gradient(p) && !(s == OnStore{})) return "slots of the filter gradient";
   constexpr std::int64_t most = std::int64_t(1) << 31;
-  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.k * p.p() * p.q() >= most || std::int64_t(p.k) * (p.c / p.groups) * p.r * p.s >= most)
+  if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.k * p.p() * p.q() >= most ||
+      std::int64_t(p.k) * (p.c / p.groups) * p.r * p.s >= most)
     return "2^31 elements or more";
   if (filter_gradient(p) && parts_of(p).blocks_y > 65535) return "65536 taps or more";
   return {};
@@ -257,7 +263,9 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
   double const rate = filter_gradient(p) ? 7e12 : 14e12;
   return (filter_gradient(p) ? 9e-6 : 6e-6) + std::max(bytes_of(p.operands()) / 2.5e12, p.operations() * slow * plain / rate);
 }
-std::size_t filter_bytes(ConvProblem const& p) { return filter_gradient(p) ? 0 : (std::size_t(p.k) * (p.c / p.groups) * p.r * p.s * 4 + 255) / 256 * 256; }
+std::size_t filter_bytes(ConvProblem const& p) {
+  return filter_gradient(p) ? 0 : (std::size_t(p.k) * (p.c / p.groups) * p.r * p.s * 4 + 255) / 256 * 256;
+}
 std::size_t prepared(ConvProblem const& p, Config const&) { return filter_bytes(p); }
 std::size_t scratch(ConvProblem const& p, Config const&) {
   return filter_gradient(p) ? std::size_t(parts_of(p).parts) * p.k * (p.c / p.groups) * p.r * p.s * 4 : filter_bytes(p);
@@ -267,7 +275,8 @@ template <class E>
 void lay(ConvProblem const& p, E const* w, float* to, cudaStream_t stream) {
   bool const data = p.direction == Direction::bwd_data;
   int const all = p.k * (p.c / p.groups) * p.r * p.s;
-  lay_filter<E><<<(all + threads - 1) / threads, threads, 0, stream>>>(w, p.r * p.s, p.c / p.groups, p.k / p.groups, p.groups, data, data && p.stride_h == 1 && p.stride_w == 1, all, to);
+  lay_filter<E><<<(all + threads - 1) / threads, threads, 0, stream>>>(w, p.r * p.s, p.c / p.groups, p.k / p.groups, p.groups, data,
+                                                                       data && p.stride_h == 1 && p.stride_w == 1, all, to);
 }
 void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());
@@ -287,14 +296,15 @@ void launch(ConvProblem const& p, ConvArgs const& args, float* memory, cudaStrea
     kernel<<<dim3(unsigned(parts.blocks_x), unsigned(parts.blocks_y), unsigned(parts.parts)), threads, 0, stream>>>(
         g, p.n, c_vectors, parts.items, parts.rows, args.x.as<E>(), args.y.as<E>(), memory);
     int const elements = p.k * (p.c / p.groups) * p.r * p.s;
-    if (p.w_type == DType::f32) implicit::add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(memory, parts.parts, elements, args.w.as<float>());
+    if (p.w_type == DType::f32)
+      implicit::add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(memory, parts.parts, elements, args.w.as<float>());
     else implicit::add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(memory, parts.parts, elements, args.w.as<bf16>());
     return;
   }
   bool const data = p.direction == Direction::bwd_data;
   Slots const slots{p.store.affine, p.store.act, p.store.mask, p.store.bias, p.store.residual};
-  Pointers<E> const a{(data ? args.y : args.x).as<E>(), args.residual.as<E>(), args.mask.as<E>(), memory, args.bias.as<float>(), args.store_affine.as<float>(),
-                      (data ? args.x : args.y).as<E>()};
+  Pointers<E> const a{(data ? args.y : args.x).as<E>(), args.residual.as<E>(),           args.mask.as<E>(), memory, args.bias.as<float>(),
+                      args.store_affine.as<float>(),    (data ? args.x : args.y).as<E>()};
   auto kernel = grouped<E, v, 0, 1, 4>;
   bool const wide = strip_of(p) == 8;
   if (taps == 3) kernel = p.stride_h == 2 ? grouped<E, v, 3, 2, 4> : wide ? grouped<E, v, 3, 1, 8> : grouped<E, v, 3, 1, 4>;
@@ -317,7 +327,14 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_grouped{.name = "grouped", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run,
-                                               .prepares = "w", .prepared = prepared, .prepare = prepare};
+Algorithm<ConvProblem> const conv_cuda_grouped{.name = "grouped",
+                                               .target = DeviceKind::cuda,
+                                               .reject = reject,
+                                               .scratch = scratch,
+                                               .seconds = seconds,
+                                               .run = run,
+                                               .prepares = "w",
+                                               .prepared = prepared,
+                                               .prepare = prepare};
 
 }  // namespace falconet

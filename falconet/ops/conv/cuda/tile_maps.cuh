@@ -89,15 +89,32 @@ inline Source source_of(ConvProblem const& p, ConvArgs const& a, bool dy) {   //
   OnLoad const& load = dy ? p.load_dy : p.load_x;
   PooledMap map = pooled_map(dy ? p.p() : p.h, dy ? p.q() : p.w, dy ? p.k : p.c, p);
   if (!unpool) map.pool = 1;
-  return {map, (dy ? a.y : a.x).as<float>(), dy ? a.load_dy_other.as<float>() : nullptr, (dy ? a.load_dy : a.load_x).as<float>(), a.winner.as<std::uint8_t>(),
-          load.affine, load.act, unpool};
+  return {map,
+          (dy ? a.y : a.x).as<float>(),
+          dy ? a.load_dy_other.as<float>() : nullptr,
+          (dy ? a.load_dy : a.load_x).as<float>(),
+          a.winner.as<std::uint8_t>(),
+          load.affine,
+          load.act,
+          unpool};
 }
 inline Result result_of(ConvProblem const& p, ConvArgs const& a) {
   bool const data = p.direction == Direction::bwd_data;
   auto const& s = p.store;
-  return {data ? p.h : p.p(), data ? p.w : p.q(), data ? p.c : p.k, p.stored_p(), p.stored_q(), (data ? a.x : a.y).as<float>(),
-          s.affine == Affine::none ? nullptr : a.store_affine.as<float>(), s.bias ? a.bias.as<float>() : nullptr, s.residual ? a.residual.as<float>() : nullptr,
-          a.mask.as<float>(), a.winner.as<std::uint8_t>(), s.act, s.mask, s.pool.kind != PoolSlot::none};
+  return {data ? p.h : p.p(),
+          data ? p.w : p.q(),
+          data ? p.c : p.k,
+          p.stored_p(),
+          p.stored_q(),
+          (data ? a.x : a.y).as<float>(),
+          s.affine == Affine::none ? nullptr : a.store_affine.as<float>(),
+          s.bias ? a.bias.as<float>() : nullptr,
+          s.residual ? a.residual.as<float>() : nullptr,
+          a.mask.as<float>(),
+          a.winner.as<std::uint8_t>(),
+          s.act,
+          s.mask,
+          s.pool.kind != PoolSlot::none};
 }
 
 }  // namespace falconet::tile_maps

@@ -144,7 +144,8 @@ void launch(Products const& p, cudaStream_t stream) {
 
 // 16 warps fill a multiprocessor; its rate is as measured in winograd's layers (docs/adr/0117), operands across the sum cost more loads.
 double seconds_with(Tile t, std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
-  double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, together = 16384.0 / (t.m * t.n), at_once = 132 * together;
+  double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, together = 16384.0 / (t.m * t.n),
+               at_once = 132 * together;
   double const rate = (t.m * t.n >= 16384 ? 0.20e12 : t.m * t.n >= 8192 ? 0.19e12 : 0.18e12) * (across ? 0.9 : 1);   // multiply-adds
   double const each = double(t.m) * t.n * (std::ceil(double(sum) / parts / depth) * depth + 24) * together / rate;
   return std::max(blocks / at_once, 1.0) * each * 0.4 + std::ceil(blocks / at_once) * each * 0.6;

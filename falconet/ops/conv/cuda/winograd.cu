@@ -36,7 +36,8 @@ int rounded(int v, int to) { return (v + to - 1) / to * to; }
 
 // filters(e,k,c) = G w G^T, or of the filter turned by 180 degrees. Rows of `row` floats, zeros behind the channels.
 template <int m>
-__global__ void __launch_bounds__(threads) transform_filter(float const* w, int channels, int row, FastDivide by_row, int all, bool turned, float* filters) {
+__global__ void __launch_bounds__(threads)
+    transform_filter(float const* w, int channels, int row, FastDivide by_row, int all, bool turned, float* filters) {
   constexpr int a = m + 2;
   int const i = blockIdx.x * threads + threadIdx.x;
   if (i >= all) return;
@@ -56,7 +57,8 @@ __global__ void __launch_bounds__(threads) transform_filter(float const* w, int 
 
 // tiles(e,t,c) = B^T x B, or A dy A^T, of the tiles from `first` on. Rows of `row` floats, zeros behind the channels.
 template <class T, bool plain>
-__global__ void __launch_bounds__(threads) transform_tiles(Source const s, Tiles const tiles, int first, int row, FastDivide by_row, int all, std::int64_t element, float* to) {
+__global__ void __launch_bounds__(threads)
+    transform_tiles(Source const s, Tiles const tiles, int first, int row, FastDivide by_row, int all, std::int64_t element, float* to) {
   int const i = blockIdx.x * threads + threadIdx.x;
   if (i >= all) return;
   int c;
@@ -70,7 +72,8 @@ __global__ void __launch_bounds__(threads) transform_tiles(Source const s, Tiles
 
 // y = A^T sums A and the store slots.
 template <int m>
-__global__ void __launch_bounds__(threads) transform_back(Result const r, Tiles const tiles, int first, FastDivide by_channels, int all, int row, std::int64_t element, float const* sums) {
+__global__ void __launch_bounds__(threads)
+    transform_back(Result const r, Tiles const tiles, int first, FastDivide by_channels, int all, int row, std::int64_t element, float const* sums) {
   constexpr int a = m + 2;
   int const i = blockIdx.x * threads + threadIdx.x;
   if (i >= all) return;
@@ -86,7 +89,8 @@ __global__ void __launch_bounds__(threads) transform_back(Result const r, Tiles 
 
 // dw = G^T sums G, the parts' sums added in order.
 template <int m>
-__global__ void __launch_bounds__(threads) transform_back_filter(float const* sums, int parts, int row, std::int64_t element, int channels, FastDivide by_channels, int all, float* dw) {
+__global__ void __launch_bounds__(threads)
+    transform_back_filter(float const* sums, int parts, int row, std::int64_t element, int channels, FastDivide by_channels, int all, float* dw) {
   constexpr int a = m + 2;
   int const i = blockIdx.x * threads + threadIdx.x;
   if (i >= all) return;
@@ -121,7 +125,8 @@ __global__ void __launch_bounds__(threads) add_rows(float const* values, int row
 void add_all_rows(float const* values, int rows, int row, int columns, float* between, float* result, cudaStream_t stream) {
   for (;;) {
     int const chunks = (rows + chunk - 1) / chunk;
-    add_rows<<<dim3(unsigned((columns + 31) / 32), unsigned(chunks)), dim3(32, 8), 0, stream>>>(values, rows, row, columns, columns, chunks == 1 ? result : between);
+    add_rows<<<dim3(unsigned((columns + 31) / 32), unsigned(chunks)), dim3(32, 8), 0, stream>>>(values, rows, row, columns, columns,
+                                                                                                chunks == 1 ? result : between);
     if (chunks == 1) return;
     values = between, row = columns, rows = chunks;
     between += std::int64_t(chunks) * columns;
@@ -148,7 +153,8 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
   Extents x{};
   x.in = data ? p.k : p.c, x.out = data ? p.c : p.k;
   x.in_row = rounded(x.in, 4), x.out_row = rounded(x.out, 4);
-  int const rows = data ? p.h : p.p(), columns = data ? p.w : p.q(), top = data ? 2 - p.pad_top : p.pad_top, left = data ? 2 - p.pad_left : p.pad_left;
+  int const rows = data ? p.h : p.p(), columns = data ? p.w : p.q(), top = data ? 2 - p.pad_top : p.pad_top,
+            left = data ? 2 - p.pad_left : p.pad_left;
   x.tiles = tiles_of(p.n, rows, columns, f.m, top, left);
   x.round = tiles_of(std::min(f.images, p.n), rows, columns, f.m, top, left);
   std::size_t const domain = std::size_t(f.domain());
@@ -181,10 +187,14 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   auto const& s = p.store;
   if (!clips(s.act) || !clips(p.load_x.act) || !clips(p.load_dy.act)) return "activations other than relu and relu6";
   if (s.stats != Stats::none) return "statistics";
-  if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift) return "an affine that makes no sense here";
-  if (p.load_x.unpool.kind != PoolSlot::none || (s.pool.kind != PoolSlot::none && s.pool.size != 2)) return "pooling windows other than 2x2 of the result";
-  if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none)) return "unpooling beside other slots of dy";
-  if (filter_gradient(p) && (s.residual || s.act != Activation::none || s.affine != Affine::none || s.mask != Mask::none)) return "slots of the filter gradient";
+  if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift)
+    return "an affine that makes no sense here";
+  if (p.load_x.unpool.kind != PoolSlot::none || (s.pool.kind != PoolSlot::none && s.pool.size != 2))
+    return "pooling windows other than 2x2 of the result";
+  if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none))
+    return "unpooling beside other slots of dy";
+  if (filter_gradient(p) && (s.residual || s.act != Activation::none || s.affine != Affine::none || s.mask != Mask::none))
+    return "slots of the filter gradient";
   constexpr double most = 2147483647.0;
   double const tiles = double(p.n) * (std::max(p.h, p.p()) / 2.0 + 2) * (std::max(p.w, p.q()) / 2.0 + 2), channels = std::max(p.c, p.k) + 4.0;
   if (tiles * channels >= most || double(p.k) * p.c * 40 >= most || double(p.h) * p.w * channels >= most) return "2^31 elements or more";
@@ -201,7 +211,8 @@ double seconds_with(ConvProblem const& p, Form const& f) {
     return 12e-6 + (maps + domain + filter * x.parts) / rate + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
   if (f.fused) return 4e-6 + filter / rate + fused_seconds(f.m, x.tiles.all, x.in, x.out);
   double const rounds = std::ceil(double(p.n) / f.images);
-  return 4e-6 + (filter + maps) / rate + rounds * (8e-6 + domain / rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1, p.direction == Direction::bwd_data));
+  return 4e-6 + (filter + maps) / rate +
+         rounds * (8e-6 + domain / rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
 
 // Images in one round unless memory is short: rounds whose transforms stay in L2 lost more by their launches and by products that do not fill the card.
@@ -290,11 +301,29 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
     dy.pad_top = dy.pad_left = 0;
     cut_tiles<typename M::OutputGradient>(source_of(p, args, true), dy, 0, dy.all, x.out_row, dys, stream);
     std::int64_t const element = std::int64_t(p.k) * x.in_row;
-    tile_products::multiply({.a = dys, .b = xs, .sums = sums, .m = p.k, .n = p.c, .sum = x.tiles.all, .elements = domain, .a_across = true, .b_across = true,
-                             .a_row = x.out_row, .b_row = x.in_row, .sums_row = x.in_row, .a_element = std::int64_t(x.tiles.all) * x.out_row,
-                             .b_element = std::int64_t(x.tiles.all) * x.in_row, .sums_element = element, .part = x.part, .parts = x.parts, .tile = tile_products::tile_of(f.block)}, stream);
-    transform_back_filter<m><<<blocks_for(p.k * p.c), threads, 0, stream>>>(sums, x.parts, x.in_row, element, p.c, FastDivide(p.c), p.k * p.c, args.w.as<float>());
-    if (p.store.bias) add_all_rows(dys + std::int64_t(m + 3) * x.tiles.all * x.out_row, x.tiles.all, x.out_row, p.k, dys + x.sums, args.bias.as<float>(), stream);
+    tile_products::multiply({.a = dys,
+                             .b = xs,
+                             .sums = sums,
+                             .m = p.k,
+                             .n = p.c,
+                             .sum = x.tiles.all,
+                             .elements = domain,
+                             .a_across = true,
+                             .b_across = true,
+                             .a_row = x.out_row,
+                             .b_row = x.in_row,
+                             .sums_row = x.in_row,
+                             .a_element = std::int64_t(x.tiles.all) * x.out_row,
+                             .b_element = std::int64_t(x.tiles.all) * x.in_row,
+                             .sums_element = element,
+                             .part = x.part,
+                             .parts = x.parts,
+                             .tile = tile_products::tile_of(f.block)},
+                            stream);
+    transform_back_filter<m>
+        <<<blocks_for(p.k * p.c), threads, 0, stream>>>(sums, x.parts, x.in_row, element, p.c, FastDivide(p.c), p.k * p.c, args.w.as<float>());
+    if (p.store.bias)
+      add_all_rows(dys + std::int64_t(m + 3) * x.tiles.all * x.out_row, x.tiles.all, x.out_row, p.k, dys + x.sums, args.bias.as<float>(), stream);
     return;
   }
   float* filters = args.prepared.as<float>();
@@ -310,10 +339,25 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
   for (int first = 0; first < x.tiles.all; first += x.round.all) {
     int const count = std::min(x.round.all, x.tiles.all - first);
     cut_tiles<typename M::Input>(source, x.tiles, first, count, x.in_row, tiles, stream);
-    tile_products::multiply({.a = tiles, .b = filters, .sums = sums, .m = count, .n = x.out, .sum = x.in, .elements = domain, .a_across = false, .b_across = data,
-                             .a_row = x.in_row, .b_row = c_row, .sums_row = x.out_row, .a_element = std::int64_t(count) * x.in_row,
-                             .b_element = std::int64_t(p.k) * c_row, .sums_element = std::int64_t(count) * x.out_row, .tile = tile_products::tile_of(f.block)}, stream);
-    transform_back<m><<<blocks_for(count * x.out), threads, 0, stream>>>(result, x.tiles, first, FastDivide(x.out), count * x.out, x.out_row, std::int64_t(count) * x.out_row, sums);
+    tile_products::multiply({.a = tiles,
+                             .b = filters,
+                             .sums = sums,
+                             .m = count,
+                             .n = x.out,
+                             .sum = x.in,
+                             .elements = domain,
+                             .a_across = false,
+                             .b_across = data,
+                             .a_row = x.in_row,
+                             .b_row = c_row,
+                             .sums_row = x.out_row,
+                             .a_element = std::int64_t(count) * x.in_row,
+                             .b_element = std::int64_t(p.k) * c_row,
+                             .sums_element = std::int64_t(count) * x.out_row,
+                             .tile = tile_products::tile_of(f.block)},
+                            stream);
+    transform_back<m><<<blocks_for(count * x.out), threads, 0, stream>>>(result, x.tiles, first, FastDivide(x.out), count * x.out, x.out_row,
+                                                                         std::int64_t(count) * x.out_row, sums);
   }
 }
 
@@ -327,7 +371,16 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_winograd{.name = "winograd", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds,
-                                                .run = run, .ranges = ranges, .prepares = "w", .prepared = prepared, .prepare = prepare};
+Algorithm<ConvProblem> const conv_cuda_winograd{.name = "winograd",
+                                                .target = DeviceKind::cuda,
+                                                .reject = reject,
+                                                .configs = configs,
+                                                .scratch = scratch,
+                                                .seconds = seconds,
+                                                .run = run,
+                                                .ranges = ranges,
+                                                .prepares = "w",
+                                                .prepared = prepared,
+                                                .prepare = prepare};
 
 }  // namespace falconet

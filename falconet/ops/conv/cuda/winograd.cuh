@@ -15,7 +15,9 @@ template <>
 struct Matrices<2> {
   struct Input {  // B^T
     static constexpr int in = 4, out = 4;
-    static FALCONET_DEVICE void apply(float const (&x)[4], float (&v)[4]) { v[0] = x[0] - x[2], v[1] = x[1] + x[2], v[2] = x[2] - x[1], v[3] = x[1] - x[3]; }
+    static FALCONET_DEVICE void apply(float const (&x)[4], float (&v)[4]) {
+      v[0] = x[0] - x[2], v[1] = x[1] + x[2], v[2] = x[2] - x[1], v[3] = x[1] - x[3];
+    }
   };
   struct Filter {  // G
     static constexpr int in = 3, out = 4;
@@ -106,7 +108,9 @@ FALCONET_DEVICE void read_tile(Source const& s, int n, int row, int column, int 
     for (int i = 0; i < size; ++i)
 #pragma unroll
       for (int j = 0; j < size; ++j)
-        x[i][j] = unsigned(row + i) < unsigned(s.map.height) && unsigned(column + j) < unsigned(s.map.width) ? __ldg(from + (i * s.map.width + j) * s.map.channels) : 0;
+        x[i][j] = unsigned(row + i) < unsigned(s.map.height) && unsigned(column + j) < unsigned(s.map.width)
+                      ? __ldg(from + (i * s.map.width + j) * s.map.channels)
+                      : 0;
   } else {
     Vectors const v = vectors_of(s, c);
 #pragma unroll

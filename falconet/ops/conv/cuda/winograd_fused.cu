@@ -21,7 +21,8 @@ constexpr int depth = 8, tiles_each = 32, raw_words = tiles_each * depth;   // o
 
 template <int m>
 struct Shape {
-  static constexpr int a = m + 2, domain = a * a, halves = m == 2 ? 2 : 1, filters = 32 * halves, elements = m == 2 ? 1 : 3, warps = domain / elements, threads = 32 * warps;
+  static constexpr int a = m + 2, domain = a * a, halves = m == 2 ? 2 : 1, filters = 32 * halves, elements = m == 2 ? 1 : 3,
+                       warps = domain / elements, threads = 32 * warps;
   static constexpr int raw = domain * raw_words, left = domain * raw_words, right = domain * filters * depth;   // words of a slab
   static constexpr int line = filters + 8;                                                                     // of sums
   static constexpr int words = 2 * (raw + left + right) > domain * tiles_each * line ? 2 * (raw + left + right) : domain * tiles_each * line;
@@ -31,7 +32,8 @@ struct Shape {
 FALCONET_DEVICE int tile_of_slot(int slot) { return (slot & 1) | (slot & 2) << 2 | (slot & 12) >> 1 | (slot & 16); }
 
 template <int m, bool plain>
-__global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source const s, Result const r, Tiles const tiles, float const* filters, int blocks_k, int slabs) {
+__global__ void __launch_bounds__(Shape<m>::threads, 1)
+    winograd_fused(Source const s, Result const r, Tiles const tiles, float const* filters, int blocks_k, int slabs) {
   using S = Shape<m>;
   constexpr int a = S::a, copies = S::domain * raw_words / 4 / S::threads;
   static_assert(S::domain * raw_words / 4 % S::threads == 0);
@@ -84,7 +86,8 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source co
       for (int i = 0; i < a; ++i) {
         column[i] = x[(i * a + j) * raw_words];
         if constexpr (!plain) {          // padding is zero after the slot
-          bool const in = unsigned(place.row - tiles.pad_top + i) < unsigned(s.map.height) && unsigned(place.column - tiles.pad_left + j) < unsigned(s.map.width);
+          bool const in =
+              unsigned(place.row - tiles.pad_top + i) < unsigned(s.map.height) && unsigned(place.column - tiles.pad_left + j) < unsigned(s.map.width);
           column[i] = in ? clip(s.act, s.affine != Affine::none ? scale * column[i] + shift : column[i]) : 0;
         }
       }
@@ -111,7 +114,8 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source co
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         float4 const u = u_from[i * 32];
-        ptx::cut_in_two(u.x, u_high[i][0], u_low[i][0]), ptx::cut_in_two(u.y, u_high[i][1], u_low[i][1]), ptx::cut_in_two(u.z, u_high[i][2], u_low[i][2]), ptx::cut_in_two(u.w, u_high[i][3], u_low[i][3]);
+        ptx::cut_in_two(u.x, u_high[i][0], u_low[i][0]), ptx::cut_in_two(u.y, u_high[i][1], u_low[i][1]),
+            ptx::cut_in_two(u.z, u_high[i][2], u_low[i][2]), ptx::cut_in_two(u.w, u_high[i][3], u_low[i][3]);
       }
 #pragma unroll
       for (int h = 0; h < S::halves; ++h) {
@@ -178,7 +182,8 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1) winograd_fused(Source co
 
 // The filter in the domain as [block of filters][slab][element][16 filters][lane][4]: fragments of B, two neighbouring ones as one vector.
 template <int m>
-__global__ void __launch_bounds__(256) transform_filter(float const* w, int c, int k, bool data, int padded_in, FastDivide by_quick, int all, float* to) {
+__global__ void __launch_bounds__(256)
+    transform_filter(float const* w, int c, int k, bool data, int padded_in, FastDivide by_quick, int all, float* to) {
   using S = Shape<m>;
   int const index = blockIdx.x * 256 + threadIdx.x;
   if (index >= all) return;
@@ -217,7 +222,9 @@ void launch_filter(float const* w, int c, int k, bool data, float* to, cudaStrea
 
 }  // namespace
 
-std::size_t fused_filter_floats(int m, int in, int out) { return std::size_t((m + 2) * (m + 2)) * rounded(in, depth) * rounded(out, m == 2 ? 64 : 32); }
+std::size_t fused_filter_floats(int m, int in, int out) {
+  return std::size_t((m + 2) * (m + 2)) * rounded(in, depth) * rounded(out, m == 2 ? 64 : 32);
+}
 double fused_seconds(int m, std::int64_t tiles, int in, int out) {
   double const blocks = std::ceil(double(tiles) / tiles_each) * std::ceil(out / (m == 2 ? 64.0 : 32.0)), slabs = std::ceil(in / double(depth));
   return std::ceil(blocks / 132) * (m == 2 ? slabs * 1.6e-6 + 4.9e-6 : slabs * 2.35e-6 + 8.5e-6);

@@ -18,7 +18,8 @@ struct Place {
 };
 // Element `index` of an image batch of p.c channels, `rows` x `columns`, in its layout; and the other way round.
 __device__ Place place_of(PoolProblem const& p, std::int64_t index, int rows, int columns) {
-  if (p.layout == Layout::nhwc) return {index / p.c / columns / rows, int(index % p.c), int(index / p.c / columns % rows), int(index / p.c % columns)};
+  if (p.layout == Layout::nhwc)
+    return {index / p.c / columns / rows, int(index % p.c), int(index / p.c / columns % rows), int(index / p.c % columns)};
   return {index / columns / rows / p.c, int(index / columns / rows % p.c), int(index / columns % rows), int(index % columns)};
 }
 __device__ std::int64_t at(PoolProblem const& p, Place const& i, int row, int column, int rows, int columns) {
@@ -58,7 +59,8 @@ __global__ void __launch_bounds__(threads) pool_gradient(PoolProblem const p, st
   Place const i = place_of(p, index, p.h, p.w);
   A sum = 0;
   for (int row = max(0, (i.row + p.pad_top - p.r + p.stride_h) / p.stride_h); row < p.p && row * p.stride_h - p.pad_top <= i.row; ++row)
-    for (int column = max(0, (i.column + p.pad_left - p.s + p.stride_w) / p.stride_w); column < p.q && column * p.stride_w - p.pad_left <= i.column; ++column) {
+    for (int column = max(0, (i.column + p.pad_left - p.s + p.stride_w) / p.stride_w); column < p.q && column * p.stride_w - p.pad_left <= i.column;
+         ++column) {
       int const r = i.row + p.pad_top - row * p.stride_h, s = i.column + p.pad_left - column * p.stride_w;
       if (r >= p.r || s >= p.s) continue;
       std::int64_t const from = at(p, i, row, column, p.p, p.q);
@@ -94,6 +96,7 @@ void run(PoolProblem const& p, Config const&, PoolArgs const& a, View, Stream& o
 
 }  // namespace
 
-Algorithm<PoolProblem> const pool_cuda_naive{.name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true};
+Algorithm<PoolProblem> const pool_cuda_naive{
+    .name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true};
 
 }  // namespace falconet

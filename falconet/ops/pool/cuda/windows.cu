@@ -134,7 +134,8 @@ void run(PoolProblem const& p, Config const&, PoolArgs const& a, View, Stream& o
     constexpr int v = 16 / sizeof(E);
     auto const [rows, columns] = extent(p);
     int const all = p.n * rows * columns * (p.c / v);
-    Geometry const g{p.c, p.h, p.w, p.p, p.q, p.r, p.s, p.stride_h, p.stride_w, p.pad_top, p.pad_left, FastDivide(p.c / v), FastDivide(columns), FastDivide(rows)};
+    Geometry const g{
+        p.c, p.h, p.w, p.p, p.q, p.r, p.s, p.stride_h, p.stride_w, p.pad_top, p.pad_left, FastDivide(p.c / v), FastDivide(columns), FastDivide(rows)};
     unsigned const blocks = unsigned((all + threads - 1) / threads);
     auto* const winner = a.winner.as<std::uint8_t>();
     if (p.gradient) spread_of_windows<E, v><<<blocks, threads, 0, stream>>>(g, all, a.y.as<E>(), winner, a.x.as<E>());

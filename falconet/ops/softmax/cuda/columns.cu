@@ -16,7 +16,8 @@ using namespace softmax_rows;
 constexpr int lines = 8;
 
 template <class E, bool gradient>
-__global__ void __launch_bounds__(32 * lines) softmax(std::int64_t channels, std::int64_t places, std::int64_t blocks, bool log_, E const* in, E const* dy, E* out) {
+__global__ void __launch_bounds__(32 * lines)
+    softmax(std::int64_t channels, std::int64_t places, std::int64_t blocks, bool log_, E const* in, E const* dy, E* out) {
   __shared__ float largests[lines][32], sums[lines][32];
   std::int64_t const n = blockIdx.x / blocks, place = (blockIdx.x - n * blocks) * 32 + threadIdx.x, first = n * channels * places + place;
   bool const exists = place < places;
@@ -68,8 +69,8 @@ template <class E>
 void launch(SoftmaxProblem const& p, SoftmaxArgs const& a, cudaStream_t stream) {
   auto const kernel = p.gradient ? softmax<E, true> : softmax<E, false>;
   std::int64_t const blocks = (p.places() + 31) / 32;
-  kernel<<<unsigned(p.n() * blocks), dim3(32, lines), 0, stream>>>(p.channels(), p.places(), blocks, p.log, (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(),
-                                                                   (p.gradient ? a.dx : a.y).as<E>());
+  kernel<<<unsigned(p.n() * blocks), dim3(32, lines), 0, stream>>>(p.channels(), p.places(), blocks, p.log, (p.gradient ? a.y : a.x).as<E>(),
+                                                                   a.dy.as<E>(), (p.gradient ? a.dx : a.y).as<E>());
   check_launch("softmax columns", p, stream);
 }
 void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& a, View, Stream& on) {

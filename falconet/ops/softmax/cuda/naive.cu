@@ -10,8 +10,8 @@ namespace {
 constexpr int threads = 128;
 
 template <class E, class A>
-__global__ void __launch_bounds__(threads) softmax(std::int64_t groups, std::int64_t channels, std::int64_t places, std::int64_t stride, bool log_, bool gradient, E const* in,
-                                                   E const* dy, E* out) {
+__global__ void __launch_bounds__(threads) softmax(std::int64_t groups, std::int64_t channels, std::int64_t places, std::int64_t stride, bool log_,
+                                                   bool gradient, E const* in, E const* dy, E* out) {
   std::int64_t const group = blockIdx.x * std::int64_t(threads) + threadIdx.x;
   if (group >= groups) return;
   std::int64_t const n = group / places, place = group % places, first = n * channels * places + place * (stride == 1 ? channels : 1);
@@ -47,8 +47,9 @@ double seconds(SoftmaxProblem const& p, DeviceFacts const&) { return 3e-6 + doub
 template <class E, class A>
 void launch(SoftmaxProblem const& p, SoftmaxArgs const& a, cudaStream_t stream) {
   std::int64_t const groups = p.n() * p.places();
-  softmax<E, A><<<unsigned((groups + threads - 1) / threads), threads, 0, stream>>>(groups, p.channels(), p.places(), p.stride(), p.log, p.gradient, (p.gradient ? a.y : a.x).as<E>(),
-                                                                                    a.dy.as<E>(), (p.gradient ? a.dx : a.y).as<E>());
+  softmax<E, A><<<unsigned((groups + threads - 1) / threads), threads, 0, stream>>>(groups, p.channels(), p.places(), p.stride(), p.log, p.gradient,
+                                                                                    (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(),
+                                                                                    (p.gradient ? a.dx : a.y).as<E>());
   check_launch("softmax naive", p, stream);
 }
 
@@ -61,6 +62,7 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& a, View, Str
 
 }  // namespace
 
-Algorithm<SoftmaxProblem> const softmax_cuda_naive{.name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true};
+Algorithm<SoftmaxProblem> const softmax_cuda_naive{
+    .name = "naive", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run, .baseline = true};
 
 }  // namespace falconet

@@ -75,7 +75,8 @@ double seconds(SoftmaxProblem const& p, DeviceFacts const&) {
 template <class E, int v>
 void launch(SoftmaxProblem const& p, SoftmaxArgs const& a, cudaStream_t stream) {
   auto const kernel = p.gradient ? softmax<E, v, true> : softmax<E, v, false>;
-  kernel<<<unsigned(p.n() * p.places()), threads, 0, stream>>>(p.channels() / v, p.log, (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(), (p.gradient ? a.dx : a.y).as<E>());
+  kernel<<<unsigned(p.n() * p.places()), threads, 0, stream>>>(p.channels() / v, p.log, (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(),
+                                                               (p.gradient ? a.dx : a.y).as<E>());
 }
 void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& a, View, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());

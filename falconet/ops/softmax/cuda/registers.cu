@@ -104,7 +104,8 @@ template <class E, int v, int vectors>
 void launch(SoftmaxProblem const& p, SoftmaxArgs const& a, int row_vectors, int lanes, int block, cudaStream_t stream) {
   std::int64_t const rows = p.n() * p.places(), each = lanes ? block / lanes : 1;
   auto const kernel = p.gradient ? softmax<E, v, vectors, true> : softmax<E, v, vectors, false>;
-  kernel<<<unsigned((rows + each - 1) / each), block, 0, stream>>>(rows, row_vectors, lanes, p.log, (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(), (p.gradient ? a.dx : a.y).as<E>());
+  kernel<<<unsigned((rows + each - 1) / each), block, 0, stream>>>(rows, row_vectors, lanes, p.log, (p.gradient ? a.y : a.x).as<E>(), a.dy.as<E>(),
+                                                                   (p.gradient ? a.dx : a.y).as<E>());
 }
 template <class E, int v>
 void run_with(SoftmaxProblem const& p, SoftmaxArgs const& a, cudaStream_t stream) {
@@ -133,6 +134,7 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& a, View, Str
 
 }  // namespace
 
-Algorithm<SoftmaxProblem> const softmax_cuda_registers{.name = "registers", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run};
+Algorithm<SoftmaxProblem> const softmax_cuda_registers{
+    .name = "registers", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run};
 
 }  // namespace falconet
