@@ -20,7 +20,11 @@ extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter 
 extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the smallest 3x3 problems, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_fused_pool;             // with max-pooling of 2x2, any filter without groups, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_grouped;                // more than one group, not depthwise, bf16 and f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_winograd;               // 3x3 of stride 1, f32 nhwc, tensor cores at f32's accuracy
+extern Algorithm<ConvProblem> const conv_cuda_fft;                    // large filters of stride 1, f32 nhwc, tensor cores at f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
 extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16

@@ -7,7 +7,7 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"
-#include "falconet/ops/pool/algorithms.h"
+#include "falconet/ops/pool/cuda/algorithms.h"
 
 namespace falconet {
 namespace {
@@ -325,8 +325,6 @@ void run(PoolProblem const& p, Config const&, PoolArgs const& a, View, Stream& o
 
 }  // namespace
 
-std::vector<Algorithm<PoolProblem>> pool_cuda_algorithms() {
-  return {{.name = "gather", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
-}
+Algorithm<PoolProblem> const pool_cuda_gather{.name = "gather", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run};
 
 }  // namespace falconet

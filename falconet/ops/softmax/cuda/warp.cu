@@ -2,7 +2,7 @@
 // the caches), arithmetic in f32 (f64 for f64).
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
-#include "falconet/ops/softmax/algorithms.h"
+#include "falconet/ops/softmax/cuda/algorithms.h"
 
 namespace falconet {
 namespace {
@@ -82,8 +82,6 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& a, View, Str
 
 }  // namespace
 
-std::vector<Algorithm<SoftmaxProblem>> softmax_cuda_algorithms() {
-  return {{.name = "warp", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run}};
-}
+Algorithm<SoftmaxProblem> const softmax_cuda_warp{.name = "warp", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run};
 
 }  // namespace falconet

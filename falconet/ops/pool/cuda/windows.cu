@@ -1,0 +1,154 @@
+// Maxima of windows, channels last, and their gradient, with several windows or a whole window a thread, 16 bytes of channels at a time.
+//   forward    2x2 and 3x3 windows of stride 2: a thread makes 2x2 results, so that overlapping windows share what is read: 25 vectors of x for
+//              four 3x3 windows in place of 36, and a row of 4 or 5 loads is under way at once
+//   gradient   windows that do not overlap: a thread reads dy and the winner of one window and writes all pixels up to the next, zeros but one
+// Limits: f32 and bf16, whole vectors of channels, windows that u8 counts. Bytes: x, y and the winner once (3x3 halos from L1); dy, winner and dx once.
+#include <algorithm>
+
+#include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/divide.cuh"
+#include "falconet/device/cuda/element.cuh"
+#include "falconet/ops/pool/cuda/algorithms.h"
+
+namespace falconet {
+namespace {
+
+constexpr int threads = 256, block = 2, no_place = 256;   // block: results of a thread, each way; no_place: of no winner
+
+struct Geometry {
+  int c, h, w, p, q, r, s, st_h, st_w, pad_top, pad_left;
+  FastDivide by_channels, by_columns, by_rows;   // of the squares of results, or of windows
+};
+struct Place {
+  int n, row, column, c;
+};
+template <int v>
+__device__ Place place_of(Geometry const& g, int index) {
+  Place t;
+  int rest = g.by_channels(index, t.c);
+  t.c *= v;
+  rest = g.by_columns(rest, t.column);
+  t.n = g.by_rows(rest, t.row);
+  return t;
+}
+
+template <class E, int size, int v>
+__global__ void __launch_bounds__(threads) max_of_squares(Geometry const g, int squares, E const* x, E* y, std::uint8_t* winner) {
+  constexpr int span = size + 2 * (block - 1);
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= squares) return;
+  Place const t = place_of<v>(g, index);
+  int const row0 = t.row * block, column0 = t.column * block, top = row0 * 2 - g.pad_top, left = column0 * 2 - g.pad_left;
+  float best[block][block][v];
+  int which[block][block][v];
+#pragma unroll
+  for (int i = 0; i < block * block * v; ++i) best[i / v / block][i / v % block][i % v] = 0, which[i / v / block][i / v % block][i % v] = -1;
+  E const* const first = x + ((std::int64_t(t.n) * g.h + top) * g.w + left) * g.c + t.c;
+#pragma unroll
+  for (int i = 0; i < span; ++i) {
+    if (unsigned(top + i) >= unsigned(g.h)) continue;
+    Pack<E, v> in[span];
+#pragma unroll
+    for (int j = 0; j < span; ++j)
+      if (unsigned(left + j) < unsigned(g.w)) in[j] = *reinterpret_cast<Pack<E, v> const*>(first + (std::int64_t(i) * g.w + j) * g.c);
+#pragma unroll
+    for (int a = 0; a < block; ++a) {
+      int const r = i - 2 * a;
+      if (r < 0 || r >= size) continue;
+#pragma unroll
+      for (int b = 0; b < block; ++b)
+#pragma unroll
+        for (int s = 0; s < size; ++s) {
+          if (unsigned(left + 2 * b + s) >= unsigned(g.w)) continue;
+#pragma unroll
+          for (int e = 0; e < v; ++e) {
+            float const value = load(in[2 * b + s].e[e]);
+            if (which[a][b][e] < 0 || value > best[a][b][e] || value != value) best[a][b][e] = value, which[a][b][e] = r * size + s;
+          }
+        }
+    }
+  }
+#pragma unroll
+  for (int a = 0; a < block; ++a)
+#pragma unroll
+    for (int b = 0; b < block; ++b) {
+      if (row0 + a >= g.p || column0 + b >= g.q) continue;
+      std::int64_t const to = ((std::int64_t(t.n) * g.p + row0 + a) * g.q + column0 + b) * g.c + t.c;
+      Pack<E, v> out;
+      Pack<std::uint8_t, v> index_out;
+#pragma unroll
+      for (int e = 0; e < v; ++e) put(out.e[e], best[a][b][e]), index_out.e[e] = std::uint8_t(which[a][b][e]);
+      *reinterpret_cast<Pack<E, v>*>(y + to) = out;
+      if (winner) *reinterpret_cast<Pack<std::uint8_t, v>*>(winner + to) = index_out;
+    }
+}
+
+template <class E, int v>
+__global__ void __launch_bounds__(threads) spread_of_windows(Geometry const g, int windows, E const* dy, std::uint8_t const* winner, E* dx) {
+  int const index = blockIdx.x * threads + threadIdx.x;
+  if (index >= windows) return;
+  Place const t = place_of<v>(g, index);
+  bool const exists = t.row < g.p && t.column < g.q;
+  std::int64_t const from = exists ? ((std::int64_t(t.n) * g.p + t.row) * g.q + t.column) * g.c + t.c : 0;
+  Pack<E, v> const d = *reinterpret_cast<Pack<E, v> const*>(dy + from);
+  Pack<std::uint8_t, v> const which = *reinterpret_cast<Pack<std::uint8_t, v> const*>(winner + from);
+  int const top = t.row * g.st_h - g.pad_top, left = t.column * g.st_w - g.pad_left;
+  for (int r = 0; r < g.st_h; ++r)
+    for (int s = 0; s < g.st_w; ++s) {
+      if (unsigned(top + r) >= unsigned(g.h) || unsigned(left + s) >= unsigned(g.w)) continue;
+      int const here = exists && r < g.r && s < g.s ? r * g.s + s : no_place;
+      Pack<E, v> out;
+#pragma unroll
+      for (int e = 0; e < v; ++e) out.e[e] = which.e[e] == here ? d.e[e] : E{};
+      *reinterpret_cast<Pack<E, v>*>(dx + ((std::int64_t(t.n) * g.h + top + r) * g.w + left + s) * g.c + t.c) = out;
+    }
+}
+
+int vector_of(PoolProblem const& p) { return p.type == DType::f32 ? 4 : 8; }
+// Squares of results, or windows to the edge of the image and the padding before it.
+std::pair<int, int> extent(PoolProblem const& p) {
+  if (!p.gradient) return {(p.p + block - 1) / block, (p.q + block - 1) / block};
+  return {(p.h + p.pad_top + p.stride_h - 1) / p.stride_h, (p.w + p.pad_left + p.stride_w - 1) / p.stride_w};
+}
+
+std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.kind != PoolKind::max) return "maxima only";
+  if (p.type != DType::f32 && p.type != DType::bf16) return "f32 and bf16 only";
+  if (p.layout != Layout::nhwc || p.c % vector_of(p)) return "whole vectors of 16 bytes of channels, nhwc, only";
+  if (PoolProblem::winner_type(p.r, p.s) != DType::u8) return "windows of more than 254 pixels";
+  if (!p.gradient && (p.r != p.s || (p.r != 2 && p.r != 3) || p.stride_h != 2 || p.stride_w != 2)) return "windows of 2x2 and 3x3 with stride 2 only";
+  if (p.gradient && (p.r > p.stride_h || p.s > p.stride_w)) return "windows that overlap";
+  auto const [rows, columns] = extent(p);
+  if (std::int64_t(p.n) * rows * columns * p.c >= std::int64_t(1) << 31) return "2^31 elements or more";
+  return {};
+}
+double seconds(PoolProblem const& p, DeviceFacts const&) {
+  double const bytes = bytes_of(p.operands());
+  return p.gradient ? 2e-6 + bytes / 3.4e12 : bytes > 64e6 && p.r > 2 ? 2e-6 + bytes / 3.2e12 : 2.1e-6 + bytes / 2.9e12;
+}
+
+void run(PoolProblem const& p, Config const&, PoolArgs const& a, View, Stream& on) {
+  auto const stream = static_cast<cudaStream_t>(on.cuda());
+  auto const typed = [&](auto element) {
+    using E = decltype(element);
+    constexpr int v = 16 / sizeof(E);
+    auto const [rows, columns] = extent(p);
+    int const all = p.n * rows * columns * (p.c / v);
+    Geometry const g{
+        p.c, p.h, p.w, p.p, p.q, p.r, p.s, p.stride_h, p.stride_w, p.pad_top, p.pad_left, FastDivide(p.c / v), FastDivide(columns), FastDivide(rows)};
+    unsigned const blocks = unsigned((all + threads - 1) / threads);
+    auto* const winner = a.winner.as<std::uint8_t>();
+    if (p.gradient) spread_of_windows<E, v><<<blocks, threads, 0, stream>>>(g, all, a.y.as<E>(), winner, a.x.as<E>());
+    else if (p.r == 2) max_of_squares<E, 2, v><<<blocks, threads, 0, stream>>>(g, all, a.x.as<E>(), a.y.as<E>(), winner);
+    else max_of_squares<E, 3, v><<<blocks, threads, 0, stream>>>(g, all, a.x.as<E>(), a.y.as<E>(), winner);
+  };
+  if (p.type == DType::f32) typed(float{});
+  else typed(bf16{});
+  check_launch("pool windows", p, stream);
+}
+
+}  // namespace
+
+Algorithm<PoolProblem> const pool_cuda_windows{.name = "windows", .target = DeviceKind::cuda, .reject = reject, .seconds = seconds, .run = run};
+
+}  // namespace falconet
