@@ -1,5 +1,5 @@
 // Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
-//   gpu_conv check [TEXT]           (of the problems that contain TEXT) every CUDA algorithm and config against the CPU reference: poisoned
+//   gpu_conv check [TEXT]...        (of the problems that contain a TEXT, or of the algorithms that are named) every CUDA algorithm and config against the CPU reference: poisoned
 //                                   outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
@@ -77,7 +77,7 @@ std::string beyond_tf32(ConvProblem const& p, std::string const& expected, std::
 
 enum class Values { integers, normal, rounded };   // rounded: normal numbers that are TF32 numbers
 
-void check(Card& card, std::string const& text, Tally& tally) {
+void check(Card& card, std::string const& text, std::set<std::string> const& only, Tally& tally) {
   ConvProblem const p = ConvProblem::parse(text);
   ++tally.problems;
   std::set<std::string> failed;
@@ -89,7 +89,7 @@ void check(Card& card, std::string const& text, Tally& tally) {
     run_reference(p, operands);
     auto const expected = operands.outputs();
     for (auto const* algorithm : conv_cuda_algorithms()) {
-      if (algorithm->rival) continue;   // bench conv compares them with f64
+      if (algorithm->rival || (!only.empty() && !only.contains(algorithm->name))) continue;   // rivals: bench conv compares them with f64
       if (!algorithm->reject(p, card.facts).empty()) {
         ++tally.refused[algorithm->name];
         continue;
@@ -247,11 +247,19 @@ std::vector<std::string> problems_to_check() {
   return out;
 }
 
-int run_checks(Card& card, std::string const& part) {
+int run_checks(Card& card, std::vector<std::string> parts) {
   Tally tally;
+  std::set<std::string> only;
   int index = 0;
-  for (auto const& p : problems_to_check())
-    if (p.find(part) != p.npos && gpu_test::in_shard(index++)) check(card, p, tally);
+  for (auto const* algorithm : conv_cuda_algorithms())
+    if (std::erase(parts, algorithm->name)) only.insert(algorithm->name);
+  for (auto const& p : problems_to_check()) {
+    bool const named = only.empty() || std::any_of(conv_cuda_algorithms().begin(), conv_cuda_algorithms().end(), [&](auto const* a) {
+      return only.contains(a->name) && a->reject(ConvProblem::parse(p), card.facts).empty();
+    });
+    bool const wanted = named && (parts.empty() || std::any_of(parts.begin(), parts.end(), [&](auto const& part) { return p.find(part) != p.npos; }));
+    if (wanted && gpu_test::in_shard(index++)) check(card, p, only, tally);
+  }
   std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
   for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
   return tally.failures ? 1 : 0;
@@ -471,7 +479,7 @@ int main(int argc, char** argv) {
     std::vector<std::string> const arguments(argv + std::min(argc, 2), argv + argc);
     std::string const what = argc > 1 ? argv[1] : "check";
     std::printf("%s, driver %d, runtime %d, kernels %s\n", card.facts.name.c_str(), status.driver_version, status.runtime_version, status.architectures.c_str());
-    return what == "bench" ? run_bench(card, arguments) : run_checks(card, arguments.empty() ? "" : arguments[0]);
+    return what == "bench" ? run_bench(card, arguments) : run_checks(card, arguments);
   } catch (Error const& e) {
     std::printf("error: %s\n", e.what());
     return 1;

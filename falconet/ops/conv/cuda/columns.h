@@ -12,7 +12,7 @@
 #include <functional>
 
 #include "falconet/ops/conv/problem.h"
-#include "falconet/ops/gemm/problem.h"
+#include "falconet/ops/gemm/cuda/tiled.h"
 
 namespace falconet::columns {
 
