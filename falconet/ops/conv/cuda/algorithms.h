@@ -22,6 +22,7 @@ extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter 
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
+extern Algorithm<ConvProblem> const conv_cuda_tiled;                  // many channels, f32 nhwc; filter gradient 3x3
 extern Algorithm<ConvProblem> const conv_cuda_im2col_v2;              // f32, both layouts: the matrix of patches written out, a thread per element
 extern Algorithm<ConvProblem> const conv_cuda_im2col_v1;              // the same, a thread per place of the filter
 extern Algorithm<ConvProblem> const conv_cuda_im2col_atomic;          // its data gradient with atomicAdd: in bench alone
