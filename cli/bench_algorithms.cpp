@@ -69,7 +69,7 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
     auto problem = ConvProblem::parse(text);
     bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
     std::vector<Layout> layouts;
-    for (auto const& word : settings.texts("layouts")) {
+    for (auto const& word : settings.has("layouts") ? settings.texts("layouts") : std::vector<std::string>{}) {
       if (word != "nhwc" && word != "nchw") fail_unknown("layout", word, std::vector<std::string>{"nhwc", "nchw"});
       layouts.push_back(word == "nhwc" ? Layout::nhwc : Layout::nchw);
     }
@@ -249,7 +249,7 @@ class Bench {
           row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
           row.device = facts.device.text();
           row.operations = operations, row.bytes = bytes_of(list);
-          bool const layouts = settings_.texts("layouts").size() > 1;
+          bool const layouts = settings_.has("layouts") && settings_.texts("layouts").size() > 1;
           row.category = layouts ? without_layout(problem) : problem;
           row.name = c.algorithm + (choices.size() > 1 || c.rival ? " " + row.config : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
