@@ -40,6 +40,13 @@ std::string first_problem(std::string const& operation) {
   return {};
 }
 
+// In which layouts every problem runs; empty: in its own. A picture of a GPU has both: most of a vendor's engines know nchw alone.
+std::vector<std::string> layout_words(Settings const& settings) {
+  if (settings.has("layouts")) return settings.texts("layouts");
+  bool const picture = settings.has("plot") || settings.has("roofline");
+  return picture && settings.text("device").find("cuda") != std::string::npos ? std::vector<std::string>{"nhwc", "nchw"} : std::vector<std::string>{};
+}
+
 // The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
   if (!settings.has("problems"))
@@ -69,7 +76,7 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
     auto problem = ConvProblem::parse(text);
     bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
     std::vector<Layout> layouts;
-    for (auto const& word : settings.has("layouts") ? settings.texts("layouts") : std::vector<std::string>{}) {
+    for (auto const& word : layout_words(settings)) {
       if (word != "nhwc" && word != "nchw") fail_unknown("layout", word, std::vector<std::string>{"nhwc", "nchw"});
       layouts.push_back(word == "nhwc" ? Layout::nhwc : Layout::nchw);
     }
@@ -87,6 +94,14 @@ std::string without_layout(std::string text) {
   for (std::string_view layout : {" nhwc", " nchw"})
     if (auto const at = text.find(layout); at != std::string::npos) text.erase(at, layout.size());
   return text;
+}
+
+// "fft" for fft:1, "tile_m:64 tile_n:16" for tile_m:64,tile_n:16.
+std::string in_words(Config const& config) {
+  std::string out;
+  for (auto const& [key, value] : config.values())
+    if (key != "deterministic") out += (out.empty() ? "" : " ") + (value == 1 ? key : key + ":" + std::to_string(value));
+  return out;
 }
 
 // Every config worth trying, and over the ranges that may be set by hand the powers of two (or, of what need not be one, doublings), one range at a time.
@@ -234,7 +249,9 @@ class Bench {
         std::vector<Choice> choices;
         auto const all = [&] {   // the best guess; of a rival every engine; in a search everything
           if (!c.refusal.empty()) return std::vector<Config>{Config{}};
-          return search_ ? searched(c) : c.rival ? c.configs : std::vector<Config>{c.configs.front()};
+          auto configs = search_ ? searched(c) : c.rival ? c.configs : std::vector<Config>{c.configs.front()};
+          if (!calls_) std::erase_if(configs, [](Config const& config) { return config.get("descriptors_each", 0) == 1; });   // the host's work alone
+          return configs;
         };
         for (auto const& w : wanted_) {
           if (w.algorithm != c.algorithm) continue;
@@ -249,9 +266,9 @@ class Bench {
           row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
           row.device = facts.device.text();
           row.operations = operations, row.bytes = bytes_of(list);
-          bool const layouts = settings_.has("layouts") && settings_.texts("layouts").size() > 1;
+          bool const layouts = layout_words(settings_).size() > 1;
           row.category = layouts ? without_layout(problem) : problem;
-          row.name = c.algorithm + (choices.size() > 1 || c.rival ? " " + row.config : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
+          row.name = c.algorithm + (choices.size() > 1 ? " " + in_words(choice.config) : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
           if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, c.rival, rows.size() - 1});

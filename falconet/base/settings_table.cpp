@@ -83,7 +83,7 @@ constexpr Setting settings[] = {
     {"after", text, "", "summary", "print the graph after this compiler pass"},
     {"problems", text, "", "bench conv", "a list by name (problems/conv/NAME.txt) or file, or one problem"},
     {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
-    {"layouts", texts, "", "bench conv", "nhwc, nchw or both side by side; of convolution only; default: as the list has it"},
+    {"layouts", texts, "", "bench conv", "nhwc, nchw or both side by side; of convolution; default: as the list has it, and both in a picture of a GPU"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
     {"search", flag, "false", "bench conv", "try every launch parameter of every algorithm; plot= then draws a heat map of them"},
     {"launches", choice, "graph", "bench conv", "how a GPU is timed: ten launches of one graph, or ten calls, the host's work included", "graph, calls"},
