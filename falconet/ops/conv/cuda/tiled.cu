@@ -5,7 +5,7 @@
 // A thread makes 8 neighbouring pixels of a row times 8 channels of the result, 64 sums in registers. For one channel of the source it reads the window
 // of 7 * st + S pixels under its 8 from shared memory once, and each of the S taps of a filter row uses it moved by one: with S = 3, 10 pixels and 24
 // weights feed 192 multiply-adds, 0.18 words each, where a matrix product of the same tile needs 0.25 and the unfolded matrix of implicit_gemm
-// reads every pixel S times. 16 groups of 8 pixels, taken from any rows and images, are a block's tile, so that small maps fill it; it is 128 or 64 channels
+// reads every pixel S times. Pixels lie in shared memory as in global memory, so that copies are of 16 bytes, and two channels are read at a time. 16 groups of 8 pixels, taken from any rows and images, are a block's tile, so that small maps fill it; it is 128 or 64 channels
 // of the result wide. A stage is one filter row of 4 to 16 source channels; the next is copied while the last is multiplied. Too few tiles: the sum is cut into
 // parts, added in order by a second kernel. The filter of the forward direction is brought into the order (r,s,c,k) first, or once (`prepare`).
 // The filter gradient is in tiled_filter.cu.
@@ -38,7 +38,7 @@ struct Work {
   int w_first, w_row, w_tap, w_in;             // elements from a tap to the next, and of one source channel to the next; `out` lies together
   int all_groups;                              // images * rows * groups of a row
   int stages, part;                            // stages of the whole sum, and of one block
-  bool wide;                                   // `out` is a multiple of 4
+  bool wide, wide_in;                          // `out`, `in` are multiples of 4
   FastDivide by_groups, by_rows, by_taps_h;
 };
 struct Store {
@@ -58,48 +58,62 @@ __device__ __forceinline__ float finished(Store const& s, float v, int channel, 
 // S: taps of a filter row; step: columns of the source from a pixel to the next (of S = 1 any, and the window holds only what is read).
 template <int S, int step, int tile, int channels>
 struct Shape {
-  static constexpr int threads = tile * 2, window = S == 1 ? per : (per - 1) * step + S, padded = (window + 3) / 4 * 4;
-  static constexpr int plane = groups * padded + 4;                        // of one channel: the copies of 8 channels then meet 32 banks
-  static constexpr int source = channels * plane, filter = S * channels * (tile + 4), stage = source + filter;   // words
-  static constexpr int slots = threads / channels, each = (groups * window + slots - 1) / slots;                 // source words that a thread copies
+  static constexpr int threads = tile * 2, window = S == 1 ? per : (per - 1) * step + S, places = groups * window;
+  static constexpr int together = S == 1 ? 4 : 2;                          // channels of the source that a thread holds at a time
+  static constexpr int pitch = channels + 4;                               // words of a place: windows of different groups then lie in different banks
+  static constexpr int source = places * pitch, filter = S * channels * (tile + 4), stage = source + filter;   // words
+  static constexpr int words = 2 * stage + 2 * places;                     // and the table of places
 };
 
 template <int S, int step, int tile, int channels>
-__global__ void __launch_bounds__(tile * 2, tile == 128 ? 2 : 4) tiled(Work const g, float const* source, float const* filter, Store const store, float* result, float* partial) {
+__global__ void __launch_bounds__(tile * 2, tile == 128 ? 2 : S == 1 ? 3 : 4) tiled(Work const g, float const* source, float const* filter, Store const store, float* result, float* partial) {
   using Is = Shape<S, step, tile, channels>;
-  extern __shared__ __align__(16) float memory[];                         // [2][stage]: source [channels][groups][padded], filter [S][channels][tile + 4]
+  extern __shared__ __align__(16) float memory[];                         // [2][stage]: source [places][pitch], filter [S][channels][tile + 4]; then the places
+  int2* const places = reinterpret_cast<int2*>(memory + 2 * Is::stage);   // of the windows: first word in the source of row 0, and the row of tap 0
   int const t = threadIdx.x, out0 = blockIdx.y * tile, begin = blockIdx.z * g.part, end = min(g.stages, begin + g.part);
 
-  // The words of the source that this thread copies at every stage: channel `mine` of some places in the groups' windows.
-  int const mine = t % channels, slot = t / channels;
-  int base[Is::each], row0[Is::each];
-#pragma unroll
-  for (int e = 0; e < Is::each; ++e) {
-    int const place = slot + e * Is::slots, group = place / Is::window, j = place % Is::window;
+  for (int place = t; place < Is::places; place += Is::threads) {
     int chunk, row;
-    int const index = min(int(blockIdx.x) * groups + group, g.all_groups - 1), n = g.by_rows(g.by_groups(index, chunk), row);
+    int const j = place % Is::window, index = min(int(blockIdx.x) * groups + place / Is::window, g.all_groups - 1), n = g.by_rows(g.by_groups(index, chunk), row);
     int const column = S == 1 ? (chunk * per + j) * g.source_step_w + g.off_w : chunk * per * step + j + g.off_w;
-    base[e] = (n * g.source_h * g.source_w + column) * g.in + mine;
-    row0[e] = place < groups * Is::window && unsigned(column) < unsigned(g.source_w) ? row * g.source_step_h + g.off_h : -(1 << 28);
+    places[place] = make_int2((n * g.source_h * g.source_w + column) * g.in, unsigned(column) < unsigned(g.source_w) ? row * g.source_step_h + g.off_h : -(1 << 28));
   }
+  __syncthreads();
+
   auto const copy = [&](int stage) {
     float* const to = memory + (stage & 1) * Is::stage;
     int i;
-    int const c0 = g.by_taps_h(stage, i) * channels;
-    bool const in = c0 + mine < g.in;
+    int const c0 = g.by_taps_h(stage, i) * channels, down = i * g.dilation, line = g.source_w * g.in;
+    if (g.wide_in) {
+      int const c = t % (channels / 4) * 4;
+      bool const in = c0 + c < g.in;
 #pragma unroll
-    for (int e = 0; e < Is::each; ++e) {
-      int const place = slot + e * Is::slots, group = place / Is::window, j = place % Is::window, row = row0[e] + i * g.dilation;
-      bool const good = in && unsigned(row) < unsigned(g.source_h);
-      if (place < groups * Is::window) copy_async<4>(to + mine * Is::plane + group * Is::padded + j, source + (good ? base[e] + row * g.source_w * g.in + c0 : 0), good);
+      for (int place = t / (channels / 4); place < Is::places; place += Is::threads / (channels / 4)) {
+        int2 const at = places[place];
+        int const row = at.y + down;
+        bool const good = in && unsigned(row) < unsigned(g.source_h);
+        copy_async<16>(to + place * Is::pitch + c, source + (good ? at.x + row * line + c0 + c : 0), good);
+      }
+    } else {
+      int const c = t % channels;
+      bool const in = c0 + c < g.in;
+      for (int place = t / channels; place < Is::places; place += Is::threads / channels) {
+        int2 const at = places[place];
+        int const row = at.y + down;
+        bool const good = in && unsigned(row) < unsigned(g.source_h);
+        copy_async<4>(to + place * Is::pitch + c, source + (good ? at.x + row * line + c0 + c : 0), good);
+      }
     }
     float const* const from = filter + g.w_first + i * g.w_row + c0 * g.w_in + out0;
     float* const w = to + Is::source;
     if (g.wide) {
-      for (int e = t; e < S * channels * (tile / 4); e += Is::threads) {
-        int const k = e % (tile / 4) * 4, c = e / (tile / 4) % channels, j = e / (tile / 4) / channels;
-        bool const good = c0 + c < g.in && out0 + k < g.out;
-        copy_async<16>(w + (j * channels + c) * (tile + 4) + k, good ? from + j * g.w_tap + c * g.w_in + k : filter, good);
+      int const k = t % (tile / 4) * 4;
+      bool const in = out0 + k < g.out;
+#pragma unroll
+      for (int e = t / (tile / 4); e < S * channels; e += 8) {             // 8 rows of the tile at a time
+        int const c = e % channels, j = e / channels;
+        bool const good = in && c0 + c < g.in;
+        copy_async<16>(w + e * (tile + 4) + k, good ? from + j * g.w_tap + c * g.w_in + k : filter, good);
       }
     } else {
       for (int e = t; e < S * channels * tile; e += Is::threads) {
@@ -119,26 +133,33 @@ __global__ void __launch_bounds__(tile * 2, tile == 128 ? 2 : 4) tiled(Work cons
     copy_async_wait();
     __syncthreads();
     if (stage + 1 < end) copy(stage + 1);
-    float const* const x = memory + (stage & 1) * Is::stage + group * Is::padded;
+    float const* const x = memory + (stage & 1) * Is::stage + group * Is::window * Is::pitch;
     float const* const w = memory + (stage & 1) * Is::stage + Is::source + quad * 4;
-#pragma unroll (S == 1 ? 4 : S == 3 ? 2 : 1)
-    for (int c = 0; c < channels; ++c) {
-      float u[Is::padded];
+#pragma unroll 1
+    for (int c0 = 0; c0 < channels; c0 += Is::together) {
+      float u[Is::together][Is::window];
 #pragma unroll
-      for (int j = 0; j < Is::padded; j += 4) {
-        float4 const v = *reinterpret_cast<float4 const*>(x + c * Is::plane + j);
-        u[j] = v.x, u[j + 1] = v.y, u[j + 2] = v.z, u[j + 3] = v.w;
+      for (int j = 0; j < Is::window; ++j) {
+        if constexpr (Is::together == 4) {
+          float4 const v = *reinterpret_cast<float4 const*>(x + j * Is::pitch + c0);
+          u[0][j] = v.x, u[1][j] = v.y, u[2][j] = v.z, u[3][j] = v.w;
+        } else {
+          float2 const v = *reinterpret_cast<float2 const*>(x + j * Is::pitch + c0);
+          u[0][j] = v.x, u[1][j] = v.y;
+        }
       }
 #pragma unroll
-      for (int j = 0; j < S; ++j) {
-        float v[8];
-        float4 const low = *reinterpret_cast<float4 const*>(w + (j * channels + c) * (tile + 4)), high = *reinterpret_cast<float4 const*>(w + (j * channels + c) * (tile + 4) + tile / 2);
-        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w, v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+      for (int c = 0; c < Is::together; ++c)
 #pragma unroll
-        for (int i = 0; i < per; ++i)
+        for (int j = 0; j < S; ++j) {
+          float const* const row = w + (j * channels + c0 + c) * (tile + 4);
+          float4 const low = *reinterpret_cast<float4 const*>(row), high = *reinterpret_cast<float4 const*>(row + tile / 2);
+          float const v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-          for (int k = 0; k < 8; ++k) sum[i][k] = fmaf(u[S == 1 ? i : i * step + j], v[k], sum[i][k]);
-      }
+          for (int i = 0; i < per; ++i)
+#pragma unroll
+            for (int k = 0; k < 8; ++k) sum[i][k] = fmaf(u[c][S == 1 ? i : i * step + j], v[k], sum[i][k]);
+        }
     }
   }
 
@@ -232,7 +253,7 @@ Work work_of(ConvProblem const& p, int row_class, int column_class) {
   int const in_row = up(g.columns, per), s = columns_of_taps(p, column_class);
   g.all_groups = p.n * g.rows * in_row;
   g.stages = g.taps_h * up(g.in, channels_of(std::max(s, 1)));
-  g.wide = g.out % 4 == 0;
+  g.wide = g.out % 4 == 0, g.wide_in = g.in % 4 == 0;
   g.by_groups = FastDivide(std::max(in_row, 1)), g.by_rows = FastDivide(std::max(g.rows, 1)), g.by_taps_h = FastDivide(std::max(g.taps_h, 1));
   return g;
 }
@@ -287,18 +308,19 @@ double seconds_with(ConvProblem const& p, int tile) {
 }
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   if (filter_gradient(p)) return {Config{}};
+  if (p.s > 3) return {Config{{"channels", 64}}};
   std::vector<Config> out{Config{{"channels", 128}}, Config{{"channels", 64}}};
   if (seconds_with(p, 64) < seconds_with(p, 128)) std::swap(out[0], out[1]);
   return out;
 }
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return filter_gradient(p) ? tiled::seconds_filter(p) : seconds_with(p, configs(p, facts).front().get("channels", 128)); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return filter_gradient(p) ? tiled::seconds_filter(p) : seconds_with(p, configs(p, facts).front().get("channels", 64)); }
 
 std::size_t partial_bytes(ConvProblem const& p, int tile) {
   int most = 1;
   for_each_class(p, [&](Work const& g, int) { most = std::max(most, parts_of(p, g, tile)); });
   return most > 1 ? std::size_t(most) * result_elements(p) * sizeof(float) : 0;
 }
-std::size_t scratch(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? tiled::scratch_filter(p) : turned_bytes(p) + partial_bytes(p, c.get("channels", 128)); }
+std::size_t scratch(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? tiled::scratch_filter(p) : turned_bytes(p) + partial_bytes(p, c.get("channels", 64)); }
 std::size_t prepared(ConvProblem const& p, Config const&) { return filter_gradient(p) ? 0 : turned_bytes(p); }
 void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream& on) {
   int const taps = p.r * p.s * p.c;
@@ -310,7 +332,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   if (filter_gradient(p)) return tiled::run_filter(p, args, memory, on);
   auto const stream = static_cast<cudaStream_t>(on.cuda());
   bool const data = p.direction == Direction::bwd_data;
-  int const tile = config.get("channels", 128);
+  int const tile = config.get("channels", 64);
   float* partial = memory.as<float>();
   float const* filter = args.w.as<float>();
   if (!data) {
@@ -332,26 +354,27 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
     int const parts = std::max(1, up(g.stages, g.part));
     dim3 const grid(unsigned(up(g.all_groups, groups)), unsigned(up(g.out, tile)), unsigned(parts));
     auto const with = [&](auto kernel, int words, int threads) {
-      allow_shared_memory(kernel, 2 * words * int(sizeof(float)));
-      kernel<<<grid, threads, 2 * words * sizeof(float), stream>>>(g, source, filter, store, result, parts > 1 ? partial : nullptr);
+      allow_shared_memory(kernel, words * int(sizeof(float)));
+      kernel<<<grid, threads, words * sizeof(float), stream>>>(g, source, filter, store, result, parts > 1 ? partial : nullptr);
     };
-#define FALCONET_TILED(S, step, channels)                                                                                                          \
-  if (taps == S && (S == 1 || g.source_step_w == step)) {                                                                                          \
-    if (tile == 128) with(tiled<S, step, 128, channels>, Shape<S, step, 128, channels>::stage, 256);                                                 \
-    else with(tiled<S, step, 64, channels>, Shape<S, step, 64, channels>::stage, 128);                                                               \
-    launched = true;                                                                                                                               \
-  }
     bool launched = false;
-    FALCONET_TILED(1, 1, 16)
-    FALCONET_TILED(2, 1, 8)
-    FALCONET_TILED(3, 1, 8)
-    FALCONET_TILED(3, 2, 8)
-    FALCONET_TILED(4, 1, 8)
-    FALCONET_TILED(5, 1, 4)
-    FALCONET_TILED(5, 2, 4)
-    FALCONET_TILED(7, 1, 4)
-    FALCONET_TILED(7, 2, 4)
-#undef FALCONET_TILED
+    auto const choose = [&]<int S, int step, int channels>() {
+      if (taps != S || (S > 1 && g.source_step_w != step)) return;
+      if constexpr (S <= 3) {
+        if (tile == 128) with(tiled<S, step, 128, channels>, Shape<S, step, 128, channels>::words, 256);
+      }
+      if (tile == 64) with(tiled<S, step, 64, channels>, Shape<S, step, 64, channels>::words, 128);
+      launched = true;
+    };
+    choose.template operator()<1, 1, 16>();
+    choose.template operator()<2, 1, 8>();
+    choose.template operator()<3, 1, 8>();
+    choose.template operator()<3, 2, 8>();
+    choose.template operator()<4, 1, 8>();
+    choose.template operator()<5, 1, 4>();
+    choose.template operator()<5, 2, 4>();
+    choose.template operator()<7, 1, 4>();
+    choose.template operator()<7, 2, 4>();
     if (!launched) fail(ErrorKind::internal, "tiled has no kernel for '" + p.text() + "'");
     if (parts > 1) {
       auto const elements = std::int64_t(result_elements(p));
