@@ -44,7 +44,7 @@ struct Work {
 struct Store {
   float const *scale_shift, *bias, *residual, *mask;
   Activation act;
-  bool relu6_mask;
+  bool relu6_mask, any;
 };
 
 __device__ __forceinline__ float finished(Store const& s, float v, int channel, int channels, std::int64_t at) {
@@ -62,7 +62,7 @@ struct Shape {
   static constexpr int together = S == 1 ? 4 : 2;                          // channels of the source that a thread holds at a time
   static constexpr int pitch = channels + 4;                               // words of a place: windows of different groups then lie in different banks
   static constexpr int source = places * pitch, filter = S * channels * (tile + 4), stage = source + filter;   // words
-  static constexpr int words = 2 * stage + 2 * places;                     // and the table of places
+  static constexpr int words = std::max(2 * stage + 2 * places, groups * per * tile);   // with the table of places; or a tile of results
 };
 
 template <int S, int step, int tile, int channels>
@@ -163,35 +163,45 @@ __global__ void __launch_bounds__(tile * 2, tile == 128 ? 2 : S == 1 ? 3 : 4) ti
     }
   }
 
-  int const index = blockIdx.x * groups + group;
-  if (index >= g.all_groups) return;
-  int chunk, row;
-  int const n = g.by_rows(g.by_groups(index, chunk), row);
-  std::int64_t const line = (std::int64_t(n) * g.result_h + row * g.row_step + g.row_first) * g.result_w;
+  std::int64_t const elements = std::int64_t(g.all_groups / (g.by_groups.divisor * g.by_rows.divisor)) * g.result_h * g.result_w * g.out;
+  float* const to = partial ? partial + blockIdx.z * elements : result;
+  auto const first_of = [&](int index) {   // element of the result at which a group's pixels begin, without their channels
+    int chunk, row;
+    int const n = g.by_rows(g.by_groups(index, chunk), row);
+    return ((std::int64_t(n) * g.result_h + row * g.row_step + g.row_first) * g.result_w + chunk * per * g.column_step + g.column_first) * g.out;
+  };
+  auto const in_row = [&](int index) {     // of its 8 pixels, how many exist
+    int chunk;
+    g.by_groups(index, chunk);
+    return min(per, g.columns - chunk * per);
+  };
+  if (g.wide && (partial || !store.any)) {
+    int const index = blockIdx.x * groups + group, k = out0 + quad * 4;
+    if (index >= g.all_groups) return;
+    float* const at = to + first_of(index) + k;
+    int const count = in_row(index);
 #pragma unroll
-  for (int i = 0; i < per; ++i) {
-    int const column = chunk * per + i;
-    if (column >= g.columns) break;
-    std::int64_t const pixel = line + column * g.column_step + g.column_first;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const k = out0 + quad * 4 + half * (tile / 2);
-      std::int64_t const at = pixel * g.out + k;
-      float v[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        v[e] = sum[i][half * 4 + e];
-        if (!partial && k + e < g.out) v[e] = finished(store, v[e], k + e, g.out, at + e);
-      }
-      float* const to = partial ? partial + std::int64_t(blockIdx.z) * (g.all_groups / (g.by_groups.divisor * g.by_rows.divisor)) * g.result_h * g.result_w * g.out + at : result + at;
-      if (g.wide) {
-        if (k < g.out) *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e)
-          if (k + e < g.out) to[e] = v[e];
-      }
+    for (int i = 0; i < per; ++i) {
+      if (i < count && k < g.out) *reinterpret_cast<float4*>(at + i * g.column_step * g.out) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+      if (i < count && k + tile / 2 < g.out) *reinterpret_cast<float4*>(at + i * g.column_step * g.out + tile / 2) = make_float4(sum[i][4], sum[i][5], sum[i][6], sum[i][7]);
     }
+    return;
+  }
+  // Through shared memory, so that the slots are written once in a loop: 64 copies of them do not fit the instruction cache.
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<float4*>(memory + (group * per + i) * tile + half * (tile / 2) + quad * 4) =
+          make_float4(sum[i][half * 4], sum[i][half * 4 + 1], sum[i][half * 4 + 2], sum[i][half * 4 + 3]);
+  __syncthreads();
+#pragma unroll 1
+  for (int e = t; e < groups * per * tile; e += Is::threads) {
+    int const k = out0 + e % tile, i = e / tile % per, index = blockIdx.x * groups + e / tile / per;
+    if (index >= g.all_groups || k >= g.out || i >= in_row(index)) continue;
+    std::int64_t const at = first_of(index) + std::int64_t(i) * g.column_step * g.out + k;
+    to[at] = partial ? memory[e] : finished(store, memory[e], k, g.out, at);
   }
 }
 
@@ -345,7 +355,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   }
   auto const& s = p.store;
   Store const store{s.affine != Affine::none ? args.store_affine.as<float>() : nullptr, s.bias ? args.bias.as<float>() : nullptr, s.residual ? args.residual.as<float>() : nullptr,
-                    s.mask != Mask::none ? args.mask.as<float>() : nullptr, s.act, s.mask == Mask::relu6};
+                    s.mask != Mask::none ? args.mask.as<float>() : nullptr, s.act, s.mask == Mask::relu6, !(s == OnStore{})};
   float const* const source = (data ? args.y : args.x).as<float>();
   float* const result = (data ? args.x : args.y).as<float>();
   for_each_class(p, [&](Work g, int taps) {
