@@ -80,7 +80,7 @@ std::string roofline_picture(std::string const& title, std::vector<BenchRow> con
   if (most > 0) {
     double const ridge = operations / bytes;
     least = std::min(least, ridge) / 2, most = std::max(most, ridge) * 2;
-    chart.lines.push_back({.name = "ceiling: memory, then arithmetic", .x = {least, ridge, most}, .y = {least * bytes * 1e-9, operations * 1e-9, operations * 1e-9}});
+    chart.lines.insert(chart.lines.begin(), {.name = "ceiling: memory, then arithmetic", .x = {least, ridge, most}, .y = {least * bytes * 1e-9, operations * 1e-9, operations * 1e-9}});
   }
   return svg::draw(chart);
 }
