@@ -5,7 +5,8 @@
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
-//                                   three directions as launches of one graph
+//                                   three directions as launches of one graph; contains=TEXT: problems that do; layouts=nhwc,nchw: in each;
+//                                   rivals=true: every engine of vendor libraries, too; json=true: rows for bench/conv_ratio.py
 #include <algorithm>
 #include <bit>
 #include <cstdio>
@@ -339,7 +340,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
   return worst;
 }
 
-void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config) {
+void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config, bool rivals, bool json) {
   auto const operands = p.operands();
   std::vector<View> views;
   std::size_t used = 0;
@@ -364,19 +365,32 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   }
   double const bytes = bytes_of(operands), operations = p.operations();
   for (auto const* algorithm : conv_cuda_algorithms()) {
-    if (algorithm->baseline || algorithm->rival || !algorithm->seconds || !algorithm->reject(p, card.facts).empty()) continue;
+    if (algorithm->baseline || (algorithm->rival && !rivals) || !algorithm->seconds || !algorithm->reject(p, card.facts).empty()) continue;
     auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
-    if (!every_config) configs.resize(1);
+    if (!every_config && !algorithm->rival) configs.resize(1);
+    std::erase_if(configs, [&](Config const& c) {
+      std::size_t const scratch = algorithm->scratch ? algorithm->scratch(p, c) : 0;
+      return c.get("descriptors_each", 0) == 1 || used + scratch > std::size_t(8) << 30;
+    });
     for (std::size_t i = 0; i < configs.size(); ++i) try {
         View const scratch{card.at(used), {}};
+        Stream stream = card.stream.stream();
         fill_bytes(result.data, 0xff, result.type.bytes(), card.stream);
         auto const args = ConvProblem::args(p, views);
-        CudaGraph const graph(card.stream, [&](Stream& s) { algorithm->run(p, configs[i], args, scratch, s); });
-        auto const timed = [&](int launches) { return time_of(card, graph, launches); };
+        int const inside = json && operations < 1e9 ? 10 : 1;   // launches of one graph: starting it is then no part of a small one's time
+        if (algorithm->rival) algorithm->run(p, configs[i], args, scratch, stream);   // loads what cannot be loaded during a capture
+        CudaGraph const graph(card.stream, [&](Stream& s) {
+          for (int run = 0; run < inside; ++run) algorithm->run(p, configs[i], args, scratch, s);
+        });
+        auto const timed = [&](int launches) { return time_of(card, graph, launches) / inside; };
         timed(2);
         int const launches = int(std::clamp(600 / timed(2), 1.0, 50.0));
         std::vector<double> warm, cold;
-        for (int round = 0; round < 7; ++round) warm.push_back(timed(launches));
+        for (int round = 0; round < (json ? 3 : 7); ++round) warm.push_back(timed(launches));
+        if (json) {
+          std::printf("{\"problem\": \"%s\", \"algorithm\": \"%s\", \"config\": \"%s\", \"us\": %.2f}\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), median(warm));
+          continue;
+        }
         for (int round = 0; round < 3; ++round) {
           fill_bytes(card.at(std::size_t(8) << 30), round, std::size_t(256) << 20, card.stream);
           cold.push_back(timed(1));
@@ -388,7 +402,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
                     error > 1e-2 ? "  WRONG" : "");
       } catch (Error const& e) {
         std::printf("%s %s %s: %s\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), e.what());
-        throw;
+        if (!algorithm->rival) throw;
       }
   }
 }
@@ -449,6 +463,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
   std::string const directions = settings.contains("directions") ? settings["directions"] : "fwd,bwd_data,bwd_filter";
   for (auto const& file : files)
     for (auto const& line : read_problem_list(file)) {
+      if (line.find(settings["contains"]) == std::string::npos) continue;
       ConvProblem p = ConvProblem::parse(line);
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
@@ -461,7 +476,12 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
         if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
         p.direction = d;
         std::string const slots = settings["store_" + std::string(name(d))];
-        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first");
+        for (Layout layout : {Layout::nhwc, Layout::nchw}) {
+          if (settings.contains("layouts") ? settings["layouts"].find(layout == Layout::nhwc ? "nhwc" : "nchw") == std::string::npos : layout != p.layout) continue;
+          ConvProblem q = slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots);
+          q.layout = layout;
+          bench(card, q, base, settings["configs"] != "first", settings["rivals"] == "true", settings["json"] == "true");
+        }
       }
     }
   return 0;
