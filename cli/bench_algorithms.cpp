@@ -40,6 +40,13 @@ std::string first_problem(std::string const& operation) {
   return {};
 }
 
+// In which layouts every problem runs; empty: in its own. A picture of a GPU has both: most of a vendor's engines know nchw alone.
+std::vector<std::string> layout_words(Settings const& settings) {
+  if (settings.has("layouts")) return settings.texts("layouts");
+  bool const picture = settings.has("plot") || settings.has("roofline");
+  return picture && settings.text("device").find("cuda") != std::string::npos ? std::vector<std::string>{"nhwc", "nchw"} : std::vector<std::string>{};
+}
+
 // The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
   if (!settings.has("problems"))
@@ -68,11 +75,49 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
   for (auto const& text : texts) {
     auto problem = ConvProblem::parse(text);
     bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
-    for (auto d : states_one ? std::vector{problem.direction} : directions) {
-      problem.direction = d;
-      out.push_back(problem.text());
+    std::vector<Layout> layouts;
+    for (auto const& word : layout_words(settings)) {
+      if (word != "nhwc" && word != "nchw") fail_unknown("layout", word, std::vector<std::string>{"nhwc", "nchw"});
+      layouts.push_back(word == "nhwc" ? Layout::nhwc : Layout::nchw);
     }
+    if (layouts.empty()) layouts.push_back(problem.layout);
+    for (auto d : states_one ? std::vector{problem.direction} : directions)
+      for (auto layout : layouts) {
+        problem.direction = d, problem.layout = layout;
+        out.push_back(problem.text());
+      }
   }
+  return out;
+}
+// "fwd n1 c4 ... f32 nhwc" without its layout, where several stand side by side.
+std::string without_layout(std::string text) {
+  for (std::string_view layout : {" nhwc", " nchw"})
+    if (auto const at = text.find(layout); at != std::string::npos) text.erase(at, layout.size());
+  return text;
+}
+
+// "fft" for fft:1, "tile_m:64 tile_n:16" for tile_m:64,tile_n:16.
+std::string in_words(Config const& config) {
+  std::string out;
+  for (auto const& [key, value] : config.values())
+    if (key != "deterministic") out += (out.empty() ? "" : " ") + (value == 1 ? key : key + ":" + std::to_string(value));
+  return out;
+}
+
+// Every config worth trying, and over the ranges that may be set by hand the powers of two (or, of what need not be one, doublings), one range at a time.
+std::vector<Config> searched(Candidate const& c) {
+  std::vector<Config> out = c.configs;
+  for (auto const& r : c.ranges)
+    for (std::int64_t v = std::max(r.least, 1); v <= r.most; v *= 2) {
+      std::string text;
+      bool has = false;
+      for (auto const& [key, value] : c.configs.front().values()) {
+        has |= key == r.key;
+        text += (text.empty() ? "" : ",") + key + ":" + std::to_string(key == r.key ? int(v) : value);
+      }
+      if (!has) text += (text.empty() ? "" : ",") + r.key + ":" + std::to_string(v);
+      if (auto const config = Config::parse(text); std::find(out.begin(), out.end(), config) == out.end()) out.push_back(config);
+    }
   return out;
 }
 
@@ -113,7 +158,7 @@ struct Pending {
 class Bench {
  public:
   Bench(Settings const& settings, std::string operation)
-      : settings_(settings), operation_(std::move(operation)), table_(algorithms_of(operation_)), json_(settings.flag("json")) {
+      : settings_(settings), operation_(std::move(operation)), table_(algorithms_of(operation_)), json_(settings.flag("json")), calls_(settings.text("launches") == "calls"), search_(settings.flag("search")) {
     isa_ = model_options_of(settings);
     std::string const wanted = settings.text("device");
     for (auto const word : split(wanted, ',')) devices_.push_back(facts_of(Device::parse(word), isa_));
@@ -123,8 +168,9 @@ class Bench {
 
   void run(std::vector<std::string> const& problems) {
     check_names(problems);
-    if (settings_.has("plot")) {   // said before anything is measured
-      auto const file = settings_.text("plot");
+    for (char const* key : {"plot", "roofline"}) {   // said before anything is measured
+      if (!settings_.has(key)) continue;
+      auto const file = settings_.text(key);
       if (std::error_code error; std::filesystem::is_directory(file, error)) fail(ErrorKind::file, file + ": is a folder, expected a file to draw into");
       AtomicFile const writable(file);
     }
@@ -139,7 +185,8 @@ class Bench {
         std::printf("%s", rows_.empty() ? "" : "\n");
         for (auto const& facts : devices_) {
           if (facts.device.kind == DeviceKind::cpu) std::printf("%s, %s\n", facts.name.c_str(), limits.text().c_str());
-          else std::printf("%s (%s), %s; a run is a tenth of ten launches in one graph\n", facts.name.c_str(), facts.device.text().c_str(), limits_of(facts.device).text().c_str());
+          else std::printf("%s (%s), %s; a run is a tenth of ten %s\n", facts.name.c_str(), facts.device.text().c_str(), limits_of(facts.device).text().c_str(),
+                           calls_ ? "calls by the host's clock" : "launches in one graph");
         }
         std::printf("median of %lld runs, fewer for slow ones; interleaved; caches as the run before leaves them\n",
                     static_cast<long long>(settings_.whole("repetitions")));
@@ -150,10 +197,19 @@ class Bench {
       if (stop_requested()) break;
     }
     if (above_limit_ && !json_) std::printf("%s\n", above_limit_note);
-    if (settings_.has("plot")) {
-      write_atomically(settings_.text("plot"), bench_picture(operation_ + " on " + devices_.front().name, rows_));
-      if (!json_) std::printf("\ndrawn in %s\n", settings_.text("plot").c_str());
-    }
+    std::string const title = operation_ + " on " + devices_.front().name;
+    auto const draw = [&](char const* key, auto const& picture) {
+      if (!settings_.has(key)) return;
+      write_atomically(settings_.text(key), picture());
+      if (!json_) std::printf("\ndrawn in %s\n", settings_.text(key).c_str());
+    };
+    draw("plot", [&] { return settings_.flag("search") ? search_picture(title, rows_) : bench_picture(title, rows_); });
+    draw("roofline", [&] {
+      ThreadPool pool{int(threads.back())};
+      Limits limits(pool, isa_);
+      bool const cpu = devices_.front().device.kind == DeviceKind::cpu;
+      return roofline_picture(title, rows_, cpu ? limits.fma() : limits_of(devices_.front().device).multiply_adds(Arithmetic::f32), cpu ? limits.copy(64 << 20) : limits_of(devices_.front().device).copy());
+    });
     if (stop_requested()) fail(ErrorKind::interrupted, format("stopped; {} rows are measured", rows_.size()));
   }
 
@@ -187,16 +243,32 @@ class Bench {
     for (auto const& facts : devices_) {
       bool const cpu = facts.device.kind == DeviceKind::cpu;
       double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : limits_of(facts.device).seconds(operation_, problem);
-      for (auto const& c : table_.candidates(problem, facts)) {
+      // Vendor libraries are loaded only if they may run: all of them, or those that are named.
+      bool const asked = settings_.flag("rivals") && (wanted_.empty() || names_a_rival(problem, facts));
+      for (auto const& c : table_.candidates(problem, facts, asked)) {
         std::vector<Choice> choices;
-        for (auto const& w : wanted_)
-          if (w.algorithm == c.algorithm) choices.push_back(c.refusal.empty() ? Choice{c.algorithm, config_by_hand(c, w.config)} : w);
+        auto const all = [&] {   // the best guess; of a rival every engine; in a search everything
+          if (!c.refusal.empty()) return std::vector<Config>{Config{}};
+          auto configs = search_ ? searched(c) : c.rival ? c.configs : std::vector<Config>{c.configs.front()};
+          if (!calls_) std::erase_if(configs, [](Config const& config) { return config.get("descriptors_each", 0) == 1; });   // the host's work alone
+          return configs;
+        };
+        for (auto const& w : wanted_) {
+          if (w.algorithm != c.algorithm) continue;
+          if (w.config.empty())
+            for (auto const& config : all()) choices.push_back({c.algorithm, config});
+          else choices.push_back(c.refusal.empty() ? Choice{c.algorithm, config_by_hand(c, w.config)} : w);
+        }
         if (wanted_.empty() && (!c.rival || settings_.flag("rivals")))
-          choices.push_back({c.algorithm, c.refusal.empty() ? c.configs.front() : Config{}});
+          for (auto const& config : all()) choices.push_back({c.algorithm, config});
         for (auto const& choice : choices) {
           BenchRow row;
           row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
           row.device = facts.device.text();
+          row.operations = operations, row.bytes = bytes_of(list);
+          bool const layouts = layout_words(settings_).size() > 1;
+          row.category = layouts ? without_layout(problem) : problem;
+          row.name = c.algorithm + (choices.size() > 1 ? " " + in_words(choice.config) : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
           if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, c.rival, rows.size() - 1});
@@ -221,10 +293,17 @@ class Bench {
         rows[p.row].refusal = format("left out: a run is expected to take {} s; algorithms={} runs it", short_number(expected), p.choice.algorithm);
         continue;
       }
-      rivals.push_back({p.choice, p.device, Alone(operation_, problem, p.choice, p.device, operands.views(), pool, isa_), {}, p.vendor});
+      try {
+        rivals.push_back({p.choice, p.device, Alone(operation_, problem, p.choice, p.device, operands.views(), pool, isa_), {}, p.vendor});
+        rivals.back().once = rivals.back().alone.time(calls_);
+      } catch (Error const& e) {
+        if (!p.vendor) throw;
+        if (rivals.size() > row_of.size()) rivals.pop_back();   // a vendor's engine that does not keep what its library promised
+        rows[p.row].refusal = e.message;
+        continue;
+      }
       row_of.push_back(p.row);
-      auto& once = rivals.back().once;
-      once = rivals.back().alone.time();
+      double const once = rivals.back().once;
       soonest = std::min(soonest, once);
       if (estimate > 0 && once > 0.005) known = once / estimate;   // shorter runs say more of what starting one takes
     }
@@ -287,6 +366,13 @@ class Bench {
     }
   }
 
+  bool names_a_rival(std::string const& problem, DeviceFacts const& facts) const {
+    for (auto const& c : table_.candidates(problem, facts))
+      for (auto const& w : wanted_)
+        if (c.rival && w.algorithm == c.algorithm) return true;
+    return false;
+  }
+
   // Each rival's share of the problem's seconds, in turns. A run that takes long is not repeated: its first is taken.
   void time(std::vector<Rival>& rivals) const {
     double const budget = settings_.real("budget") / double(std::max<std::size_t>(rivals.size(), 1));
@@ -296,7 +382,7 @@ class Bench {
         r.seconds.push_back(r.once);
         continue;
       }
-      if (r.once < budget / 4) r.once = r.alone.time();   // the first run filled caches and woke threads
+      if (r.once < budget / 4) r.once = r.alone.time(calls_);   // the first run filled caches and woke threads
       r.wanted = std::clamp(int(budget / std::max(r.once, 1e-9)), 1, int(settings_.whole("repetitions")));
       most = std::max(most, r.wanted);
     }
@@ -305,7 +391,7 @@ class Bench {
       for (auto& r : rivals)
         if (i < r.wanted && (i == 0 || !stop_requested())) {
           if (vendors && r.once < brief && r.device.kind == DeviceKind::cpu) r.alone.time();
-          r.seconds.push_back(r.alone.time());
+          r.seconds.push_back(r.alone.time(calls_));
         }
   }
 
@@ -349,7 +435,7 @@ class Bench {
   Settings const& settings_;
   std::string operation_;
   AlgorithmTable const& table_;
-  bool json_, above_limit_ = false;
+  bool json_, calls_, search_, above_limit_ = false;
   std::vector<DeviceFacts> devices_;
   Isa isa_ = Isa::plain;
   std::map<int, GpuLimits> gpu_limits_;

@@ -39,10 +39,10 @@ class GpuLimits {
   explicit GpuLimits(Device device) : device_(device) {}
   double seconds(std::string_view operation, std::string const& problem);
   double copy();                    // bytes per second, read and written
+  double multiply_adds(Arithmetic); // operations per second
   std::string text();               // "797 TFLOP/s bf16, 56 TFLOP/s f32, 4290 GB/s copied in memory"
 
  private:
-  double multiply_adds(Arithmetic);
   Device device_;
   std::map<Arithmetic, double> multiply_adds_;
   double copy_ = 0;

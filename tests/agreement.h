@@ -248,7 +248,7 @@ inline void expect_agreement(std::string_view operation, std::string const& prob
     for (int isa = 0; isa <= int(detected_isa()); ++isa) {
       DeviceFacts facts;  // a processor of no particular make
       facts.isa = Isa(isa);
-      for (auto const& candidate : table.candidates(problem, facts)) {
+      for (auto const& candidate : table.candidates(problem, facts, true)) {
         if (!candidate.refusal.empty() || (isa > 0 && candidate.baseline)) continue;  // baselines are the same code on each
         for (auto const& config : candidate.configs) {
           Choice const choice{candidate.algorithm, config};

@@ -1,11 +1,12 @@
 // Convolution on an NVIDIA GPU. Exits 77 (skipped) where none is seen.
-//   gpu_conv check [TEXT...]        (of the problems that contain a TEXT) every CUDA algorithm and config against the CPU reference: poisoned
+//   gpu_conv check [TEXT]...        (of the problems that contain a TEXT, or of the algorithms that are named) every CUDA algorithm and config against the CPU reference: poisoned
 //                                   outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
-//                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64; together=true: the
-//                                   three directions as launches of one graph
+//                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64;
+//                                   together=true: the three directions as launches of one graph; contains=TEXT: problems that do; layouts=nhwc,nchw: in
+//                                   each; rivals=true: every engine of vendor libraries, too; json=true: rows for bench/conv_ratio.py
 #include <algorithm>
 #include <bit>
 #include <cstdio>
@@ -77,7 +78,7 @@ std::string beyond_tf32(ConvProblem const& p, std::string const& expected, std::
 
 enum class Values { integers, normal, rounded };   // rounded: normal numbers that are TF32 numbers
 
-void check(Card& card, std::string const& text, Tally& tally) {
+void check(Card& card, std::string const& text, std::set<std::string> const& only, Tally& tally) {
   ConvProblem const p = ConvProblem::parse(text);
   ++tally.problems;
   std::set<std::string> failed;
@@ -89,6 +90,7 @@ void check(Card& card, std::string const& text, Tally& tally) {
     run_reference(p, operands);
     auto const expected = operands.outputs();
     for (auto const* algorithm : conv_cuda_algorithms()) {
+      if (algorithm->rival || (!only.empty() && !only.contains(algorithm->name))) continue;   // rivals: bench conv compares them with f64
       if (!algorithm->reject(p, card.facts).empty()) {
         ++tally.refused[algorithm->name];
         continue;
@@ -128,7 +130,7 @@ void check(Card& card, std::string const& text, Tally& tally) {
             }
             if (!clean(scratch + scratch_bytes, used)) trouble = "wrote outside its scratch memory";
             if (round == 0) first = got;
-            else if (got != first) trouble = "two runs gave different bytes";
+            else if (got != first && is_deterministic(config)) trouble = "two runs gave different bytes";
           } catch (Error const& e) {
             trouble = e.what();
           }
@@ -293,11 +295,19 @@ std::vector<std::string> problems_to_check() {
   return out;
 }
 
-int run_checks(Card& card, std::vector<std::string> const& parts) {
+int run_checks(Card& card, std::vector<std::string> parts) {
   Tally tally;
+  std::set<std::string> only;
   int index = 0;
-  for (auto const& p : problems_to_check())
-    if ((parts.empty() || std::any_of(parts.begin(), parts.end(), [&](auto const& part) { return p.find(part) != p.npos; })) && gpu_test::in_shard(index++)) check(card, p, tally);
+  for (auto const* algorithm : conv_cuda_algorithms())
+    if (std::erase(parts, algorithm->name)) only.insert(algorithm->name);
+  for (auto const& p : problems_to_check()) {
+    bool const named = only.empty() || std::any_of(conv_cuda_algorithms().begin(), conv_cuda_algorithms().end(), [&](auto const* a) {
+      return only.contains(a->name) && a->reject(ConvProblem::parse(p), card.facts).empty();
+    });
+    bool const wanted = named && (parts.empty() || std::any_of(parts.begin(), parts.end(), [&](auto const& part) { return p.find(part) != p.npos; }));
+    if (wanted && gpu_test::in_shard(index++)) check(card, p, only, tally);
+  }
   std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
   for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
   return tally.failures ? 1 : 0;
@@ -377,7 +387,7 @@ double sampled_error(Card& card, ConvProblem const& p, std::vector<View> const& 
   return worst;
 }
 
-void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config, std::string const& part) {
+void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> const& base, bool every_config, bool rivals, bool json, std::string const& part) {
   auto const operands = p.operands();
   std::vector<View> views;
   std::size_t used = 0;
@@ -403,19 +413,32 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
   double const bytes = bytes_of(operands), operations = p.operations();
   for (auto const* algorithm : conv_cuda_algorithms()) {
     bool const wanted = !algorithm->baseline && std::string_view(algorithm->name).find(part) != std::string_view::npos;
-    if (!wanted || !algorithm->reject(p, card.facts).empty()) continue;
+    if (!wanted || (algorithm->rival && !rivals) || !algorithm->seconds || !algorithm->reject(p, card.facts).empty()) continue;
     auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
-    if (!every_config) configs.resize(1);
+    if (!every_config && !algorithm->rival) configs.resize(1);
+    std::erase_if(configs, [&](Config const& c) {
+      std::size_t const scratch = algorithm->scratch ? algorithm->scratch(p, c) : 0;
+      return c.get("descriptors_each", 0) == 1 || used + scratch > std::size_t(8) << 30;
+    });
     for (std::size_t i = 0; i < configs.size(); ++i) try {
         View const scratch{card.at(used), {}};
+        Stream stream = card.stream.stream();
         fill_bytes(result.data, 0xff, result.type.bytes(), card.stream);
         auto const args = ConvProblem::args(p, views);
-        CudaGraph const graph(card.stream, [&](Stream& s) { algorithm->run(p, configs[i], args, scratch, s); });
-        auto const timed = [&](int launches) { return time_of(card, graph, launches); };
+        int const inside = json && operations < 1e9 ? 10 : 1;   // launches of one graph: starting it is then no part of a small one's time
+        if (algorithm->rival) algorithm->run(p, configs[i], args, scratch, stream);   // loads what cannot be loaded during a capture
+        CudaGraph const graph(card.stream, [&](Stream& s) {
+          for (int run = 0; run < inside; ++run) algorithm->run(p, configs[i], args, scratch, s);
+        });
+        auto const timed = [&](int launches) { return time_of(card, graph, launches) / inside; };
         timed(2);
         int const launches = int(std::clamp(600 / timed(2), 1.0, 50.0));
         std::vector<double> warm, cold;
-        for (int round = 0; round < 7; ++round) warm.push_back(timed(launches));
+        for (int round = 0; round < (json ? 3 : 7); ++round) warm.push_back(timed(launches));
+        if (json) {
+          std::printf("{\"problem\": \"%s\", \"algorithm\": \"%s\", \"config\": \"%s\", \"us\": %.2f}\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), median(warm));
+          continue;
+        }
         for (int round = 0; round < 3; ++round) {
           fill_bytes(card.at(std::size_t(8) << 30), round, std::size_t(256) << 20, card.stream);
           cold.push_back(timed(1));
@@ -427,7 +450,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
                     error > 1e-2 ? "  WRONG" : "");
       } catch (Error const& e) {
         std::printf("%s %s %s: %s\n", p.text().c_str(), algorithm->name, configs[i].text().c_str(), e.what());
-        throw;
+        if (!algorithm->rival) throw;
       }
   }
 }
@@ -448,7 +471,7 @@ void bench_together(Card& card, ConvProblem p) {
     p.direction = d;
     Part part{p, nullptr, {}, {}, {}};
     for (auto const* algorithm : conv_cuda_algorithms())
-      if (algorithm->reject(p, card.facts).empty() && (!part.algorithm || algorithm->seconds(p, card.facts) < part.algorithm->seconds(p, card.facts))) part.algorithm = algorithm;
+      if (!algorithm->rival && algorithm->seconds && algorithm->reject(p, card.facts).empty() && (!part.algorithm || algorithm->seconds(p, card.facts) < part.algorithm->seconds(p, card.facts))) part.algorithm = algorithm;
     if (part.algorithm->configs) part.config = part.algorithm->configs(p, card.facts).front();
     auto const place = [&](std::size_t bytes) {
       char* const at = card.at(used);
@@ -488,6 +511,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
   std::string const directions = settings.contains("directions") ? settings["directions"] : "fwd,bwd_data,bwd_filter";
   for (auto const& file : files)
     for (auto const& line : read_problem_list(file)) {
+      if (line.find(settings["contains"]) == std::string::npos) continue;
       ConvProblem p = ConvProblem::parse(line);
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
@@ -500,7 +524,12 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
         if (("," + directions + ",").find("," + std::string(name(d)) + ",") == std::string::npos) continue;
         p.direction = d;
         std::string const slots = settings["store_" + std::string(name(d))];
-        bench(card, slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots), base, settings["configs"] != "first", settings["algorithms"]);
+        for (Layout layout : {Layout::nhwc, Layout::nchw}) {
+          if (settings.contains("layouts") ? settings["layouts"].find(layout == Layout::nhwc ? "nhwc" : "nchw") == std::string::npos : layout != p.layout) continue;
+          ConvProblem q = slots.empty() ? p : ConvProblem::parse(p.text() + " store=" + slots);
+          q.layout = layout;
+          bench(card, q, base, settings["configs"] != "first", settings["rivals"] == "true", settings["json"] == "true", settings["algorithms"]);
+        }
       }
     }
   return 0;

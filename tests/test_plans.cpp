@@ -174,6 +174,32 @@ TEST(Plan, of_resnet50_in_bf16_on_a_gpu_has_the_golden_launches) {
   expect_golden("resnet50_b256_bf16_cuda.launches", text);
 }
 
+// Sums by atomicAdd have no order: such a config runs in bench alone, and a plan says why it refuses it. A rival is asked only if it is named or let in.
+TEST(Plan, on_a_gpu_refuses_an_algorithm_without_a_fixed_order_of_sums) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  Layer const net = conv("a", 8, 3, {.padding = 1}) | conv("b", 8, 3, {.padding = 1}) | global_avg_pool | linear("fc", 10);
+  Model const model(spec_of({4, 8, 8}, 10), net, {.device = "cpu", .threads = 1});
+  std::string const problem = "bwd_data n8 c8 hw8 k8 rs3 p1 f32 nhwc";
+  for (auto const& c : algorithms_of("conv").candidates(problem, hopper_facts())) {
+    if (c.rival) {
+      EXPECT_EQ(c.refusal, not_asked) << c.algorithm;
+    }
+    if (c.algorithm == std::string("im2col_atomic")) {
+      EXPECT_EQ(c.refusal, "");
+      EXPECT_FALSE(is_deterministic(c.configs.front()));
+    }
+  }
+  for (auto const& l : plan_of(model, 8, DType::f32, hopper_facts()).step) EXPECT_TRUE(is_deterministic(l.choice.config)) << l.choice.text();
+  EXPECT_NO_THROW((void)plan_of(model, 8, DType::f32, hopper_facts(), nullptr, {{"b:bwd_data", "im2col_v2"}}));
+  try {
+    (void)plan_of(model, 8, DType::f32, hopper_facts(), nullptr, {{"b:bwd_data", "im2col_atomic"}});
+    ADD_FAILURE() << "no error";
+  } catch (Error const& e) {
+    EXPECT_EQ(int(e.kind), int(ErrorKind::usage));
+    EXPECT_NE(e.message.find("runs in bench alone"), std::string::npos) << e.message;
+  }
+}
+
 // f32 storage and convolutions that may round their factors; nothing else changes, and no text where it is off.
 TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   auto const& d = models::find("resnet_mini");

@@ -14,7 +14,8 @@ namespace {
 constexpr char const* ink = "#24292f";
 constexpr char const* faint = "#6b7280";
 constexpr char const* grid = "#e5e7eb";
-constexpr std::array colours{"#2f6fde", "#e8702a", "#2a9d5c", "#b34fc5", "#d9a406", "#1fa3b8", "#d6336c", "#7a6a58", "#6fa8ff", "#5b5f97"};
+constexpr std::array colours{"#2f6fde", "#e8702a", "#2a9d5c", "#b34fc5", "#d9a406", "#1fa3b8", "#d6336c", "#7a6a58", "#6fa8ff", "#5b5f97",
+                              "#9aa63a", "#0b3d91", "#f4a6a0", "#00695c", "#8d5524", "#c7b3e5", "#546e7a", "#ff5d5d", "#3cc9a7", "#4a148c"};
 char const* colour(std::size_t i) { return colours[i % colours.size()]; }
 
 constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
@@ -374,10 +375,10 @@ std::string draw(LineChart const& chart) {
     std::string const path = path_of(l, x, axis);
     any |= !path.empty();
     std::size_t const count = std::min(l.x.size(), l.y.size());
-    canvas.path(path, colour(i), l.dashed, double(count) > right_edge - left ? 1.2 : 2);
+    if (!l.dots) canvas.path(path, colour(i), l.dashed, double(count) > right_edge - left ? 1.2 : 2);
     for (std::size_t k = 0; k < count; ++k) {
       bool const lonely = !(k > 0 && shows(l.y[k - 1], axis.log)) && !(k + 1 < count && shows(l.y[k + 1], axis.log));
-      if ((count <= 40 || lonely) && shows(l.x[k], x.log) && shows(l.y[k], axis.log)) canvas.dot(x.at(l.x[k]), axis.at(l.y[k]), 3, colour(i));
+      if ((count <= 40 || lonely || l.dots) && shows(l.x[k], x.log) && shows(l.y[k], axis.log)) canvas.dot(x.at(l.x[k]), axis.at(l.y[k]), 3, colour(i));
     }
   }
   if (!any) canvas.text((left + right_edge) / 2, (top + bottom) / 2, "no data", 15, "middle", faint);

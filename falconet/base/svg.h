@@ -12,6 +12,7 @@ struct Line {
   std::vector<double> x, y;      // of equal length; a gap where y is NaN
   bool right = false;            // read on the axis at the right
   bool dashed = false;
+  bool dots = false;             // a dot for each value, joined by nothing
 };
 
 struct LineChart {

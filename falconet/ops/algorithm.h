@@ -119,11 +119,17 @@ Config config_by_hand(Candidate const&, Config const& wanted);
 
 using Bound = std::function<void(Stream&)>;   // a launch bound to memory
 
+// What a rival says where it is not asked.
+constexpr char const* not_asked = "a vendor library; rivals=on or its name asks it";
+// Whether the same operands always give the same bytes. A config that says deterministic:0 runs in bench alone; plans refuse it.
+inline bool is_deterministic(Config const& c) { return c.get("deterministic", 1) != 0; }
+
 class AlgorithmTable {
  public:
   virtual ~AlgorithmTable() = default;
-  // All algorithms for the device's kind, in table order, with refusals.
-  virtual std::vector<Candidate> candidates(std::string const& problem, DeviceFacts const&) const = 0;
+  // All algorithms for the device's kind, in table order, with refusals. rivals: vendor libraries are asked too, which loads them;
+  // otherwise they stand in the list as refusing.
+  virtual std::vector<Candidate> candidates(std::string const& problem, DeviceFacts const&, bool rivals = false) const = 0;
   virtual std::size_t scratch(std::string const& problem, Choice const&, DeviceKind) const = 0;
   virtual std::vector<Operand> operands(std::string const& problem) const = 0;
   virtual double operations(std::string const& problem) const = 0;
@@ -141,12 +147,12 @@ class TableOf final : public AlgorithmTable {
   explicit TableOf(std::vector<Algorithm<Problem>> algorithms) : algorithms_(std::move(algorithms)) {}
   std::vector<Algorithm<Problem>> const& algorithms() const { return algorithms_; }
 
-  std::vector<Candidate> candidates(std::string const& text, DeviceFacts const& facts) const override {
+  std::vector<Candidate> candidates(std::string const& text, DeviceFacts const& facts, bool rivals = false) const override {
     Problem const problem = Problem::parse(text);
     std::vector<Candidate> out;
     for (auto const& a : algorithms_) {
       if (a.target != facts.device.kind) continue;
-      Candidate c{a.name, a.reject(problem, facts), {}, 1e30, a.rival, a.baseline};
+      Candidate c{a.name, a.rival && !rivals ? not_asked : a.reject(problem, facts), {}, 1e30, a.rival, a.baseline};
       if (c.refusal.empty()) {
         c.configs = a.configs ? a.configs(problem, facts) : std::vector<Config>{Config{}};
         if (a.seconds) c.seconds = a.seconds(problem, facts);

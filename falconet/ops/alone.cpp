@@ -63,7 +63,13 @@ Alone::Alone(std::string_view operation, std::string const& problem, Choice choi
   }
   std::vector<std::string> names;
   bool found = false;
-  for (auto const& c : table.candidates(problem, facts_of(device, isa))) {
+  auto candidates = table.candidates(problem, facts_of(device, isa));
+  for (auto const& c : candidates)
+    if (c.rival && c.algorithm == choice.algorithm) {       // named, so asked
+      candidates = table.candidates(problem, facts_of(device, isa), true);
+      break;
+    }
+  for (auto const& c : candidates) {
     names.push_back(c.algorithm);
     if (c.algorithm != choice.algorithm) continue;
     if (!c.refusal.empty()) fail(ErrorKind::usage, c.algorithm + " refuses '" + problem + "': " + c.refusal);
@@ -110,15 +116,22 @@ void Alone::run() {
   s.stream->synchronize();
 }
 
-double Alone::time() {
+double Alone::time(bool calls) {
   auto& s = *state_;
+  constexpr int launches = 10;
+  auto const begin = std::chrono::steady_clock::now();
+  auto const since = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
   if (!s.stream) {
     Stream stream(*s.threads, s.isa);
-    auto const begin = std::chrono::steady_clock::now();
     s.launch(stream);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return since();
   }
-  constexpr int launches = 10;
+  if (calls) {
+    Stream stream = s.stream->stream();
+    for (int i = 0; i < launches; ++i) s.launch(stream);
+    s.stream->synchronize();
+    return since() / launches;
+  }
   if (!s.graph) {
     Stream stream = s.stream->stream();
     s.launch(stream);                      // kernels are loaded now

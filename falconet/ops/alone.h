@@ -32,8 +32,9 @@ class Alone {
   ~Alone();
   Choice const& choice() const;            // with the launch parameters that run
   void run();                              // from the inputs as they are now; outputs are complete on return
-  // Seconds of one run on what was there last: the CPU's clock, or the mean of ten launches in one graph by the GPU's.
-  double time();
+  // Seconds of one run on what was there last: the CPU's clock, or the mean of ten launches in one graph by the GPU's. calls: on a GPU the mean
+  // of ten launches one by one by the host's clock, so that what the host does for each of them counts.
+  double time(bool calls = false);
 
  private:
   struct State;

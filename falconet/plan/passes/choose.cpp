@@ -61,14 +61,21 @@ void pass_choose(Graph& graph, CompileContext& context) {
   for (auto const& node : graph.nodes) {
     auto const problem = problem_of(graph, node);
     auto const& table = algorithms_of(node.op->name());
-    auto const candidates = table.candidates(problem, options.facts);
+    auto candidates = table.candidates(problem, options.facts, options.rivals);
+    bool rivals_asked = options.rivals;
+    auto const named = [&](std::string const& name) {       // a rival that is named is asked
+      Candidate const* c = find(candidates, name);
+      if (!c || !c->rival || rivals_asked) return c;
+      candidates = table.candidates(problem, options.facts, rivals_asked = true);
+      return find(candidates, name);
+    };
     std::optional<Choice> choice;
     std::string const direction = node.direction == "recompute" ? "fwd" : node.direction;   // the same launch again
     for (auto const& key : {node.layer + ":" + direction, node.layer}) {
       auto pin = options.pins.find(key);
       if (pin == options.pins.end() || choice) continue;
       Choice wanted = Choice::parse(pin->second);
-      Candidate const* c = find(candidates, wanted.algorithm);
+      Candidate const* c = named(wanted.algorithm);
       if (!c) continue;                                     // another launch of this layer, of another operation
       pins_used.insert(key);
       if (!c->refusal.empty()) fail(ErrorKind::usage, "pin." + key + "=" + pin->second + ": " + wanted.algorithm + " refuses: " + c->refusal);
@@ -77,11 +84,13 @@ void pass_choose(Graph& graph, CompileContext& context) {
       } catch (Error const& e) {
         fail(e.kind, "pin." + key + "=" + pin->second + ": " + e.message);
       }
+      if (!is_deterministic(wanted.config))
+        fail(ErrorKind::usage, "pin." + key + "=" + pin->second + ": " + wanted.algorithm + " runs in bench alone: it adds by atomicAdd in an order that changes, and the same seed would give other bytes");
       choice = wanted;
     }
     if (!choice)
       if (Choice const* old = recorded.take(node, problem))
-        if (Candidate const* c = find(candidates, old->algorithm); c && c->refusal.empty()) choice = *old;
+        if (Candidate const* c = named(old->algorithm); c && c->refusal.empty() && is_deterministic(old->config)) choice = *old;
     auto const number = context.choices.size();
     if (!choice && options.tuner) {
       bool prepared = false;                                // as below, by any of them: they agree on the operand
@@ -95,7 +104,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
     if (!choice) {
       Candidate const* best = nullptr;
       for (auto const& c : candidates)
-        if (c.refusal.empty() && (!c.rival || options.rivals) && (!best || c.seconds < best->seconds)) best = &c;
+        if (c.refusal.empty() && (!c.rival || options.rivals) && is_deterministic(c.configs.front()) && (!best || c.seconds < best->seconds)) best = &c;
       if (!best) {
         std::string why;
         for (auto const& c : candidates) why += "; " + c.algorithm + ": " + c.refusal;

@@ -27,6 +27,12 @@ extern Algorithm<ConvProblem> const conv_cuda_winograd;               // 3x3 of 
 extern Algorithm<ConvProblem> const conv_cuda_fft;                    // large filters of stride 1, f32 nhwc, tensor cores at f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
+extern Algorithm<ConvProblem> const conv_cuda_tiled;                  // many channels, f32 nhwc; filter gradient 3x3
+extern Algorithm<ConvProblem> const conv_cuda_im2col_v2;              // f32, both layouts: the matrix of patches written out, a thread per element
+extern Algorithm<ConvProblem> const conv_cuda_im2col_v1;              // the same, a thread per place of the filter
+extern Algorithm<ConvProblem> const conv_cuda_im2col_atomic;          // its data gradient with atomicAdd: in bench alone
+extern Algorithm<ConvProblem> const conv_cuda_im2col_cublas;          // im2col_v2 with cuBLASLt's product: a rival
+extern Algorithm<ConvProblem> const conv_cuda_cudnn;                  // every engine of cuDNN: a rival
 extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16
 
 }  // namespace falconet

@@ -26,7 +26,7 @@ __device__ float read_x(Geometry const& g, Slots const& slots, Pointers<E> const
   if (unsigned(h) >= unsigned(g.h) || unsigned(w) >= unsigned(g.w)) return 0;
   float v = load(a.x, ((y.n * g.h + h) * g.w + w) * g.c + t.channel);
   if (slots.load_x == Affine::scale_shift) v = a.load_x[t.channel] * v + a.load_x[g.c + t.channel];
-  return slots.load_act == Activation::none ? v : activate(slots.load_act, v);
+  return slots.load_act == Activation::none ? v : activated(slots.load_act, v);
 }
 template <class E>
 __device__ float read_dy(Geometry const& g, Slots const& slots, Pointers<E> const& a, int pixel, int k) {

@@ -55,13 +55,16 @@ __device__ __forceinline__ Tap tap_of(Geometry const& g, FastDivide const& by_ch
   return t;
 }
 
+// Called, not written out: 64 copies of every activation do not fit the instruction cache, also where there is none.
+static __device__ __noinline__ float activated(Activation act, float v) { return activate(act, v); }
+
 // A result on its way to element `at` = m * columns + n.
 template <class E>
 __device__ __forceinline__ float stored(Geometry const& g, Slots const& slots, Pointers<E> const& a, float v, int n, int at) {
   if (slots.store == Affine::scale_shift) v = a.store_affine[n] * v + a.store_affine[g.columns + n];
   if (slots.bias) v += a.bias[n];
   if (slots.residual) v += load(a.residual, at);
-  if (slots.act != Activation::none) v = activate(slots.act, v);
+  if (slots.act != Activation::none) v = activated(slots.act, v);
   if (slots.mask && !(load(a.mask, at) > 0)) v = 0;
   return v;
 }

@@ -8,7 +8,9 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/ops/gemm/algorithms.h"
+#include "falconet/ops/gemm/cuda/cublaslt.h"
 #include "falconet/ops/gemm/cuda/small.h"
+#include "falconet/ops/gemm/cuda/tiled.h"
 #include "falconet/ops/gemm/cuda/wgmma.h"
 
 namespace falconet {
@@ -166,8 +168,8 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View memory,
 
 }  // namespace
 
-std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() {
-  return {gemm_cuda_small(), gemm_cuda_wgmma(), {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
-}
+Algorithm<GemmProblem> gemm_cuda_tiled() { return {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}; }
+
+std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() { return {gemm_cuda_small(), gemm_cuda_wgmma(), gemm_cuda_tiled(), gemm_cuda_cublaslt()}; }
 
 }  // namespace falconet
