@@ -51,9 +51,7 @@ Plan plan_of(Model const& model, bool training, int batch, Precision precision, 
   o.precision = precision;
   Graph graph;
   CompileContext context;
-  OptimizerOptions sgd;
-  sgd.momentum = 0.9;
-  if (training) trace_training(graph, context, model, o, cross_entropy(), sgd);
+  if (training) trace_training(graph, context, model, o, cross_entropy(), OptimizerOptions{});   // without momentum: no states to allocate
   else trace_inference(graph, context, model, o);
   context.options.facts = facts;
   context.options.recorded = recorded;

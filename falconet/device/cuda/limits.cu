@@ -66,15 +66,17 @@ constexpr int tensor_bytes = (2 * 64 + 256) * 64 * 2 + 1024;
 // The same for other GPUs than Hopper: warps multiply 16 x 16 by 16 x 8 fragments in registers, `chains` sums at a time.
 __global__ void __launch_bounds__(threads) tensor_products_of_warps(float* out, int turns) {
   std::uint32_t a[4], b[2];
+#pragma unroll
   for (int i = 0; i < 4; ++i) a[i] = 0x3f003f00u | (threadIdx.x * 2654435761u + std::uint32_t(i)) >> 9 & 0x007f007fu;
+#pragma unroll
   for (int i = 0; i < 2; ++i) b[i] = a[i] ^ 0x00150015u;
   float d[chains][4] = {};
   for (int i = 0; i < turns; ++i)
 #pragma unroll
-    for (auto& sum : d) ptx::mma_bf16(sum, a, b[0], b[1]);
+    for (int c = 0; c < chains; ++c) ptx::mma_bf16(d[c], a, b[0], b[1]);
   float all = 0;
 #pragma unroll
-  for (auto const& sum : d) all += sum[0] + sum[1] + sum[2] + sum[3];
+  for (int c = 0; c < chains; ++c) all += d[c][0] + d[c][1] + d[c][2] + d[c][3];
   if (all == -1.f) *out = all;
 }
 

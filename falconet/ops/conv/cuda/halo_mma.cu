@@ -347,7 +347,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (o.affine == Affine::two_operand) return "a result has no second operand";
   if (o.act != Activation::none && o.act != Activation::relu && o.act != Activation::relu6) return "only relu and relu6";
   if (std::int64_t(p.n) * p.h * p.w >= std::int64_t(1) << 30 || p.h > 60000 || p.w > 60000) return "2^30 pixels or more";
-  if (layout_of(p).shared > std::min<std::int64_t>(200 * 1024, facts.shared_memory_bytes)) return "a tile does not fit in shared memory";
+  if (layout_of(p).shared > std::min<std::int64_t>(200 * 1024, facts.shared_memory_bytes - 4096)) return "a tile does not fit in shared memory";
   return {};
 }
 

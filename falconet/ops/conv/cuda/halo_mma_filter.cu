@@ -16,8 +16,8 @@ namespace falconet {
 namespace {
 
 using namespace small_channels;
-constexpr int most_blocks = 132,
-              most_shared = 220 * 1024;  // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
+constexpr int most_blocks = 132,  // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
+              most_shared = 220 * 1024, own_shared = 2048;
 
 struct Work {
   bf16 const *x = nullptr, *dy = nullptr;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
   using namespace ptx;
   constexpr int K = F::K, C = F::C, side = F::side, rows16 = F::filters / 16;
   extern __shared__ __align__(128) char dynamic[];
-  __shared__ int offset[512];  // of a tile's pixel in x's part
+  __shared__ int offset[own_shared / 4];  // of a tile's pixel in x's part
   Tiles const& t = w.tiles;
   int const pixels = t.group * t.rows * t.columns, steps = (pixels + 15) / 16, of_image = t.rows * t.columns;
   int const dy_bytes = steps * 16 * pixel_bytes<K>, slot_bytes = dy_bytes + t.group * t.in_rows * t.in_columns * pixel_bytes<C>;
@@ -208,8 +208,8 @@ Layout4 layout_of(ConvProblem const& p, Config const& config) {
 }
 
 std::vector<Config> configs(ConvProblem const&, DeviceFacts const& facts) {
-  if (facts.shared_memory_bytes >= most_shared) return {Config{}};
-  return {Config{{"kib", int(facts.shared_memory_bytes >> 10) - 1}}};
+  if (facts.shared_memory_bytes >= most_shared + own_shared) return {Config{}};
+  return {Config{{"kib", int(facts.shared_memory_bytes - own_shared) >> 10}}};
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
@@ -227,7 +227,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.store != OnStore{}) return "slots of the filter gradient";
   if (std::int64_t(p.n) * p.h * p.w >= std::int64_t(1) << 30) return "2^30 pixels or more";
-  if (layout_of(p, configs(p, facts).front()).shared > std::min<std::int64_t>(most_shared, facts.shared_memory_bytes)) return "a tile does not fit in shared memory";
+  if (layout_of(p, configs(p, facts).front()).shared > std::min<std::int64_t>(most_shared, facts.shared_memory_bytes - own_shared)) return "a tile does not fit in shared memory";
   return {};
 }
 
