@@ -88,8 +88,9 @@ int checks(Settings& settings) {
     }
     auto const gpu = cuda_facts(i);
     auto const memory = cuda_memory(i);
-    add(format("gpu {}", i), format("{}, {} memory, {} free, {} multiprocessors, compute capability {}.{}", gpu.name, bytes_text(double(gpu.memory_bytes)), bytes_text(double(memory.free)),
-                                    gpu.multiprocessors, gpu.compute_capability / 10, gpu.compute_capability % 10));
+    int const own = cuda_compute_capability(i), compiled = gpu.compute_capability;
+    add(format("gpu {}", i), format("{}, {} memory, {} free, {} multiprocessors, compute capability {}.{}{}", gpu.name, bytes_text(double(gpu.memory_bytes)), bytes_text(double(memory.free)),
+                                    gpu.multiprocessors, own / 10, own % 10, own == compiled ? "" : format(", runs kernels of {}.{}", compiled / 10, compiled % 10)));
   }
 
   for (Library const& library : {Library{"cuDNN", {"libcudnn.so.9", "libcudnn.so"}, "cudnnGetVersion", 10000},

@@ -96,7 +96,12 @@ void check(Card& card, std::string const& text, std::set<std::string> const& onl
         continue;
       }
       ++tally.accepted[algorithm->name];
-      auto const configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
+      auto configs = algorithm->configs ? algorithm->configs(p, card.facts) : std::vector<Config>{Config{}};
+      DeviceFacts smaller = card.facts;   // and those for cards whose blocks have least shared memory (compute capability 8.6, 8.9, 12.0)
+      smaller.shared_memory_bytes = 101376;
+      if (algorithm->configs && algorithm->reject(p, smaller).empty())
+        for (auto const& config : algorithm->configs(p, smaller))
+          if (std::find(configs.begin(), configs.end(), config) == configs.end()) configs.push_back(config);
       for (auto const& config : configs) {
         std::string trouble;
         std::vector<std::string> first;

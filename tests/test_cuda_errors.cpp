@@ -78,7 +78,11 @@ TEST(CudaErrors, a_gpu_that_is_not_ready) {
 }
 TEST(CudaErrors, a_driver_that_cannot_serve_this_runtime) { expect_refused({.driver = 12080, .count = 0, .count_code = 804}, {"too old", "CUDA 12.8"}); }
 TEST(CudaErrors, no_kernel_for_this_architecture_names_both) {
-  for (int code : {209, 98, 222}) expect_refused({.device_code = code}, {"Some GPU", "8.6", "sm_90a"});
+  for (int code : {209, 98}) expect_refused({.device_code = code}, {"Some GPU", "8.6", "sm_90a", "FALCONET_CUDA_ARCHITECTURES", "80-ptx"});
+}
+TEST(CudaErrors, ptx_that_the_driver_does_not_compile) {
+  expect_refused({.device_code = 222}, {"Some GPU", "8.6", "sm_90a", "PTX", "driver is older", "CUDA 13.0"});
+  for (int code : {221, 223}) expect_refused({.device_code = code}, {std::string("Some GPU"), std::string("PTX"), "code " + std::to_string(code)});
 }
 TEST(CudaErrors, a_busy_gpu) { expect_refused({.device_code = 46}, {"GPU 0", "busy"}); }
 TEST(CudaErrors, a_full_gpu) { expect_refused({.device_code = 2}, {"GPU 0", "memory"}); }

@@ -9,7 +9,7 @@ namespace {
 
 // cudaError_t's numbers; they are a part of CUDA's stable interface.
 enum Code { success = 0, memory_allocation = 2, insufficient_driver = 35, devices_unavailable = 46, stub_library = 34, invalid_device_function = 98, no_device = 100, no_kernel_image = 209,
-            unsupported_ptx = 222, system_not_ready = 802, system_driver_mismatch = 803, compat_not_supported = 804 };
+            no_ptx_compiler = 221, unsupported_ptx = 222, ptx_compiler_off = 223, system_not_ready = 802, system_driver_mismatch = 803, compat_not_supported = 804 };
 
 std::mutex guard;
 CudaProbe const* replaced = nullptr;
@@ -43,6 +43,11 @@ CudaStatus ask(CudaProbe const& p) {
   return s;
 }
 
+int runtime_of(CudaProbe const& p) {
+  int version = 0;
+  p.runtime_version(version);
+  return version;
+}
 std::string refusal(CudaProbe const& p, int device) {
   int const code = p.try_device(device);
   if (code == success) return {};
@@ -51,8 +56,14 @@ std::string refusal(CudaProbe const& p, int device) {
     case devices_unavailable: return who + "is busy: another process holds it for itself";
     case memory_allocation: return who + "has not enough free memory for a program to start";
     case no_kernel_image:
+    case invalid_device_function:
+      return who + "is not among the architectures that this program has kernels for (" + p.architectures +
+             "); FALCONET_CUDA_ARCHITECTURES adds them when it is built, 80-ptx for every GPU from compute capability 8.0 on";
     case unsupported_ptx:
-    case invalid_device_function: return who + "is not among the architectures that this program has kernels for (" + p.architectures + ")";
+    case no_ptx_compiler:
+    case ptx_compiler_off:
+      return who + "has no machine code in this program (" + p.architectures + "), and the driver did not compile its PTX: " +
+             (code == unsupported_ptx ? "the driver is older than this program's CUDA " + version_text(runtime_of(p)) : p.describe(code));
     case system_not_ready: return who + "is not ready: the fabric manager does not run";
     default: return who + "cannot be used: " + p.describe(code);
   }

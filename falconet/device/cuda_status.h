@@ -11,7 +11,7 @@ struct CudaStatus {
   int devices = 0;               // seen by the runtime; cuda_refusal() says which of them can be used
   int driver_version = 0;        // 13000 for 13.0; 0: no driver
   int runtime_version = 0;       // the runtime inside this library
-  std::string architectures;     // kernels built for: "sm_90a"
+  std::string architectures;     // kernels built for: "sm_90a", or "sm_80, sm_90a, PTX 8.0"
   std::string reason;            // why devices == 0, one line; empty otherwise
 };
 

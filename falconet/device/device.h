@@ -27,7 +27,7 @@ struct DeviceFacts {
   std::string name;                               // as the vendor prints it
   Isa isa = Isa::plain;                           // CPU: the instruction set that kernels may use
   std::int64_t l1_bytes = 32 << 10, l2_bytes = 1 << 20, l3_bytes = 8 << 20;   // CPU: per core, per core, shared
-  int compute_capability = 0;                     // CUDA: 90 for Hopper
+  int compute_capability = 0;                     // CUDA: what its kernels were compiled for, 90 for Hopper; the card's own or a smaller one (docs/adr/0119)
   int multiprocessors = 0;                        // CUDA
   std::int64_t shared_memory_bytes = 0;           // CUDA: per block, opt-in
   std::int64_t memory_bytes = 0;                  // CUDA: of the card

@@ -14,6 +14,7 @@ CudaProbe const& real_cuda_probe() {
 }
 DeviceFacts cuda_facts(int) { absent(); }
 CudaMemoryInfo cuda_memory(int) { absent(); }
+int cuda_compute_capability(int) { absent(); }
 void set_cuda_check(CudaCheck) {}
 CudaCheck cuda_check() { return CudaCheck::off; }
 CudaCounts cuda_counts() { return {}; }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <string>
 
 namespace falconet {
@@ -23,12 +24,19 @@ void check_launch(char const* kernel, Problem const& problem, cudaStream_t strea
   if (cudaError_t code = launch_result(stream); code != cudaSuccess) fail_launch(code, kernel, problem.text());
 }
 
-// Allows a kernel its dynamic shared memory. Steady steps replay a graph and never come here.
+// Allows a kernel its dynamic shared memory, or as much as a block may have on the current device where that is less: a launch that needs more than
+// that is refused by itself. Steady steps replay a graph and never come here.
 template <class Kernel>
 void allow_shared_memory(Kernel* kernel, int bytes) {
-  if (bytes > 48 << 10)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute",
-               std::to_string(bytes) + " bytes of shared memory");
+  if (bytes <= 48 << 10) return;
+  int device = 0, most = 0;
+  cudaFuncAttributes own{};   // what the kernel declares counts too
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  check_cuda(cudaFuncGetAttributes(&own, kernel), "cudaFuncGetAttributes");
+  bytes = std::min(bytes, most - int(own.sharedSizeBytes));
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute",
+             std::to_string(bytes) + " bytes of shared memory");
 }
 
 }  // namespace falconet

@@ -90,12 +90,23 @@ DeviceFacts cuda_facts(int device) {
   DeviceFacts f;
   f.device = {DeviceKind::cuda, device};
   f.name = p.name;
-  f.compute_capability = p.major * 10 + p.minor;
+  int before = 0;
+  FALCONET_CUDA(cudaGetDevice(&before));
+  FALCONET_CUDA(cudaSetDevice(device));
+  f.compute_capability = kernels_compiled_for();
+  FALCONET_CUDA(cudaSetDevice(before));
   f.multiprocessors = p.multiProcessorCount;
   f.shared_memory_bytes = std::int64_t(p.sharedMemPerBlockOptin);
   f.memory_bytes = std::int64_t(p.totalGlobalMem);
   f.l2_bytes = p.l2CacheSize;
   return f;
+}
+
+int cuda_compute_capability(int device) {
+  int major = 0, minor = 0;
+  FALCONET_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  FALCONET_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return major * 10 + minor;
 }
 
 CudaStream::CudaStream(int device) : device_(device) {

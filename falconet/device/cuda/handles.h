@@ -15,6 +15,7 @@ struct CudaMemoryInfo {
   std::size_t free = 0, total = 0;   // bytes
 };
 CudaMemoryInfo cuda_memory(int device);
+int cuda_compute_capability(int device);   // of the card, 80 for 8.0; DeviceFacts has that of the code it runs
 
 // sync: every launch is followed by a synchronisation, so that an asynchronous fault is reported by the kernel that caused it.
 enum class CudaCheck { off, sync };

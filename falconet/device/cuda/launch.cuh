@@ -1,8 +1,11 @@
-// Launches that begin while the kernel before them ends (programmatic dependent launch), and launches in clusters of blocks.
+// Launches that begin while the kernel before them ends (programmatic dependent launch), and launches in clusters of blocks; where the kernels that
+// run know neither (compute capability below 9.0), plain launches.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <utility>
+
+#include "falconet/device/cuda/probe_kernel.h"
 
 namespace falconet {
 
@@ -29,7 +32,7 @@ void launch_ahead(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::siz
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = attribute;
-  config.numAttrs = cluster > 1 ? 2 : 1;
+  config.numAttrs = kernels_compiled_for() < 90 ? 0 : cluster > 1 ? 2 : 1;
   (void)cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 

@@ -63,6 +63,23 @@ __global__ void __launch_bounds__(threads) tensor_products(float* out, int turns
 }
 constexpr int tensor_bytes = (2 * 64 + 256) * 64 * 2 + 1024;
 
+// The same for other GPUs than Hopper: warps multiply 16 x 16 by 16 x 8 fragments in registers, `chains` sums at a time.
+__global__ void __launch_bounds__(threads) tensor_products_of_warps(float* out, int turns) {
+  std::uint32_t a[4], b[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = 0x3f003f00u | (threadIdx.x * 2654435761u + std::uint32_t(i)) >> 9 & 0x007f007fu;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) b[i] = a[i] ^ 0x00150015u;
+  float d[chains][4] = {};
+  for (int i = 0; i < turns; ++i)
+#pragma unroll
+    for (int c = 0; c < chains; ++c) ptx::mma_bf16(d[c], a, b[0], b[1]);
+  float all = 0;
+#pragma unroll
+  for (int c = 0; c < chains; ++c) all += d[c][0] + d[c][1] + d[c][2] + d[c][3];
+  if (all == -1.f) *out = all;
+}
+
 // The best of five runs, after one that finds out how many turns take a millisecond.
 template <class Launch>
 double best_rate(Device device, double operations_of_a_turn, Launch&& launch) {
@@ -96,7 +113,12 @@ double multiply_adds_per_second(Device device, Arithmetic arithmetic) {
     if (arithmetic == Arithmetic::f64) return best_rate(device, operations, [&](cudaStream_t s, int turns) { multiply_adds<double><<<blocks, threads, 0, s>>>(static_cast<double*>(out.data()), turns); });
     return best_rate(device, operations, [&](cudaStream_t s, int turns) { multiply_adds<float><<<blocks, threads, 0, s>>>(static_cast<float*>(out.data()), turns); });
   }
-  if (facts.compute_capability != 90) return 0;
+  if (facts.compute_capability != 90) {
+    int const blocks = sms * 8;
+    double const rate = best_rate(device, 2.0 * blocks * (threads / 32) * chains * 16 * 8 * 16,
+                                  [&](cudaStream_t s, int turns) { tensor_products_of_warps<<<blocks, threads, 0, s>>>(static_cast<float*>(out.data()), turns); });
+    return arithmetic == Arithmetic::tf32 ? rate / 2 : rate;
+  }
   allow_shared_memory(tensor_products, tensor_bytes);
   double const rate =
       best_rate(device, 2.0 * sms * 2 * products * 64 * 256 * 16, [&](cudaStream_t s, int turns) { tensor_products<<<sms, threads, tensor_bytes, s>>>(static_cast<float*>(out.data()), turns); });

@@ -19,10 +19,10 @@ FALCONET_DEVICE std::uint64_t mn_major_operand(std::uint32_t address, int block_
 FALCONET_DEVICE std::uint64_t repeated_operand(std::uint32_t address) { return (address & 0x3ffff) >> 4; }
 constexpr int k_major_step = 32 >> 4, mn_major_step = 2048 >> 4;   // added to an operand: the next 16 k
 
-FALCONET_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-FALCONET_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+FALCONET_DEVICE void wgmma_fence() { FALCONET_HOPPER_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
+FALCONET_DEVICE void wgmma_commit() { FALCONET_HOPPER_ASM("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int pending>
-FALCONET_DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
+FALCONET_DEVICE void wgmma_wait() { FALCONET_HOPPER_ASM("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
 // Keeps the compiler from moving accumulators across a batch.
 template <int n>
 FALCONET_DEVICE void hold(float (&d)[n]) {
@@ -53,7 +53,7 @@ FALCONET_DEVICE void hold(std::uint32_t (&a)[n]) {   // operands in registers, u
 #define FALCONET_WGMMA(N, COUNT, A, B, P, TA, TB, REGISTERS, ...)                                                                            \
   template <int mn_a, int mn_b>                                                                                                              \
   FALCONET_DEVICE void wgmma(float (&d)[COUNT], std::uint64_t a, std::uint64_t b, int add) {                                                  \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS         \
+    FALCONET_HOPPER_ASM("{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS         \
                  "}, " A ", " B ", p, 1, 1, " TA ", " TB ";\n}"                                                                              \
                  : __VA_ARGS__                                                                                                               \
                  : "l"(a), "l"(b), "r"(add), "n"(mn_a), "n"(mn_b));                                                                           \
@@ -69,7 +69,7 @@ FALCONET_WGMMA(256, 128, "%128", "%129", "%130", "%131", "%132", FALCONET_R0 ", 
 // d[64x64] = a b (+ d) with a in registers: warp w holds rows 16w..16w+15 as a 16x16 fragment of mma_bf16. b is k_major. The registers must
 // not change until the product is waited for.
 FALCONET_DEVICE void wgmma_registers(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FALCONET_R0 ", " FALCONET_R16
+  FALCONET_HOPPER_ASM("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FALCONET_R0 ", " FALCONET_R16
                "}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
                : FALCONET_D32(0)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));

@@ -18,6 +18,17 @@ Candidate const* find(std::vector<Candidate> const& candidates, std::string cons
   return nullptr;
 }
 
+// Whether these launch parameters are offered here; those of a plan that was recorded on another card may not be.
+bool offers(Candidate const& c, Config const& config) {
+  if (std::find(c.configs.begin(), c.configs.end(), config) != c.configs.end()) return true;
+  if (c.ranges.empty()) return false;
+  try {
+    return config_by_hand(c, config) == config;
+  } catch (Error const&) {
+    return false;
+  }
+}
+
 // A recorded plan lists launches in node order; the n-th of equal (layer, direction, op, problem) meets the n-th.
 class Recorded {
  public:
@@ -90,7 +101,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
     }
     if (!choice)
       if (Choice const* old = recorded.take(node, problem))
-        if (Candidate const* c = named(old->algorithm); c && c->refusal.empty() && is_deterministic(old->config)) choice = *old;
+        if (Candidate const* c = named(old->algorithm); c && c->refusal.empty() && is_deterministic(old->config) && offers(*c, old->config)) choice = *old;
     auto const number = context.choices.size();
     if (!choice && options.tuner) {
       bool prepared = false;                                // as below, by any of them: they agree on the operand

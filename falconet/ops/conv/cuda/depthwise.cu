@@ -110,7 +110,20 @@ std::vector<Way> ways_of(ConvProblem const& p) {
   return out;
 }
 
-std::string reject(ConvProblem const& p, DeviceFacts const&) {
+// Bytes that a block of a launch takes: its queue, a filter of f32 and at most four vectors of channels (docs/adr/0112; the kernels' own Shape).
+std::int64_t shared_of(ConvProblem const& p, Way const& way) {
+  int const size = (p.x_type == DType::bf16 ? 2 : 4) * way.v, stride = p.stride_h, columns = strided_data(p) ? way.t + (p.r - 1) / 2 : (way.t - 1) * stride + p.r;
+  bool const filter = p.direction == Direction::bwd_filter;
+  int const entry = filter ? stride * columns + way.t : columns, depth = strided_data(p) ? 4 : filter ? (size * entry <= 88 ? 4 : 2) : size * entry > 64 ? 3 : 4;
+  return std::int64_t(size) * entry * depth * most_threads + 4 * (std::int64_t(walk_of(p, way).here) * way.v * (p.r * p.r + 4) + 8);
+}
+std::vector<Way> ways_of(ConvProblem const& p, DeviceFacts const& facts) {
+  auto ways = ways_of(p);
+  std::erase_if(ways, [&](Way const& way) { return shared_of(p, way) > facts.shared_memory_bytes; });
+  return ways;
+}
+
+std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.groups != p.c || p.k != p.c) return "depthwise convolutions only: groups, channels and filters are not the same number";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.x_type != p.y_type || (p.x_type != DType::bf16 && p.x_type != DType::f32)) return "bf16 and f32 only";
@@ -127,12 +140,13 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (!simple(p.load_x.act) || !simple(o.act)) return "only relu and relu6";
   std::int64_t const limit = std::int64_t(1) << 30, pixels = std::max(std::int64_t(p.h) * p.w, std::int64_t(p.p()) * p.q());
   if (pixels * p.c >= limit || p.n * pixels >= limit || p.pad_top >= 1 << 16 || p.pad_left >= 1 << 16 || p.c > 1 << 20) return "2^30 elements of an image or more";
+  if (ways_of(p, facts).empty()) return "rows on their way do not fit shared memory";
   return {};
 }
 
-std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   std::vector<Config> out;
-  for (Way const& way : ways_of(p))
+  for (Way const& way : ways_of(p, facts))
     if (out.size() < 6) out.push_back({{"columns", way.t}, {"rows", way.band}});
   return out;
 }

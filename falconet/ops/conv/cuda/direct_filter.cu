@@ -7,12 +7,11 @@
 //   split 1: a block takes one tile and an eighth of the pixels; the cluster's sum is the result, in one launch
 //   split 0: a block takes all tiles and a few rows of one image; the clusters' sums are added by a second launch
 // Limits: f32 nhwc, 3x3 and 5x5, stride 1, no groups. Cost: 2 n k p q c r s operations.
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/cluster.cuh"
 #include "falconet/device/cuda/copy_async.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
@@ -207,7 +206,7 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
       parts[i] = total;
     }
   }
-  auto const cluster = cooperative_groups::this_cluster();
+  auto const cluster = this_cluster();
   cluster.sync();
   int const rank = int(cluster.block_rank()), filter_elements = g.k * R * R * g.c;
   for (int i = rank * threads + t; i < outputs; i += together * threads) {

@@ -326,7 +326,7 @@ Layout4 layout_of(ConvProblem const& p) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
-  if (facts.compute_capability != 90) return "built for Hopper (compute capability 9.0)";
+  if (facts.compute_capability < 80) return "products in bf16 need compute capability 8.0";
   if (p.direction == Direction::bwd_filter) return "forward and data gradient only";
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";
   if (p.w_type != DType::bf16 && p.w_type != DType::f32) return "a filter in bf16 or f32 only";
@@ -347,7 +347,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (o.affine == Affine::two_operand) return "a result has no second operand";
   if (o.act != Activation::none && o.act != Activation::relu && o.act != Activation::relu6) return "only relu and relu6";
   if (std::int64_t(p.n) * p.h * p.w >= std::int64_t(1) << 30 || p.h > 60000 || p.w > 60000) return "2^30 pixels or more";
-  if (layout_of(p).shared > 200 * 1024) return "a tile does not fit in shared memory";
+  if (layout_of(p).shared > std::min<std::int64_t>(200 * 1024, facts.shared_memory_bytes - 4096)) return "a tile does not fit in shared memory";
   return {};
 }
 

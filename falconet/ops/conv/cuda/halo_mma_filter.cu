@@ -16,8 +16,8 @@ namespace falconet {
 namespace {
 
 using namespace small_channels;
-constexpr int most_blocks = 132,
-              most_shared = 220 * 1024;  // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
+constexpr int most_blocks = 132,  // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
+              most_shared = 220 * 1024, own_shared = 2048;
 
 struct Work {
   bf16 const *x = nullptr, *dy = nullptr;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(F::threads, 1) halo_mma_filter(const __grid_co
   using namespace ptx;
   constexpr int K = F::K, C = F::C, side = F::side, rows16 = F::filters / 16;
   extern __shared__ __align__(128) char dynamic[];
-  __shared__ int offset[512];  // of a tile's pixel in x's part
+  __shared__ int offset[own_shared / 4];  // of a tile's pixel in x's part
   Tiles const& t = w.tiles;
   int const pixels = t.group * t.rows * t.columns, steps = (pixels + 15) / 16, of_image = t.rows * t.columns;
   int const dy_bytes = steps * 16 * pixel_bytes<K>, slot_bytes = dy_bytes + t.group * t.in_rows * t.in_columns * pixel_bytes<C>;
@@ -190,7 +190,9 @@ struct Layout4 {
   Tiles tiles;
   int blocks, stages, shared;
 };
-Layout4 layout_of(ConvProblem const& p) {
+// kib: of shared memory that a block may have where that is less than Hopper's.
+Layout4 layout_of(ConvProblem const& p, Config const& config) {
+  int const most = config.get("kib", most_shared >> 10) << 10;
   Layout4 l{};
   for (int pixels : {512, 256, 128, 64, 32}) {
     l.tiles = tiles_of(p.n, p.p(), p.q(), p.r, p.stride_h, pixels);
@@ -198,15 +200,20 @@ Layout4 layout_of(ConvProblem const& p) {
     int const inside = l.tiles.group * l.tiles.rows * l.tiles.columns, steps = (inside + 15) / 16;
     int const slot = steps * 16 * (p.k * 2 + 16) + l.tiles.group * l.tiles.in_rows * l.tiles.in_columns * (padded(p.c) * 2 + 16);
     l.stages =
-        l.blocks == l.tiles.count ? 1 : std::clamp(most_shared / slot, 2, std::min(4, 1 + (l.tiles.count + l.blocks - 1) / l.blocks));
+        l.blocks == l.tiles.count ? 1 : std::clamp(most / slot, 2, std::min(4, 1 + (l.tiles.count + l.blocks - 1) / l.blocks));
     l.shared = std::max(l.stages * slot, groups_of(p) * elements_of(p) * 4);
-    if (l.shared <= most_shared && (l.tiles.count >= (pixels == 512 ? 200 : 60) || pixels == 32)) break;
+    if (l.shared <= most && (l.tiles.count >= (pixels == 512 ? 200 : 60) || pixels == 32)) break;
   }
   return l;
 }
 
+std::vector<Config> configs(ConvProblem const&, DeviceFacts const& facts) {
+  if (facts.shared_memory_bytes >= most_shared + own_shared) return {Config{}};
+  return {Config{{"kib", int(facts.shared_memory_bytes - own_shared) >> 10}}};
+}
+
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
-  if (facts.compute_capability != 90) return "built for Hopper (compute capability 9.0)";
+  if (facts.compute_capability < 80) return "products in bf16 need compute capability 8.0";
   if (p.direction != Direction::bwd_filter) return "filter gradient only";
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";
   if (p.w_type != DType::bf16 && p.w_type != DType::f32) return "dw in bf16 or f32 only";
@@ -220,17 +227,17 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.store != OnStore{}) return "slots of the filter gradient";
   if (std::int64_t(p.n) * p.h * p.w >= std::int64_t(1) << 30) return "2^30 pixels or more";
-  if (layout_of(p).shared > most_shared) return "a tile does not fit in shared memory";
+  if (layout_of(p, configs(p, facts).front()).shared > std::min<std::int64_t>(most_shared, facts.shared_memory_bytes - own_shared)) return "a tile does not fit in shared memory";
   return {};
 }
 
-std::size_t scratch(ConvProblem const& p, Config const&) {
-  return std::size_t(layout_of(p).blocks) * std::size_t(elements_of(p)) * sizeof(float);
+std::size_t scratch(ConvProblem const& p, Config const& config) {
+  return std::size_t(layout_of(p, config).blocks) * std::size_t(elements_of(p)) * sizeof(float);
 }
 
 // Constants measured on an H200.
-double seconds(ConvProblem const& p, DeviceFacts const&) {
-  Layout4 const l = layout_of(p);
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  Layout4 const l = layout_of(p, configs(p, facts).front());
   double const waves = (l.tiles.count + l.blocks - 1) / l.blocks, pixels = double(l.tiles.group) * l.tiles.rows * l.tiles.columns;
   double const product = waves * pixels * 2.0 * elements_of(p) / 1.9e12;
   return 4.5e-6 + 2.0 * l.blocks * elements_of(p) * 4 / 4e12 + std::max(product, bytes_of(p.operands()) / 3.5e12);
@@ -243,9 +250,9 @@ void launch_form(Work const& w, Layout4 const& l, cudaStream_t stream) {
   launch_ahead(halo_mma_filter<F>, dim3(unsigned(l.blocks)), dim3(F::threads), std::size_t(l.shared), 1, stream, w);
 }
 
-void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory, Stream& on) {
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View memory, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());
-  Layout4 const l = layout_of(p);
+  Layout4 const l = layout_of(p, config);
   Work w;
   w.x = args.x.as<bf16>(), w.dy = args.y.as<bf16>();
   w.tiles = l.tiles, w.stages = l.stages;
@@ -271,6 +278,6 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_halo_mma_filter{
-    .name = "halo_mma_filter", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "halo_mma_filter", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
 
 }  // namespace falconet

@@ -56,6 +56,7 @@ constexpr int halo_shared = filter_bytes + 2 * slot_bytes + 1024;
 template <bool gradient, Ending ending>
 __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[2], empty[2], filter_full, other_full[2];
   __shared__ __align__(16) char unused[256];   // where the unused columns are stored
@@ -311,6 +312,7 @@ struct FilterWork {
 template <bool bias>
 __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ FilterWork work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[stages], empty[stages];
   __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels

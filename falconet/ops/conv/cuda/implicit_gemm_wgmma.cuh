@@ -81,6 +81,7 @@ FALCONET_DEVICE Place place_of(Work const& work, int tile) {
 template <class F>
 __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages], residual_full[2][4], mask_full[2][2];
   __shared__ __align__(8) float shift[2][F::shifts ? F::channels : 1];

@@ -91,6 +91,7 @@ __device__ int block_of(std::int64_t unit, std::int64_t units, int blocks) { ret
 template <class F, bool bias>
 __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages];
   __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels

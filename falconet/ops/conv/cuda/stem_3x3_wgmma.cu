@@ -61,6 +61,7 @@ struct Forward {   // slices of 64 columns: K = 32 has one, K = 64 two
 template <int slices, Ending ending>
 __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   using F = Forward<slices>;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[4], empty[4];
@@ -226,6 +227,7 @@ FALCONET_DEVICE void copy_dy(Work const& work, std::uint64_t* full, std::uint64_
 template <int slices>
 __global__ void __launch_bounds__(threads, 1) stem_filter(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   using F = Filter<slices>;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[4], empty[4], dy_full[F::dy_slots], dy_empty[F::dy_slots];

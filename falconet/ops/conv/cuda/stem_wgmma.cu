@@ -60,6 +60,7 @@ constexpr int forward_shared = filter_bytes + staging_bytes + slots * slot_bytes
 template <Ending ending>
 __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[slots], empty[slots];
   __shared__ float2 scale[32], shift[32];   // of pairs of channels
@@ -180,6 +181,7 @@ constexpr int filter_shared = 2 * group_bytes + slots * slot_bytes + 1024;
 
 __global__ void __launch_bounds__(384, 1) stem_filter(const __grid_constant__ Work work) {
   using namespace ptx;
+  if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[slots], empty[slots], dy_full[2][2];
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;

@@ -133,6 +133,7 @@ void launch(Products const& p, cudaStream_t stream) {
   constexpr int tile_m = 32 * warps_m, tile_n = 32 * warps_n, warps = warps_m * warps_n;
   auto const with = [&](auto kernel) {
     int const bytes = 4 * stages_of(warps) * (words_of(tile_m, p.a_across) + words_of(tile_n, p.b_across));
+    static_assert(4 * stages_of(warps) * (words_of(tile_m, true) + words_of(tile_n, true)) <= most_shared);
     allow_shared_memory(kernel, bytes);
     dim3 const grid(unsigned((p.m + tile_m - 1) / tile_m * ((p.n + tile_n - 1) / tile_n)), unsigned(p.elements), unsigned(p.parts));
     kernel<<<grid, 32 * warps, bytes, stream>>>(p);

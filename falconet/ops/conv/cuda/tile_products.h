@@ -11,6 +11,7 @@
 
 namespace falconet::tile_products {
 
+constexpr int most_shared = 136 << 10;   // bytes of a block with the largest tile
 struct Tile {
   int m, n;
 };

@@ -143,7 +143,7 @@ Work work_of(ConvProblem const& p) {
   g.pixels = up(up(g.q, g.per_row), 3) * 3;
   g.per_row = up(g.q, g.pixels);
   g.all_lines = p.n * g.p * g.per_row;
-  g.lines = std::clamp(most / g.pixels, 1, g.all_lines);
+  g.lines = std::clamp(std::min(most / g.pixels, 18), 1, g.all_lines);   // 18: 95 KiB of shared memory, which every card has
   g.stages = up(g.all_lines, g.lines);
   int const tiles = up(p.k, filters) * up(p.c, channels), wanted = std::clamp(264 / tiles, 1, g.stages);
   g.part = up(g.stages, wanted);

@@ -177,6 +177,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
+  if (facts.shared_memory_bytes < tile_products::most_shared) return "its products need 136 KiB of shared memory a block";
   if (p.r != 3 || p.s != 3) return "its transforms are those of 3x3 filters";
   if (p.stride_h != 1 || p.stride_w != 1) return "neighbouring tiles share no products with a stride";
   if (p.dilation_h != 1 || p.dilation_w != 1) return "neighbouring results share products only with dilation 1";
@@ -229,7 +230,7 @@ std::vector<Form> forms(ConvProblem const& p) {
   std::stable_sort(out.begin(), out.end(), [&](Form const& a, Form const& b) { return cost(a) < cost(b); });
   return out;
 }
-std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   std::vector<Config> out;
   auto const add = [&](Form const& f, int block) {
     std::vector<std::pair<char const*, int>> values{{"tile", f.m}};
@@ -239,7 +240,8 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
     Config c = values.size() == 1 ? Config{values[0]} : values.size() == 2 ? Config{values[0], values[1]} : Config{values[0], values[1], values[2]};
     out.push_back(std::move(c));
   };
-  auto const all = forms(p);
+  auto all = forms(p);
+  std::erase_if(all, [&](Form const& f) { return f.fused && fused_shared_bytes(f.m) > facts.shared_memory_bytes; });
   for (Form const& f : all) add(f, 0);
   for (Form const& f : all)
     if (!f.fused)
@@ -252,7 +254,7 @@ std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
 Form form_of(ConvProblem const& p, Config const& c) {
   return {c.get("tile", 2) == 4 ? 4 : 2, std::clamp(c.get("images", p.n), 1, p.n), c.get("fused", 0) == 1 && fused_accepts(p), c.get("block", 0)};
 }
-double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p, forms(p).front()); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, form_of(p, configs(p, facts).front())); }
 
 std::size_t prepared(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? 0 : extents_of(p, form_of(p, c)).filter * 4; }
 std::size_t scratch(ConvProblem const& p, Config const& c) {

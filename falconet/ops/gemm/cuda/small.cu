@@ -2,12 +2,11 @@
 // block makes 16x32 results, its 8 warps take every eighth index of the sum, and up to 8 blocks share a sum by forming a cluster that adds
 // through each other's shared memory, in order. One launch, no scratch. Loads are issued 128 deep at once. Sums in f32.
 // Limits: f32, at most 2^26 multiply-adds. Cost: 2 m n k operations at 4 to 10 TFLOP/s, the operands once per 16 rows and 32 columns.
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/cluster.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/gemm/cuda/small.h"
 
@@ -27,7 +26,7 @@ struct Work {
 __global__ void __launch_bounds__(threads) small(Work const w) {
   constexpr int left_row = tile_m + 4, right_row = tile_n + 4, results = tile_m * tile_n;
   __shared__ __align__(16) float left[depth * left_row], right[depth * right_row], sums[warps][results], result[results];
-  auto const cluster = cooperative_groups::this_cluster();
+  auto const cluster = this_cluster();
   int const t = threadIdx.x, lane = t % 32, warp = t / 32, rank = int(cluster.block_rank()), together = int(cluster.num_blocks());
   int const tile = blockIdx.x / together, tiles_n = (w.n + tile_n - 1) / tile_n, m0 = tile / tiles_n * tile_m, n0 = tile % tiles_n * tile_n;
   int const begin = rank * w.part, end = min(w.k, begin + w.part);
