@@ -269,6 +269,7 @@ class Bench {
           bool const layouts = layout_words(settings_).size() > 1;
           row.category = layouts ? without_layout(problem) : problem;
           row.name = c.algorithm + (choices.size() > 1 ? " " + in_words(choice.config) : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
+          row.estimate = c.seconds;
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
           if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, c.rival, rows.size() - 1});
@@ -343,6 +344,7 @@ class Bench {
   // Every rival's output against the reference in f64 from the same inputs.
   void check(std::string const& problem, double operations, std::vector<Operand> const& list, Operands const& operands, bool in_place,
              std::vector<Rival>& rivals, ThreadPool& pool, Stream& stream) {
+    if (!settings_.flag("check")) return;
     if (operations > reference_operations) {
       if (!json_)
         std::printf("%-*s  errors are not computed: %.1f GFLOP take the f64 reference long\n", int(problem_width_), problem.c_str(),
@@ -417,7 +419,8 @@ class Bench {
         j.add("us", row.seconds.median * 1e6)
             .add("us_min", row.seconds.least * 1e6)
             .add("repetitions", row.repetitions)
-            .add("limit_us", row.limit * 1e6);
+            .add("limit_us", row.limit * 1e6)
+            .add("estimate_us", row.estimate * 1e6);
         j.add("error", row.error < 0 ? NAN : row.error).add("ratio", row.ratio);
       } else {
         j.add("refusal", row.refusal);

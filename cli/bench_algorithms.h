@@ -16,6 +16,7 @@ struct BenchRow {
   Spread seconds;
   double limit = 0;   // seconds
   double operations = 0, bytes = 0;   // of the problem: its mathematics, its operands moved once
+  double estimate = 0;   // the algorithm's own, on one core of a CPU or a whole GPU
   double error = -1;  // relative to f64; negative: not computed
   double ratio = 1;   // to the best of the same problem and thread count
 };

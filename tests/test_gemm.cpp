@@ -38,6 +38,13 @@ TEST(gemm_problem, refuses_what_it_cannot_mean) {
             "matrix product 'm=3 n=4 k=5 types=u8': matrix products are of f64, f32 or bf16");
 }
 
+// Where all of B is packed at once and tasks are bands of rows: sizes that fill neither, operands in pairs with an odd k, every slot.
+TEST(gemm, large_products_agree_with_the_reference) {
+  for (char const* text : {"m=519 n=1013 k=487 ta=0 tb=0 types=f32 store=bias+relu", "m=261 n=801 k=1199 ta=1 tb=1 types=bf16 store=bias+residual+relu+mask",
+                           "m=700 n=193 k=1901 ta=1 tb=0 types=bf16,bf16,f32", "m=300 n=900 k=950 ta=0 tb=1 types=bf16,f32,bf16 store=residual"})
+    expect_agreement("gemm", text);
+}
+
 TEST(linear_layer, names_the_sizes_that_do_not_fit) {
   Graph g;
   Var x = g.input("x", {DType::f32, {64, 784}});

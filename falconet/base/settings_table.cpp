@@ -89,6 +89,7 @@ constexpr Setting settings[] = {
     {"launches", choice, "graph", "bench conv", "how a GPU is timed: ten launches of one graph, or ten calls, the host's work included", "graph, calls"},
     {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1, most_count},
     {"budget", real, "1", "bench conv", "seconds for each problem, shared by its algorithms", "", 0, 1e6, true},
+    {"check", flag, "true", "bench conv", "compare results with the reference in f64, where that takes seconds at most"},
     {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
     {"roofline", text, "", "bench conv", "draw every algorithm under the measured ceilings of the device into this SVG file"},
     {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1, most_count},

@@ -25,4 +25,11 @@ Isa detected_isa() {
   return Isa::plain;
 #endif
 }
+bool has_bf16_products() {
+#if defined(__x86_64__)
+  return detected_isa() == Isa::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
 }  // namespace falconet

@@ -7,6 +7,7 @@ namespace falconet {
 
 Algorithm<GemmProblem> gemm_blocked();    // packed and cache-blocked, any size, f32 and bf16
 Algorithm<GemmProblem> gemm_dot();        // both operands contiguous along k, nothing packed
+Algorithm<GemmProblem> gemm_unpacked();   // small and skinny sizes, A is not packed
 Algorithm<GemmProblem> gemm_onednn();     // a rival
 Algorithm<GemmProblem> gemm_openblas();   // a rival
 Algorithm<GemmProblem> gemm_reference();  // the definition

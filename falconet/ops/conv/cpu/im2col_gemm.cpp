@@ -33,6 +33,13 @@ i64 round_up(i64 a, i64 b) { return divide_up(a, b) * b; }
 // The size of even parts of at most `most`.
 i64 part_of(i64 total, i64 most) { return std::max<i64>(1, divide_up(total, std::max<i64>(1, divide_up(total, most)))); }
 
+// In pairs where both factors are of bf16: NHWC alone.
+GemmKernels const& kernels_for(ConvProblem const& p, Isa isa) {
+  bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
+  bool const first = (data ? p.y_type : p.x_type) == DType::bf16, second = (filter ? p.y_type : p.w_type) == DType::bf16;
+  return first && second && p.layout == Layout::nhwc ? gemm_bf16_kernels_of(isa) : gemm_kernels_of(isa);
+}
+
 int tile_rows(GemmKernels const& g, i64 width) { return g.rows[GemmPanels::of(int(divide_up(width, g.lanes)), g.max_vectors).widest()]; }
 
 struct Sizes {                 // of one group
@@ -123,7 +130,7 @@ void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream
   Split const s = split_of(p);
   Sizes const z(p);
   bool const data = p.direction == Direction::bwd_data, w_bf16 = p.w_type == DType::bf16;
-  GemmKernels const& gemm = gemm_kernels_of(isa_for(stream.isa(), s.outputs));
+  GemmKernels const& gemm = kernels_for(p, isa_for(stream.isa(), s.outputs));
   int const grids = grids_of(p);
   i64 const blocks = divide_up(s.outputs, s.width);
   stream.threads().run(int(z.groups * blocks * grids), [&](int task) {
@@ -135,6 +142,7 @@ void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream
       float* const to = filter + packed_nhwc(s, group, block, grid.first_depth + l);
       if (!data) {
         gemm.pack_b({element(args.w, (group * z.kg + j) * s.depth + l), w_bf16, 1, s.depth}, width, count, to, count, 0);
+        if (gemm.pair) gemm.pair_b(to, width, count);
         continue;
       }
       for (i64 at = l; at < l + count;) {  // row (t, u, k): the channels of one tap lie k apart
@@ -144,6 +152,7 @@ void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream
         gemm.pack_b(source, width, n, to, count, at - l);
         at += n;
       }
+      if (gemm.pair) gemm.pair_b(to, width, count);
     }
   });
 }
@@ -152,7 +161,7 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float const* filter, f
   Sizes const z(p);
   bool const data = p.direction == Direction::bwd_data;
   Isa const isa = isa_for(stream.isa(), s.outputs);
-  GemmKernels const& gemm = gemm_kernels_of(isa);
+  GemmKernels const& gemm = kernels_for(p, isa);
   PatchKernels const& patch = patch_kernels_of(isa);
   GemmStore const store = store_of(p, args);
   int const grids = grids_of(p);
@@ -195,6 +204,7 @@ void run_nhwc(ConvProblem const& p, ConvArgs const& args, float const* filter, f
               }
               local = moved(local, at * s.channels);
               if (g.k) patch.pack_pixels(patches, pixel, g.rows, l, g.k, a_panel);
+              if (gemm.pair) gemm.pair(a_panel, g.rows, g.k);
               g.a = a_panel;
               g.a_stride = g.rows;
               g.sums = s.sums_size ? a_panel + a_size + i * s.width : static_cast<float*>(local.y) + j;
@@ -344,7 +354,7 @@ FilterSplit filter_split_of(ConvProblem const& p) {
 void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
   FilterSplit const s = filter_split_of(p);
   Sizes const z(p);
-  GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  GemmKernels const& gemm = kernels_for(p, stream.isa());
   PatchKernels const& patch = patch_kernels_of(stream.isa());
   Grid const grid = grid_of(p, args, 0);
   float* const partials = scratch + s.parts * s.blocks * s.task_size();
@@ -381,6 +391,7 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
               std::fill(b_block + l * s.width + taps, b_block + (l + 1) * s.width, 0.0f);
               if (taps < width) b_block[l * s.width + taps] = 1.0f;
             }
+          if (gemm.pair) gemm.pair(b_block, s.width, g.k);
           g.b = b_block;
           g.b_stride = s.width;
         }
@@ -392,6 +403,7 @@ void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
           g.a = direct_a ? static_cast<float const*>(dy.data) : a_panel;
           g.a_stride = direct_a ? p.k : g.rows;
           if (!direct_a) gemm.pack_a(dy, g.rows, g.rows, g.k, a_panel);
+          if (gemm.pair) gemm.pair(a_panel, g.rows, g.k);
           g.sums = sums + row * g.sums_stride;
           gemm.multiply(g);
         }

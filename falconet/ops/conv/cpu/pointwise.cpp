@@ -10,7 +10,7 @@
 // Tiles store bias, residual and ReLU themselves. Where there is more to do (masks, statistics) or channels end inside a vector, some tiles go into a
 // small buffer and from there through store_rows.h.
 // Limits: f32, nhwc, groups 1, no padding, at least 8 result channels; store {bias, residual, relu or relu6, mask of either, statistics}. The filter
-// gradient is direct's.
+// gradient: pointwise_filter.cpp.
 #include "falconet/ops/conv/cpu/direct.h"
 #include "falconet/ops/conv/cpu/store_rows.h"
 
@@ -176,6 +176,7 @@ extern PointwiseKernels const pointwise_kernels{kLanes, kRegisters, task};
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/pointwise_filter.h"
 #include "falconet/ops/conv/cpu/stored_statistics.h"
 #include "falconet/ops/gemm/cpu/packed.h"
 
@@ -239,11 +240,11 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.r != 1 || p.s != 1) return "needs a 1x1 filter";
-  if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";
   if (p.pad_top || p.pad_left || p.pad_bottom || p.pad_right) return "needs no padding";
-  if (p.direction == Direction::bwd_filter) return "the filter gradient sums over pixels: direct does it without copies";
+  if (p.direction == Direction::bwd_filter) return pointwise::filter_reject(p);
+  if (!p.one_type(DType::f32)) return "needs f32";
   if (p.direction == Direction::bwd_data && (p.stride_h != 1 || p.stride_w != 1)) return "of a stride, most of dx is zero: direct and im2col_gemm go by residues";
   if ((p.direction == Direction::fwd ? p.k : p.c) < 8) return "needs at least 8 result channels";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
@@ -253,6 +254,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
 }
 
 std::size_t prepared(ConvProblem const& p, Config const&) {
+  if (p.direction == Direction::bwd_filter) return 0;
   std::size_t most = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     std::size_t const lanes = std::size_t(FALCONET_KERNELS(isa, pointwise_kernels).vector_lanes);
@@ -262,6 +264,7 @@ std::size_t prepared(ConvProblem const& p, Config const&) {
   return (most + 63) / 64 * 64;
 }
 std::size_t scratch(ConvProblem const& p, Config const& config) {
+  if (p.direction == Direction::bwd_filter) return pointwise::filter_scratch(p);
   int tasks = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     Pointwise const g = plan_of(p, isa);
@@ -286,6 +289,7 @@ void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to,
 // One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 62 % of its peak, and its share of memory bandwidth, or of that of
 // the caches.
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd_filter) return pointwise::filter_seconds(p, facts);
   double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 2;
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   double const used = wide / (std::ceil(wide / lanes) * lanes);
@@ -294,6 +298,7 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
+  if (p.direction == Direction::bwd_filter) return pointwise::filter_run(p, args, scratch, stream);
   auto const& kernels = FALCONET_KERNELS(stream.isa(), pointwise_kernels);
   Pointwise g = plan_of(p, stream.isa());
   bool const back = p.direction == Direction::bwd_data;

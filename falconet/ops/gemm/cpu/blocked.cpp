@@ -10,9 +10,16 @@
 // A block of A or B is packed once per block of the other dimension; the split doubles the number of blocks along the dimension
 // whose partner is cheaper to pack again. Products with few results and a long k are split along k too: the parts are summed
 // in order, so results depend on the problem and the instruction set alone.
+//
+// Large products: every block of B would be packed once per block of rows, and A once per block of columns, 16 % of the time at 2048^3. There all
+// of B is packed first, once, and tasks are bands of rows that pack their part of A once:
+//   pack B                                                                   in parallel, blocks of columns and pieces of k
+//   for each task = band of rows, for each piece of k                        in parallel over bands
+//     pack A[band, piece]; for each block of B, each panel of A, each panel of B: tile
 #include <algorithm>
 
 #include "falconet/ops/gemm/algorithms.h"
+#include "falconet/ops/gemm/cpu/blocked.h"
 #include "falconet/ops/gemm/cpu/packed.h"
 
 namespace falconet {
@@ -71,12 +78,44 @@ Split split_of(GemmProblem const& p) {
   return s;
 }
 
+// Large products: see the top.
+struct Bands {
+  std::int64_t piece, pieces, b_columns, blocks, columns;   // of k; of B; columns: of all of B, padded
+  std::int64_t rows, bands;                                 // of a task; tasks
+  std::int64_t a_size;                                      // floats for a band's part of A
+  bool sums;                                                // y cannot hold partial sums
+  std::int64_t k_of(std::int64_t k, std::int64_t l) const { return std::min(piece, k - l * piece); }
+};
+constexpr double large_operations = 5e8;
+constexpr std::int64_t most_packed = 8 << 20;   // floats of B
+
+bool by_bands(GemmProblem const& p) {
+  return p.operations() >= large_operations && p.m >= 256 && p.n >= 192 && p.k >= 192 && round_up(p.n, gemm_max_lanes) * p.k <= most_packed;
+}
+Bands bands_of(GemmProblem const& p) {
+  Bands s;
+  s.piece = divide_up(p.k, divide_up(p.k, max_piece));
+  s.pieces = divide_up(p.k, s.piece);
+  s.b_columns = max_b_block / s.piece / 48 * 48;
+  s.columns = round_up(p.n, gemm_max_lanes);
+  s.blocks = divide_up(s.columns, s.b_columns);
+  s.rows = std::max<std::int64_t>(64, round_up(divide_up(p.m, 16), 16));
+  s.bands = divide_up(p.m, s.rows);
+  s.a_size = s.rows * round_up(s.piece, 16);
+  s.sums = p.y_type == DType::bf16 && s.pieces > 1;
+  return s;
+}
+
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
   if (p.a_type == DType::f64) return "needs f32 or bf16";
   return {};
 }
 
 std::size_t scratch(GemmProblem const& p, Config const&) {
+  if (by_bands(p)) {
+    Bands const b = bands_of(p);
+    return std::size_t(b.columns * p.k + b.bands * b.a_size + (b.sums ? p.m * p.n : 0)) * sizeof(float);
+  }
   Split const s = split_of(p);
   return std::size_t(s.tasks() * s.task_size() + (s.parts > 1 ? s.parts * p.m * p.n : 0)) * sizeof(float);
 }
@@ -85,7 +124,8 @@ double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   Split const s = split_of(p);
   int const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 1;
   double const per_cycle = facts.isa == Isa::plain ? 2 : facts.isa == Isa::avx2 ? 28 : 30;  // operations
-  double const pack = (double(p.m) * double(s.column_blocks) * (p.trans_a ? 0.2 : 0.35) +
+  bool const once = by_bands(p);
+  double const pack = once ? 0.5 * double(p.m + p.n) * double(p.k) : (double(p.m) * double(s.column_blocks) * (p.trans_a ? 0.2 : 0.35) +
                        (s.direct_b ? 0 : double(p.n) * double(s.row_blocks) * (p.trans_b ? 0.35 : 0.2))) *
                       double(p.k);
   double const tile = p.m < 4 ? 4 / double(p.m) : 1;  // with fewer sums than the latency of an addition
@@ -94,9 +134,57 @@ double seconds(GemmProblem const& p, DeviceFacts const& facts) {
   return cycles / 3.7e9;
 }
 
+void const* element(View const& v, DType type, std::int64_t i) { return v.as<char const>() + i * (type == DType::bf16 ? 2 : 4); }
+
+void run_bands(GemmProblem const& p, GemmArgs const& args, float* const packed, Stream& stream) {
+  Bands const s = bands_of(p);
+  bool const both_bf16 = p.a_type == DType::bf16 && p.b_type == DType::bf16;
+  GemmKernels const& kernels = both_bf16 ? gemm_bf16_kernels_of(stream.isa()) : gemm_kernels_of(stream.isa());
+  GemmStore const store = gemm_store_of(p, args);
+  float* const a_blocks = packed + s.columns * p.k;
+  float* const sums = s.sums ? a_blocks + s.bands * s.a_size : p.y_type == DType::f32 ? args.y.as<float>() : nullptr;
+  stream.threads().run(int(s.pieces * s.blocks), [&](int task) {
+    std::int64_t const l = task % s.pieces, k = s.k_of(p.k, l), j = task / s.pieces * s.b_columns;
+    GemmSource const b{element(args.b, p.b_type, p.trans_b ? j * p.k + l * s.piece : l * s.piece * p.n + j), p.b_type == DType::bf16, p.trans_b ? 1 : p.n, p.trans_b ? p.k : 1};
+    float* const block = packed + l * s.piece * s.columns + j * k;
+    kernels.pack_b(b, std::min(s.b_columns, p.n - j), k, block, k, 0);
+    if (kernels.pair) kernels.pair_b(block, std::min(s.b_columns, p.n - j), k);
+  });
+  stream.threads().run(int(s.bands), [&](int band) {
+    std::int64_t const row0 = band * s.rows, rows = std::min(s.rows, p.m - row0), panel = divide_up(rows, divide_up(rows, kernels.rows[kernels.max_vectors]));
+    float* const a_block = a_blocks + band * s.a_size;
+    for (std::int64_t l = 0; l < s.pieces; ++l) {
+      GemmPanel g;
+      g.k = s.k_of(p.k, l);
+      g.first = l == 0;
+      g.store = l + 1 == s.pieces ? &store : nullptr;
+      g.sums_stride = p.n;
+      GemmSource const a{element(args.a, p.a_type, p.trans_a ? l * s.piece * p.m + row0 : row0 * p.k + l * s.piece), p.a_type == DType::bf16, p.trans_a ? p.m : 1, p.trans_a ? 1 : p.k};
+      kernels.pack_a(a, rows, int(panel), g.k, a_block);
+      if (kernels.pair)
+        for (std::int64_t i = 0; i < rows; i += panel) kernels.pair(a_block + i * g.k, std::min(panel, rows - i), g.k);
+      for (std::int64_t j = 0; j < p.n; j += s.b_columns) {
+        g.columns = std::min(s.b_columns, p.n - j);
+        g.column = j;
+        g.b = packed + l * s.piece * s.columns + j * g.k;
+        for (std::int64_t i = 0; i < rows; i += g.rows) {
+          g.rows = int(std::min(panel, rows - i));
+          g.a = a_block + i * g.k;
+          g.a_stride = g.rows;
+          g.row = row0 + i;
+          g.sums = sums ? sums + g.row * p.n + j : nullptr;
+          kernels.multiply(g);
+        }
+      }
+    }
+  });
+}
+
 void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch_view, Stream& stream) {
+  if (by_bands(p)) return run_bands(p, args, scratch_view.as<float>(), stream);
   Split const s = split_of(p);
-  GemmKernels const& kernels = gemm_kernels_of(stream.isa());
+  bool const both_bf16 = p.a_type == DType::bf16 && p.b_type == DType::bf16;
+  GemmKernels const& kernels = both_bf16 ? gemm_bf16_kernels_of(stream.isa()) : gemm_kernels_of(stream.isa());
   float* const scratch = scratch_view.as<float>();
   float* const partials = scratch + s.tasks() * s.task_size();
   GemmStore const store = gemm_store_of(p, args);
@@ -132,8 +220,10 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
                            p.trans_b ? p.k : 1};
         if (s.direct_b)
           g.b = static_cast<float const*>(b.data), g.b_stride = p.n;
-        else
+        else {
           kernels.pack_b(b, width, g.k, b_block, g.k, 0), g.b = b_block;
+          if (kernels.pair) kernels.pair_b(b_block, width, g.k);
+        }
         g.first = l == k0;
         g.store = l + g.k == k1 && s.parts == 1 ? &store : nullptr;
         g.sums_stride = sums_stride;
@@ -149,6 +239,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
           } else {
             std::int64_t const in_group = i % group;
             if (in_group == 0) kernels.pack_a(a, std::min(group, rows - i), int(even), g.k, a_panel);
+            if (kernels.pair) kernels.pair(a_panel + in_group * g.k, g.rows, g.k);
             g.a = a_panel + in_group * g.k;
             g.a_stride = g.rows;
           }
@@ -177,7 +268,22 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View scratch
   });
 }
 
+GemmProblem problem_of(BlockedProduct const& b) {
+  GemmProblem p;
+  p.m = b.m, p.n = b.n, p.k = b.k, p.trans_a = b.trans_a, p.trans_b = b.trans_b;
+  p.a_type = b.a_type, p.b_type = b.b_type, p.y_type = b.y_type;
+  return p;
+}
+
 }  // namespace
+
+std::size_t blocked_product_scratch(BlockedProduct const& b) { return scratch(problem_of(b), {}); }
+double blocked_product_seconds(BlockedProduct const& b, DeviceFacts const& facts) { return seconds(problem_of(b), facts); }
+void blocked_product(BlockedProduct const& b, void const* a, void const* by, void* y, View scratch, Stream& stream) {
+  GemmArgs args;
+  args.a.data = const_cast<void*>(a), args.b.data = const_cast<void*>(by), args.y.data = y;
+  run(problem_of(b), {}, args, scratch, stream);
+}
 
 GemmStore gemm_store_of(GemmProblem const& p, GemmArgs const& args) {
   return {.y = args.y.data,

@@ -3,6 +3,7 @@
 // registers over the whole of k: per step V loads and R broadcasts feed R*V fused multiply-adds.
 //   AVX-512 (32 registers): 8x3, 12x2, 16x1;  AVX2 (16 registers): 4x3, 6x2, 12x1;  plain: 4x3, 4x2, 8x1 (scalars on x86-64).
 // The A panel (R x k) stays in the first-level cache while B panels stream from the second.
+// Pairs of bf16 (AVX512-BF16's vdpbf16ps: sum += a0 b0 + a1 b1 in f32, subnormals as zero): the same panels with half the rows and the same loads.
 #include "falconet/ops/gemm/cpu/packed.h"
 
 #ifdef FALCONET_ISA
@@ -216,6 +217,8 @@ template <int R, int V>
 void tile(Tile const& t) {
   VF sum[R][V];
   FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = hn::Zero(d);
+  if (t.from)   // what the sums are added to is wanted at the end
+    FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) __builtin_prefetch(t.from + i * t.from_stride + v * lanes);
   float const *a = t.a, *b = t.b;
   std::int64_t const a_stride = t.a_stride, b_stride = t.b_stride;
   for (std::int64_t l = t.k; l > 0; --l, a += a_stride, b += b_stride) {
@@ -252,6 +255,66 @@ constexpr TileKernel tiles3[] = {FALCONET_ROWS4(3, 1)};
 constexpr TileKernel const* tiles[] = {nullptr, tiles1, tiles2, tiles3};
 #endif
 
+#if HWY_TARGET <= HWY_AVX3
+#define FALCONET_PAIRS __attribute__((target("avx512bf16")))
+template <int R, int V>
+FALCONET_PAIRS void tile_of_pairs(Tile const& t) {
+  __m512 sum[R][V];
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = _mm512_setzero_ps();
+  float const *a = t.a, *b = t.b;
+  std::int64_t const a_stride = t.a_stride, b_stride = t.b_stride;
+  for (std::int64_t l = t.k; l > 0; --l, a += a_stride, b += b_stride) {
+    __m512 column[V];
+    FALCONET_UNROLL for (int v = 0; v < V; ++v) column[v] = _mm512_loadu_ps(b + v * lanes);
+    FALCONET_UNROLL for (int i = 0; i < R; ++i) {
+      __m512 const row = _mm512_set1_ps(a[i]);
+      FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)row, (__m512bh)column[v]);
+    }
+  }
+  if (t.from)
+    FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v) sum[i][v] =
+        _mm512_add_ps(sum[i][v], _mm512_loadu_ps(t.from + i * t.from_stride + v * lanes));
+  FALCONET_UNROLL for (int i = 0; i < R; ++i) FALCONET_UNROLL for (int v = 0; v < V; ++v)
+      _mm512_storeu_ps(t.out + i * t.out_stride + v * lanes, sum[i][v]);
+}
+constexpr int pair_rows[4] = {0, 8, 8, 8};
+// 3 rows run as 4 and 5 to 7 as 8, to keep this small: the rows beyond read what follows the panel (which fills half of its room) and are dropped.
+#define FALCONET_PAIRS8(V) tile_of_pairs<1, V>, tile_of_pairs<2, V>, tile_of_pairs<4, V>, tile_of_pairs<4, V>, tile_of_pairs<8, V>, tile_of_pairs<8, V>, tile_of_pairs<8, V>, tile_of_pairs<8, V>
+constexpr TileKernel pairs1[] = {FALCONET_PAIRS8(1)}, pairs2[] = {FALCONET_PAIRS8(2)}, pairs3[] = {FALCONET_PAIRS8(3)};
+constexpr TileKernel const* pair_tiles[] = {nullptr, pairs1, pairs2, pairs3};
+
+// The upper halves of two rows of f32 (which hold bf16 exactly) side by side. Each result lies at or before what it is made of.
+void pair(float* rows, std::int64_t width, std::int64_t k) {
+  auto* to = reinterpret_cast<std::uint32_t*>(rows);
+  for (std::int64_t l = 0; l < k; l += 2, to += width) {
+    auto const* const even = reinterpret_cast<std::uint32_t const*>(rows) + l * width;
+    auto const* const odd = l + 1 < k ? even + width : nullptr;
+    std::int64_t i = 0;
+    __m512i const upper = _mm512_set1_epi32(int(0xffff0000u));
+    for (; i + 8 <= width; i += 16) {
+      __mmask16 const some = width - i >= 16 ? 0xffff : __mmask16((1u << (width - i)) - 1);
+      __m512i const low = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(some, even + i), 16);
+      __m512i const high = odd ? _mm512_and_si512(_mm512_maskz_loadu_epi32(some, odd + i), upper) : _mm512_setzero_si512();
+      _mm512_mask_storeu_epi32(to + i, some, _mm512_or_si512(low, high));
+    }
+    for (; i < width; ++i) to[i] = even[i] >> 16 | (odd ? odd[i] & 0xffff0000u : 0);
+  }
+}
+void pair_b(float* block, std::int64_t columns, std::int64_t k) {
+  GemmPanels const panels = GemmPanels::of(int((columns + lanes - 1) / lanes), max_vectors);
+  for (int panel = 0, v0 = 0; panel < panels.count; v0 += panels.vectors(panel++)) pair(block + v0 * lanes * k, panels.vectors(panel) * lanes, k);
+}
+#endif
+
+template <bool pairs>
+HWY_INLINE TileKernel const* const* table_of_tiles() {
+#if HWY_TARGET <= HWY_AVX3
+  if (pairs) return pair_tiles;
+#endif
+  return tiles;
+}
+
+template <bool pairs>
 void multiply(GemmPanel const& p) {
   int const vectors = int((p.columns + lanes - 1) / lanes);
   GemmPanels const panels = GemmPanels::of(vectors, max_vectors);
@@ -262,14 +325,14 @@ void multiply(GemmPanel const& p) {
     int const v = panels.vectors(panel);
     std::int64_t const column = v0 * lanes, left = p.columns - column;
     Tile t;
-    t.k = p.k;
+    t.k = pairs ? (p.k + 1) / 2 : p.k;
     t.a = p.a;
     t.a_stride = p.a_stride;
     t.b = p.b + (p.b_stride ? column : column * p.k);
     t.b_stride = p.b_stride ? p.b_stride : v * lanes;
     t.from = nullptr;
     t.from_stride = p.sums_stride;
-    bool const direct = plain && left >= v * lanes;
+    bool const direct = plain && left >= v * lanes && (!pairs || p.rows == 8 || p.rows == 4 || p.rows <= 2);
     if (direct) {
       if (!p.first) t.from = p.sums + column;
       t.out = s ? static_cast<float*>(s->y) + p.row * s->stride + p.column + column : p.sums + column;
@@ -278,7 +341,7 @@ void multiply(GemmPanel const& p) {
       t.out = buffer;
       t.out_stride = v * lanes;
     }
-    tiles[v][p.rows - 1](t);
+    table_of_tiles<pairs>()[v][p.rows - 1](t);
     if (!direct) {
       GemmFinish f;
       f.values = buffer;
@@ -300,7 +363,10 @@ void multiply(GemmPanel const& p) {
 }  // namespace
 
 GemmKernels const gemm_kernels = {lanes,    max_vectors, {tile_rows[0], tile_rows[1], tile_rows[2], tile_rows[3]}, pack_a, pack_b,
-                                  multiply, finish};
+                                  multiply<false>, finish};
+#if HWY_TARGET <= HWY_AVX3
+GemmKernels const gemm_pair_kernels = {lanes, max_vectors, {pair_rows[0], pair_rows[1], pair_rows[2], pair_rows[3]}, pack_a, pack_b, multiply<true>, finish, pair, pair_b};
+#endif
 
 }  // namespace falconet::FALCONET_ISA
 
@@ -308,6 +374,12 @@ GemmKernels const gemm_kernels = {lanes,    max_vectors, {tile_rows[0], tile_row
 
 namespace falconet {
 GemmKernels const& gemm_kernels_of(Isa isa) { return FALCONET_KERNELS(isa, gemm_kernels); }
+GemmKernels const& gemm_bf16_kernels_of(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512 && has_bf16_products()) return avx512::gemm_pair_kernels;
+#endif
+  return gemm_kernels_of(isa);
+}
 }  // namespace falconet
 
 #endif

@@ -70,6 +70,11 @@ struct GemmKernels {
   void (*pack_b)(GemmSource const&, std::int64_t columns, std::int64_t k, float* packed, std::int64_t block_k, std::int64_t first_k);
   void (*multiply)(GemmPanel const&);
   void (*finish)(GemmFinish const&);
+  // Null, or operands that are both of bf16 are multiplied in pairs along k (AVX512-BF16: two products a lane and instruction). What was packed is
+  // then brought into pairs where it lies, once all of it is there: k rows of `width` floats become (k + 1) / 2 rows at the same start, two bf16
+  // an element, the even k in the lower half. An A panel is such rows, a B block of `columns` one for each of its panels.
+  void (*pair)(float* rows, std::int64_t width, std::int64_t k) = nullptr;
+  void (*pair_b)(float* block, std::int64_t columns, std::int64_t k) = nullptr;
 };
 
 // The panels of a B block of `vectors` vectors: as even as possible, wider ones first.
@@ -85,6 +90,11 @@ struct GemmPanels {
 
 FALCONET_DECLARE_KERNELS(GemmKernels, gemm_kernels)
 GemmKernels const& gemm_kernels_of(Isa);
+// The same for operands that are both of bf16: in pairs if the processor has AVX512-BF16 and avx512 may be used.
+GemmKernels const& gemm_bf16_kernels_of(Isa);
+#if defined(__x86_64__)
+namespace avx512 { extern GemmKernels const gemm_pair_kernels; }
+#endif
 
 struct GemmProblem;
 struct GemmArgs;
