@@ -147,9 +147,9 @@ void launch(Products const& p, cudaStream_t stream) {
 double seconds_with(Tile t, std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
   double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, together = 16384.0 / (t.m * t.n),
                at_once = 132 * together;
-  double const rate = (t.m * t.n >= 16384 ? 0.20e12 : t.m * t.n >= 8192 ? 0.19e12 : 0.18e12) * (across ? 0.9 : 1);   // multiply-adds
+  double const rate = (t.m * t.n >= 16384 ? 0.19e12 : t.m * t.n >= 8192 ? 0.205e12 : 0.215e12) * (across ? 0.9 : 1);   // multiply-adds
   double const each = double(t.m) * t.n * (std::ceil(double(sum) / parts / depth) * depth + 24) * together / rate;
-  return std::max(blocks / at_once, 1.0) * each * 0.4 + std::ceil(blocks / at_once) * each * 0.6;
+  return std::max(blocks / at_once, 1.0) * each * 0.7 + std::ceil(blocks / at_once) * each * 0.3;
 }
 constexpr Tile tiles_known[] = {{128, 128}, {128, 64}, {64, 64}};
 
@@ -167,7 +167,7 @@ int parts_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements) {
   int best = 1;
   double least = 1e30;
   for (int parts = 1; parts <= 64 && (parts == 1 || sum / parts >= 4 * depth); ++parts) {
-    double const s = seconds(m, n, sum, elements, parts, true) + parts * (8.0 * double(m) * double(n) * elements / 3e12);
+    double const s = seconds(m, n, sum, elements, parts, true) + parts * (8.0 * double(m) * double(n) * elements / 3e12 + 0.8e-6);
     if (s < 0.97 * least) least = s, best = parts;
   }
   return best;

@@ -205,15 +205,15 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 // Fitted to bench/results/h200/2026-11-21_winograd_fft.md.
 double seconds_with(ConvProblem const& p, Form const& f) {
   Extents const x = extents_of(p, f);
-  constexpr double mb = 1e-6, rate = 4.5e6;     // megabytes a second
+  constexpr double mb = 1e-6, rate = 4.5e6, domain_rate = 6e6;   // megabytes a second: transforms lie partly in L2
   double const maps = 4 * mb * p.n * (double(p.p()) * p.q() * p.k + double(p.h) * p.w * p.c), domain = 8 * mb * double(x.source + x.sums);
   double const filter = 4 * mb * p.k * p.c * (9 + 2 * f.domain());
   if (filter_gradient(p))
-    return 12e-6 + (maps + domain + filter * x.parts) / rate + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
+    return 12e-6 + (maps + filter * x.parts) / rate + domain / domain_rate + x.parts * 0.8e-6 + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
   if (f.fused) return 4e-6 + filter / rate + fused_seconds(f.m, x.tiles.all, x.in, x.out);
   double const rounds = std::ceil(double(p.n) / f.images);
   return 4e-6 + (filter + maps) / rate +
-         rounds * (8e-6 + domain / rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1, p.direction == Direction::bwd_data));
+         rounds * (8e-6 + domain / domain_rate + tile_products::seconds(x.round.all, x.out, x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
 
 // Images in one round unless memory is short: rounds whose transforms stay in L2 lost more by their launches and by products that do not fill the card.
