@@ -127,15 +127,21 @@ Operands::Operands(std::vector<Operand> operands, std::uint64_t seed) : operands
           store_element(v, e, bounded(wide_bits(draw(key, 0, std::uint64_t(e)).word[0], draw(key, 0, std::uint64_t(e)).word[1]), limit));
         break;
       case Fill::normal:
-      case Fill::positive:
-        for (std::int64_t e = 0; e < count; e += 4) {
+      case Fill::positive: {
+        // Large operands repeat their first million: drawing 50 million numbers takes longer than what is measured.
+        constexpr std::int64_t drawn = 4 * 262147;
+        std::int64_t const fresh = std::min(count, drawn);
+        for (std::int64_t e = 0; e < fresh; e += 4) {
           auto const four = normals(draw(key, 0, std::uint64_t(e / 4)));
-          for (std::int64_t j = e; j < std::min(e + 4, count); ++j) {
+          for (std::int64_t j = e; j < std::min(e + 4, fresh); ++j) {
             double const value = four[std::size_t(j - e)];
             store_element(v, j, o.fill == Fill::positive ? std::abs(value) + 0.5 : value);
           }
         }
+        std::size_t const size = size_of(o.type.dtype);
+        for (std::int64_t e = fresh; e < count; e += fresh) std::memcpy(static_cast<char*>(v.data) + std::size_t(e) * size, v.data, std::size_t(std::min(fresh, count - e)) * size);
         break;
+      }
     }
   }
 }

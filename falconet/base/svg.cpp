@@ -474,7 +474,7 @@ std::string draw(BarChart const& chart) {
 std::string draw(HeatMap const& map) {
   std::size_t const rows = map.rows.size(), columns = map.columns.size();
   double const most_sizes = double(std::max<std::size_t>({rows, columns, 1}));
-  double const cell = std::clamp(600 / most_sizes, 8.0, 58.0), size = std::clamp(cell * 0.45, 9.0, 13.0);
+  double const cell = std::clamp(600 / most_sizes, map.least_cell, 58.0), size = std::clamp(cell * 0.45, 9.0, 13.0);
   double most = 0, longest_number = 0;
   auto value = [&](std::size_t r, std::size_t c) { return r * columns + c < map.values.size() ? map.values[r * columns + c] : nothing; };
   auto number = [&](double v) { return format("{:.{}f}", v, map.decimals); };
@@ -487,9 +487,9 @@ std::string draw(HeatMap const& map) {
   bool const numbers = number_size >= 7;
   std::vector<std::string> row_names, column_names;
   double row_width = 0, column_width = 0;
-  for (auto const& n : map.rows) row_names.push_back(shortened(n, size, 200)), row_width = std::max(row_width, text_width(row_names.back(), size));
+  for (auto const& n : map.rows) row_names.push_back(shortened(n, size, map.name_room)), row_width = std::max(row_width, text_width(row_names.back(), size));
   for (auto const& n : map.columns)
-    column_names.push_back(shortened(n, size, 200)), column_width = std::max(column_width, text_width(column_names.back(), size));
+    column_names.push_back(shortened(n, size, map.name_room)), column_width = std::max(column_width, text_width(column_names.back(), size));
   bool const turned = column_width > cell - 4;
   auto const every = std::size_t(std::max(1.0, std::ceil((size + 2) / cell)));   // names that would touch are left out
   double const left = 28 + row_width + (map.y_label.empty() ? 0 : 26), top = 52;

@@ -43,6 +43,8 @@ struct HeatMap {
   std::vector<std::string> rows, columns;
   std::vector<double> values = {};   // rows x columns; colours follow the square root, so that small counts show
   int decimals = 0;              // of the numbers in the cells, which are drawn where they fit
+  double least_cell = 8;         // pixels of a cell's side, if there are many
+  double name_room = 200;        // pixels of the longest name
 };
 std::string draw(HeatMap const&);
 
