@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
         barrier_wait(shared_address(empty + stage), phase);
         std::uint32_t const ready = shared_address(full + stage), to = base + stage * (dy_bytes + x_bytes);
         barrier_expect(ready, (4 + 6) * pitch * 128);
-        asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to), "l"(&work.dy),
+        FALCONET_HOPPER_ASM("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to), "l"(&work.dy),
                      "r"(0), "r"(0), "r"(column), "r"(row * 4), "r"(n), "r"(ready)
                      : "memory");
         load_4d(to + dy_bytes, &work.x, 0, column * width - 1, row * 4 - 1, n, ready);

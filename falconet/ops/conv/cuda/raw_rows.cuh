@@ -38,7 +38,7 @@ FALCONET_DEVICE void copy_rows(RawRows const& raw, std::uint64_t* full, std::uin
       barrier_expect(ready, present * raw.row_bytes);
       for (int i = 0; i < raw.rows; ++i)
         if (first + i >= 0 && first + i < raw.h)
-          asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to + i * raw.pitch)),
+          FALCONET_HOPPER_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to + i * raw.pitch)),
                        "l"(raw.x + (std::int64_t(n) * raw.h + first + i) * (raw.row_bytes / 2)), "r"(raw.row_bytes), "r"(ready)
                        : "memory");
     }
