@@ -535,6 +535,13 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
     EXPECT_NE(b.out.substr(0, b.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << b.out;
   EXPECT_NE(contents(folder.path / "conv.svg").find("</svg>"), std::string::npos);
   expect_refusal(falconet({"bench", "conv", "problems=n2 c4 hw8 k4 rs3 p1 f32 nhwc", "plot=nowhere/conv.svg"}), 1, {"nowhere/conv.svg"});
+  auto const searched = falconet({"bench", "conv", "problems=n1 c4 hw6 k8 rs3 p1 f32 nhwc", "directions=fwd", "layouts=nhwc,nchw", "search=true", "repetitions=2", "budget=0.05", "rivals=off",
+                                  "plot=heat.svg", "roofline=roofline.svg"});
+  ASSERT_EQ(searched.code, 0) << searched.err;
+  EXPECT_NE(searched.out.find(" nchw"), std::string::npos) << searched.out;
+  EXPECT_NE(contents(folder.path / "heat.svg").find("percent of the fastest"), std::string::npos);
+  EXPECT_NE(contents(folder.path / "roofline.svg").find("ceiling"), std::string::npos);
+  expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw6 k8 rs3 p1 f32 nhwc", "layouts=nhcw"}), 2, {"nhcw", "nhwc"});
   expect_refusal(falconet({"bench", "conv", "problems=fwd n1 c3"}), 2, {"it does not say h, w, k, r, s"});
   expect_refusal(falconet({"bench", "gemm"}), 2, {"bench gemm needs problems=", "networks"});
   auto const slow = falconet({"bench", "conv", "problems=fwd n64 c256 hw28 k256 rs3 p1 f32 nhwc", "budget=0.1"});   // minutes by plain loops
