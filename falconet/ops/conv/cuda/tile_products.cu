@@ -20,6 +20,36 @@ constexpr int depth = 32;
 constexpr int stages_of(int warps) { return warps > 8 ? 4 : 3; }
 constexpr int words_of(int tile, bool across) { return across ? depth * (tile + 8) : tile * depth; }
 
+// One thread's part in bringing slabs of an operand.
+template <int threads, int tile, bool across>
+struct Column {
+  static constexpr int vectors = (across ? tile : depth) / 4, apart = threads / vectors, count = tile * depth / 4 / threads, line = across ? tile + 8 : depth;
+  static_assert(threads % vectors == 0 && (across || apart % 8 == 0));
+  float const* from;                   // of the first slab
+  std::int64_t step, next;             // floats to the next slab, to the next of its rows
+  int to, row, limit;                  // along the sum: rows that exist; across it: whether the column does (then more than any depth)
+  FALCONET_DEVICE Column(float const* operand, int t, int first, int size, int row_floats, int begin) {
+    int const at = t % vectors;
+    row = t / vectors;
+    if constexpr (across) {
+      from = operand + std::int64_t(begin + row) * row_floats + first + at * 4, step = std::int64_t(depth) * row_floats;
+      to = row * line + at * 4, limit = first + at * 4 < size ? 1 << 30 : 0;
+    } else {
+      from = operand + std::int64_t(first + row) * row_floats + begin + at * 4, step = depth;
+      to = row * depth + ((at ^ (row & 7)) * 4), limit = size - first - row, row = at * 4;
+    }
+    next = std::int64_t(apart) * row_floats;
+  }
+  FALCONET_DEVICE void bring(float* slab, float const* anywhere, int number, int left) const {   // left: of the sum, from this slab on
+    float const* p = from + number * step;
+#pragma unroll
+    for (int i = 0; i < count; ++i, p += next) {
+      bool const in = across ? limit > 0 && row + i * apart < left : row < left && i * apart < limit;
+      copy_async<16>(slab + to + i * apart * line, in ? p : anywhere, in);
+    }
+  }
+};
+
 template <int warps_m, int warps_n, bool a_across, bool b_across>
 __global__ void __launch_bounds__(32 * warps_m* warps_n, 16 / (warps_m * warps_n)) products(Products const p) {
   constexpr int threads = 32 * warps_m * warps_n, tile_m = 32 * warps_m, tile_n = 32 * warps_n, stages = stages_of(warps_m * warps_n);
@@ -31,27 +61,15 @@ __global__ void __launch_bounds__(32 * warps_m* warps_n, 16 / (warps_m * warps_n
   float const* const a = p.a + blockIdx.y * p.a_element;
   float const* const b = p.b + blockIdx.y * p.b_element;
 
-  auto const fetch = [&](float* to, float const* from, bool across, int tile, int line, int first, int size, int row_floats, int k0) {
-    if (!across) {
-      for (int i = t; i < tile * (depth / 4); i += threads) {
-        int const row = i / (depth / 4), chunk = i % (depth / 4), k = k0 + chunk * 4;
-        bool const in = first + row < size && k < end;
-        copy_async<16>(to + row * depth + ((chunk ^ (row & 7)) * 4), from + (in ? std::int64_t(first + row) * row_floats + k : 0), in);
-      }
-    } else {
-      for (int i = t; i < depth * (tile / 4); i += threads) {
-        int const row = i / (tile / 4), at = i % (tile / 4) * 4, k = k0 + row;
-        bool const in = first + at < size && k < end;
-        copy_async<16>(to + row * line + at, from + (in ? std::int64_t(k) * row_floats + first + at : 0), in);
-      }
-    }
-  };
+  // This thread's vectors of a slab: one column of them, rows apart by a constant; what can be known before the first slab is.
+  Column<threads, tile_m, a_across> const left_of(a, t, m0, p.m, p.a_row, begin);
+  Column<threads, tile_n, b_across> const right_of(b, t, n0, p.n, p.b_row, begin);
   auto const bring = [&](int step) {
     int const k0 = begin + step * depth;
     if (k0 < end) {
       float* const to = memory + step % stages * words;
-      fetch(to, a, a_across, tile_m, a_line, m0, p.m, p.a_row, k0);
-      fetch(to + a_words, b, b_across, tile_n, b_line, n0, p.n, p.b_row, k0);
+      left_of.bring(to, a, step, end - k0);
+      right_of.bring(to + a_words, b, step, end - k0);
     }
     copy_async_commit();
   };

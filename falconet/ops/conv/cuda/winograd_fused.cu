@@ -62,7 +62,12 @@ __global__ void __launch_bounds__(Shape<m>::threads, 1)
   auto const bring_filters = [&](int slab) {
     if (slab >= slabs) return;
     float const* const begin = filters + (std::int64_t(block_k) * slabs + slab) * S::right;
-    for (int i = t; i < S::right / 4; i += S::threads) copy_async<16>(right + (slab & 1) * S::right + i * 4, begin + i * 4, true);
+    static_assert(S::right / 4 % S::threads == 0);
+#pragma unroll
+    for (int i = 0; i < S::right / 4 / S::threads; ++i) {
+      int const at = (t + i * S::threads) * 4;
+      copy_async<16>(right + (slab & 1) * S::right + at, begin + at, true);
+    }
   };
   // The tile and channel that this thread transforms.
   int const c = t & 7, my_tile = tile_of_slot(t >> 3 & 31);
