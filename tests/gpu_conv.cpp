@@ -5,7 +5,8 @@
 //                                   operands that are TF32 numbers, which only the sums may change
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64;
-//                                   together=true: the three directions as launches of one graph; contains=TEXT: problems that do; layouts=nhwc,nchw: in
+//                                   together=true: the three directions as launches of one graph, one after another; together=lanes: the filter gradient
+//                                   beside the data gradient, as a plan runs them; contains=TEXT: problems that do; layouts=nhwc,nchw: in
 //                                   each; rivals=true: every engine of vendor libraries, too; json=true: rows for bench/conv_ratio.py
 #include <algorithm>
 #include <bit>
@@ -475,7 +476,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
 }
 
 // The three directions of one convolution, each by the algorithm of the lowest estimate, as three launches in one graph.
-void bench_together(Card& card, ConvProblem p) {
+void bench_together(Card& card, ConvProblem p, bool lanes) {
   struct Part {
     ConvProblem problem;
     Algorithm<ConvProblem> const* algorithm;
@@ -507,8 +508,21 @@ void bench_together(Card& card, ConvProblem p) {
     names += std::string(names.empty() ? "" : " | ") + part.algorithm->name + ":" + part.config.text();
     parts.push_back(std::move(part));
   }
+  CudaStream const beside(0);
+  CudaEvent fork(0), join(0);
   CudaGraph const graph(card.stream, [&](Stream& s) {
-    for (auto const& part : parts) part.algorithm->run(part.problem, part.config, ConvProblem::args(part.problem, part.views), part.scratch, s);
+    auto const launch = [](Part const& part, Stream& on) { part.algorithm->run(part.problem, part.config, ConvProblem::args(part.problem, part.views), part.scratch, on); };
+    launch(parts[0], s);
+    if (lanes) {
+      fork.record(card.stream);
+      beside.wait(fork);
+      Stream other = beside.stream();
+      launch(parts[2], other);
+      join.record(beside);
+    }
+    launch(parts[1], s);
+    if (lanes) card.stream.wait(join);
+    else launch(parts[2], s);
   });
   auto const timed = [&](int launches) { return time_of(card, graph, launches); };
   (void)timed(200);
@@ -535,8 +549,8 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
       p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;
-      if (settings["together"] == "true") {
-        bench_together(card, p);
+      if (std::string const& together = settings["together"]; together == "true" || together == "lanes") {
+        bench_together(card, p, together == "lanes");
         continue;
       }
       for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {

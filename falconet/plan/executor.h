@@ -20,6 +20,7 @@ struct FedSlots {
   bool heeded = false;                          // and look at Stream::guard themselves
   Slot loss, state, images, targets;
   Slot const* correct = nullptr;
+  int results = 0;                              // launches until loss and correct are known
 };
 
 class Executor {

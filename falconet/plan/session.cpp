@@ -126,7 +126,16 @@ std::unique_ptr<StepsInFlight> Session::in_flight(int guarded, std::string_view 
   begin();
   Slot const *const loss = slot(plan_.outputs, guard), *const state = slot(plan_.inputs, "step"), *const images = slot(plan_.inputs, "images"), *const targets = slot(plan_.inputs, "targets");
   if (!loss || !state || !images || !targets) fail(ErrorKind::internal, "steps in flight need a training plan");
-  return executor_->in_flight(launches_, {guarded, heeds_guard(guarded), *loss, *state, *images, *targets, slot(plan_.outputs, "correct")}, feed);
+  Slot const* const correct = slot(plan_.outputs, "correct");
+  int results = guarded;
+  auto const writes_result = [&](Launch const& l) {
+    auto const operands = algorithms_of(l.op).operands(l.problem);
+    for (std::size_t i = 0; i < operands.size(); ++i)
+      if (operands[i].written && l.operands[i].kind == Slot::memory && (l.operands[i].offset == loss->offset || (correct && l.operands[i].offset == correct->offset))) return true;
+    return false;
+  };
+  while (results > 1 && !writes_result(plan_.step[std::size_t(results - 1)])) --results;
+  return executor_->in_flight(launches_, {guarded, heeds_guard(guarded), *loss, *state, *images, *targets, correct, results}, feed);
 }
 
 std::unique_ptr<FedInference> Session::fed_inference(Feed& feed) {

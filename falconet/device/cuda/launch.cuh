@@ -16,8 +16,15 @@ __device__ __forceinline__ void wait_for_work_ahead() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// The kernel's start overlaps the end of the one before it in the stream, whose blocks have all left by then: letting it start earlier was slower
-// (docs/adr/0109). cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
+// The next kernel's blocks may take their places and wait there, once every block of this one has said so or left. For short kernels of few blocks:
+// elsewhere the blocks that wait are in the way of those that work (docs/adr/0109).
+__device__ __forceinline__ void let_next_begin() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// The kernel's start overlaps the end of the one before it in the stream, whose blocks have all left by then unless it calls let_next_begin.
+// cluster: neighbouring blocks along x that run together and read each other's shared memory. Errors are left to check_launch.
 template <class... Parameters, class... Arguments>
 void launch_ahead(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared, int cluster, cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchAttribute attribute[2];

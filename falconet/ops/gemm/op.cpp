@@ -12,17 +12,24 @@ std::string GemmOp::attributes() const {
   auto item = [&](std::string_view text) { (out += out.empty() ? "" : " ") += text; };
   if (trans_a_) item("a^T");
   if (trans_b_) item("b^T");
-  if (store_ != OnStore{}) {
+  if (store_ != OnStore{} || image_.which != GemmImage::none) {
     GemmProblem p;
     p.store = store_;
+    p.image = image_;
     auto const text = p.text();
-    item(std::string_view(text).substr(text.find("store=")));
+    item(std::string_view(text).substr(text.find(image_.which != GemmImage::none ? "image=" : "store=")));
   }
   return out;
 }
 
 std::vector<TensorType> GemmOp::infer(std::span<TensorType const> in) const {
-  Shape const &a = in[0].shape, &b = in[1].shape;
+  auto const matrix = [&](GemmImage::Which which) {
+    Shape const& s = in[which == GemmImage::a ? 0 : 1].shape;
+    if (image_.which != which) return s;
+    if (s.rank() != 4 || s[1] != image_.c || s[2] != image_.h || s[3] != image_.w) fail_shape("expects images, not " + s.text());
+    return Shape{s[0], s[1] * s[2] * s[3]};
+  };
+  Shape const a = matrix(GemmImage::a), b = matrix(GemmImage::b);
   if (a.rank() != 2) fail_shape("expects a matrix [batch, inputs], x has " + std::to_string(a.rank()) + " axes; put flatten before it");
   if (b.rank() != 2) fail_shape("expects a weight matrix [outputs, inputs], not " + b.text());
   auto const m = a[trans_a_ ? 1 : 0], inputs = a[trans_a_ ? 0 : 1], expected = b[trans_b_ ? 1 : 0], n = b[trans_b_ ? 0 : 1];
@@ -32,18 +39,21 @@ std::vector<TensorType> GemmOp::infer(std::span<TensorType const> in) const {
     if (in[next].shape != Shape{n}) fail_shape("expects a bias of " + std::to_string(n) + ", not " + in[next].shape.text());
     ++next;
   }
+  TensorType y{in[0].dtype, Shape{m, n}};
+  if (image_.which == GemmImage::y) y = {in[0].dtype, Shape{m, image_.c, image_.h, image_.w}, Layout::nhwc};
   for (bool slot : {store_.residual, store_.mask != Mask::none})
-    if (slot && in[next++].shape != Shape{m, n})
-      fail_shape("a fused operand should be " + Shape{m, n}.text() + ", not " + in[next - 1].shape.text());
-  DType const result = !parameter_gradient_ ? in[0].dtype : in[0].dtype == DType::f64 ? DType::f64 : DType::f32;
-  return {{result, Shape{m, n}}};
+    if (slot && in[next++].shape != y.shape)
+      fail_shape("a fused operand should be " + y.shape.text() + ", not " + in[next - 1].shape.text());
+  if (parameter_gradient_ && y.dtype != DType::f64) y.dtype = DType::f32;
+  return {y};
 }
 
 std::string GemmOp::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
   GemmProblem p;
   p.m = out[0].shape[0];
-  p.n = out[0].shape[1];
-  p.k = in[0].shape[trans_a_ ? 0 : 1];
+  p.n = out[0].shape.elements() / p.m;
+  p.k = trans_a_ ? in[0].shape[0] : in[0].shape.elements() / in[0].shape[0];
+  p.image = image_;
   p.trans_a = trans_a_;
   p.trans_b = trans_b_;
   p.a_type = in[0].dtype;
@@ -55,7 +65,7 @@ std::string GemmOp::problem(std::span<TensorType const> in, std::span<TensorType
 
 // With y = A B, A = op_a(a), B = op_b(b): dA = dy B^T and dB = A^T dy, written so that each lies in memory as a or b does.
 std::vector<Var> GemmOp::gradient(Graph& g, Node const& node, std::span<Var const> dys) const {
-  if (store_.act != Activation::none || store_.mask != Mask::none) return Op::gradient(g, node, dys);
+  if (store_.act != Activation::none || store_.mask != Mask::none || image_.which != GemmImage::none) return Op::gradient(g, node, dys);
   Var const a{&g, node.in[0]}, b{&g, node.in[1]}, dy = dys[0];
   auto product = [&](Var left, Var right, bool trans_left, bool trans_right, bool of_parameter) {
     return g.add1(std::make_shared<GemmOp>(trans_left, trans_right, OnStore{}, of_parameter), {left, right}, node.layer, node.at);

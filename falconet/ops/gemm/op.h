@@ -5,6 +5,7 @@
 
 #include "falconet/graph/graph.h"
 #include "falconet/ops/fusion.h"
+#include "falconet/ops/gemm/problem.h"
 
 namespace falconet {
 
@@ -16,8 +17,8 @@ Var linear(Var x, Var weight, Var bias, std::string_view layer = {}, std::source
 class GemmOp : public Op {
  public:
   // parameter_gradient: the result is the gradient of a parameter, so f32 (f64 of f64) whatever the operands are.
-  GemmOp(bool trans_a, bool trans_b, OnStore store = {}, bool parameter_gradient = false)
-      : store_(store), trans_a_(trans_a), trans_b_(trans_b), parameter_gradient_(parameter_gradient) {}
+  GemmOp(bool trans_a, bool trans_b, OnStore store = {}, bool parameter_gradient = false, GemmImage image = {})
+      : store_(store), image_(image), trans_a_(trans_a), trans_b_(trans_b), parameter_gradient_(parameter_gradient) {}
   std::string_view name() const override { return "gemm"; }
   std::string attributes() const override;
   std::vector<TensorType> infer(std::span<TensorType const> in) const override;
@@ -29,10 +30,13 @@ class GemmOp : public Op {
   bool trans_b() const { return trans_b_; }
   bool parameter_gradient() const { return parameter_gradient_; }
   OnStore const& store() const { return store_; }
-  GemmOp with_store(OnStore store) const { return {trans_a_, trans_b_, store, parameter_gradient_}; }  // for the fusion pass
+  GemmImage const& image() const { return image_; }
+  GemmOp with_store(OnStore store) const { return {trans_a_, trans_b_, store, parameter_gradient_, image_}; }  // for the fusion pass, as is the next
+  GemmOp with_image(GemmImage image) const { return {trans_a_, trans_b_, store_, parameter_gradient_, image}; }
 
  private:
   OnStore store_;
+  GemmImage image_;
   bool trans_a_, trans_b_, parameter_gradient_;
 };
 

@@ -1,5 +1,8 @@
 #include "falconet/ops/gemm/problem.h"
 
+#include <algorithm>
+#include <charconv>
+
 #include "falconet/base/error.h"
 #include "falconet/ops/operand_visit.h"
 #include "falconet/ops/problem_text.h"
@@ -40,10 +43,13 @@ OnStore read_store(std::string_view text) {
 // Which views a problem has, in the order of its launch.
 template <class Visit>
 void visit_operands(GemmProblem const& p, Visit visit) {
-  Shape const result{p.m, p.n};
-  TensorType const yt{p.y_type, result};
-  visit(&GemmArgs::a, Operand{"a", {p.a_type, p.trans_a ? Shape{p.k, p.m} : Shape{p.m, p.k}}});
-  visit(&GemmArgs::b, Operand{"b", {p.b_type, p.trans_b ? Shape{p.n, p.k} : Shape{p.k, p.n}}});
+  auto const type = [&](DType t, GemmImage::Which which, std::int64_t rows, std::int64_t columns) {
+    if (p.image.which != which) return TensorType{t, Shape{rows, columns}};
+    return TensorType{t, Shape{rows, p.image.c, p.image.h, p.image.w}, Layout::nhwc};
+  };
+  TensorType const yt = type(p.y_type, GemmImage::y, p.m, p.n);
+  visit(&GemmArgs::a, Operand{"a", p.trans_a ? type(p.a_type, GemmImage::a, p.k, p.m) : type(p.a_type, GemmImage::a, p.m, p.k)});
+  visit(&GemmArgs::b, Operand{"b", p.trans_b ? type(p.b_type, GemmImage::b, p.n, p.k) : type(p.b_type, GemmImage::b, p.k, p.n)});
   if (p.store.bias) visit(&GemmArgs::bias, Operand{"bias", {p.a_type == DType::f64 ? DType::f64 : DType::f32, Shape{p.n}}});
   if (p.store.residual) visit(&GemmArgs::residual, Operand{"residual", yt});
   if (p.store.mask != Mask::none) visit(&GemmArgs::mask, Operand{"mask", yt});
@@ -58,6 +64,8 @@ std::string GemmProblem::text() const {
   std::string types(name(a_type));
   if (!one_type(a_type)) types.append(",").append(name(b_type)).append(",").append(name(y_type));
   t.add("types", types);
+  if (image.which != GemmImage::none)
+    t.add("image", std::string(1, "-aby"[image.which]) + ":" + std::to_string(image.c) + "x" + std::to_string(image.h) + "x" + std::to_string(image.w));
   if (store != OnStore{}) t.add("store", text_of(store));
   return t.text();
 }
@@ -88,6 +96,17 @@ GemmProblem GemmProblem::parse(std::string_view text) {
     if (type == DType::u8 || type == DType::i32) bad("matrix products are of f64, f32 or bf16");
   if ((p.a_type == DType::f64) != (p.b_type == DType::f64) || (p.a_type == DType::f64) != (p.y_type == DType::f64))
     bad("f64 does not mix with other types");
+  if (std::string const image = t.take("image", ""); !image.empty()) {
+    auto const sizes = split(std::string_view(image).substr(std::min<std::size_t>(image.size(), 2)), 'x');
+    int numbers[3] = {};
+    for (std::size_t i = 0; i < 3 && sizes.size() == 3; ++i) std::from_chars(sizes[i].data(), sizes[i].data() + sizes[i].size(), numbers[i]);
+    auto const which = std::string_view("-aby").find(image[0]);
+    p.image = {GemmImage::Which(which < 4 ? which : 0), numbers[0], numbers[1], numbers[2]};
+    std::int64_t const columns = p.image.which == GemmImage::a ? p.k : p.n;
+    if (p.image.which == GemmImage::none || image.size() < 2 || image[1] != ':' || p.image.c < 1 || p.image.h < 1 || p.image.w < 1) bad("image is a, b or y and three sizes: image=a:8x10x10");
+    if (double(p.image.c) * p.image.h * p.image.w != double(columns)) bad("the image's elements are not the " + std::to_string(columns) + " columns");
+    if ((p.image.which == GemmImage::a && p.trans_a) || (p.image.which == GemmImage::b && p.trans_b)) bad("a transposed operand is no image");
+  }
   p.store = read_store(t.take("store", ""));
   t.finish();
   return p;

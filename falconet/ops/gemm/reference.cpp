@@ -32,16 +32,20 @@ void store(View const& v, std::int64_t at, double value) {
 std::string reject(GemmProblem const&, DeviceFacts const&) { return {}; }
 
 void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream& stream) {
+  auto const place = [&](GemmImage::Which which, std::int64_t row, std::int64_t columns, std::int64_t column) {
+    return row * columns + (p.image.which == which ? p.image.at(column) : column);
+  };
   stream.threads().run(int(p.m), [&](int i) {
     for (std::int64_t j = 0; j < p.n; ++j) {
       double sum = 0;
       for (std::int64_t l = 0; l < p.k; ++l)
-        sum += load(args.a, p.trans_a ? l * p.m + i : i * p.k + l) * load(args.b, p.trans_b ? j * p.k + l : l * p.n + j);
+        sum += load(args.a, p.trans_a ? l * p.m + i : place(GemmImage::a, i, p.k, l)) * load(args.b, p.trans_b ? j * p.k + l : place(GemmImage::b, l, p.n, j));
+      std::int64_t const at = place(GemmImage::y, i, p.n, j);
       if (p.store.bias) sum += load(args.bias, j);
-      if (p.store.residual) sum += load(args.residual, i * p.n + j);
+      if (p.store.residual) sum += load(args.residual, at);
       sum = activate(p.store.act, sum);
-      if (p.store.mask == Mask::relu && !(load(args.mask, i * p.n + j) > 0)) sum = 0;
-      store(args.y, i * p.n + j, sum);
+      if (p.store.mask == Mask::relu && !(load(args.mask, at) > 0)) sum = 0;
+      store(args.y, at, sum);
     }
   });
 }

@@ -88,6 +88,30 @@ std::string LossWithGradient::problem(std::span<TensorType const> in, std::span<
   return problem_text(kind, LossResult::both, label_smoothing, dloss, in);
 }
 
+std::string LossOfProduct::attributes() const {
+  return describe(LossKind::cross_entropy, label_smoothing) + " of a product" + (bias ? " + bias" : "") + (mask ? ", masked gradient" : "") + (dloss != 1 ? " dloss " + exact(dloss) : "");
+}
+std::vector<TensorType> LossOfProduct::infer(std::span<TensorType const> in) const {
+  Shape const &features = in[0].shape, &weight = in[1].shape;
+  if (features.rank() != 2 || weight.rank() != 2 || features[1] != weight[1]) fail_shape("expects features [N,inputs] and a weight [C,inputs], not " + features.text() + " and " + weight.text());
+  std::size_t const labels = bias ? 3 : 2;
+  TensorType const logits{in[0].dtype, Shape{features[0], weight[0]}, Layout::nchw}, like_before[] = {logits, in[labels], in[labels + 1]};
+  check(LossKind::cross_entropy, label_smoothing, like_before);
+  auto out = scalars(LossKind::cross_entropy, logits);
+  out.push_back(logits);
+  out.push_back(in[0]);
+  return out;
+}
+std::string LossOfProduct::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
+  LossProblem p;
+  p.result = LossResult::both;
+  p.x = out[2];
+  p.label_smoothing = label_smoothing;
+  p.dloss = dloss;
+  p.product = {in[0].shape[1], bias, mask};
+  return p.text();
+}
+
 ClassificationLoss cross_entropy(Var logits, Var labels, Var step, double label_smoothing, std::string_view layer, std::source_location at) {
   auto out = loss(LossKind::cross_entropy, label_smoothing, logits, labels, step, "cross_entropy", layer, at);
   return {out[0], out[1]};

@@ -46,6 +46,19 @@ class LossWithGradient final : public Op {
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 
+// features, weight[, bias], labels, step -> loss, correct, dx, dfeatures: cross-entropy with the linear layer ahead of it, both ways. A pass makes it.
+class LossOfProduct final : public Op {
+ public:
+  LossOfProduct(double label_smoothing, double dloss, bool bias, bool mask) : label_smoothing(label_smoothing), dloss(dloss), bias(bias), mask(mask) {}
+  double const label_smoothing, dloss;
+  bool const bias, mask;
+
+  std::string_view name() const override { return "loss"; }
+  std::string attributes() const override;
+  std::vector<TensorType> infer(std::span<TensorType const> in) const override;
+  std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
+};
+
 struct ClassificationLoss {
   Var loss;      // scalar
   Var correct;   // scalar: how many valid rows have their first maximum at the label

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "falconet/ops/loss/algorithms.h"
 #include "falconet/tensor/element.h"
@@ -22,7 +23,14 @@ struct Sums {
 void cross_entropy_row(LossProblem const& p, LossArgs const& args, std::int64_t n, double factor, Sums& sums) {
   auto const C = p.row(), label = std::int64_t(load_element(args.target, n));
   bool const known = label >= 0 && label < C;
-  auto x = [&](std::int64_t c) { return load_element(args.x, n * C + c); };
+  std::vector<double> logits(static_cast<std::size_t>(C));
+  auto const inputs = p.product.inputs;
+  for (std::int64_t c = 0; c < C; ++c) {
+    double v = inputs ? (p.product.bias ? load_element(args.bias, c) : 0) : load_element(args.x, n * C + c);
+    for (std::int64_t i = 0; i < inputs; ++i) v += load_element(args.features, n * inputs + i) * load_element(args.weight, c * inputs + i);
+    logits[std::size_t(c)] = v;
+  }
+  auto x = [&](std::int64_t c) { return logits[std::size_t(c)]; };
   std::int64_t first_maximum = 0;
   for (std::int64_t c = 1; c < C; ++c)
     if (x(c) > x(first_maximum)) first_maximum = c;
@@ -36,6 +44,14 @@ void cross_entropy_row(LossProblem const& p, LossArgs const& args, std::int64_t 
   for (std::int64_t c = 0; c < C; ++c) {
     double const target = (c == label ? 1 - p.label_smoothing : 0) + p.label_smoothing / double(C);
     store_element(args.dx, n * C + c, known ? (std::exp(x(c) - log_sum) - target) * factor : nan);
+  }
+  for (std::int64_t i = 0; i < inputs; ++i) {
+    double sum = 0;
+    for (std::int64_t c = 0; c < C; ++c) {
+      double const target = (c == label ? 1 - p.label_smoothing : 0) + p.label_smoothing / double(C);
+      sum += (known ? (std::exp(x(c) - log_sum) - target) * factor : nan) * load_element(args.weight, c * inputs + i);
+    }
+    store_element(args.dfeatures, n * inputs + i, !p.product.mask || load_element(args.features, n * inputs + i) > 0 ? sum : 0);
   }
 }
 
@@ -65,6 +81,7 @@ void run(LossProblem const& p, Config const&, LossArgs const& args, View, Stream
     else elementwise_row(p, args, n, factor, sums);
   if (args.dx)
     for (std::int64_t i = valid * p.row(); i < p.n() * p.row(); ++i) store_element(args.dx, i, 0);
+  for (std::int64_t i = valid * p.product.inputs; i < p.n() * p.product.inputs; ++i) store_element(args.dfeatures, i, 0);
   if (args.loss) store_element(args.loss, 0, valid ? sums.loss / double(valid) : 0);
   if (args.correct) store_element(args.correct, 0, sums.correct);
 }

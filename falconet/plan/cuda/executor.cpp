@@ -105,6 +105,15 @@ class CudaExecutor final : public Executor {
       if (begin == 0) return launch_lanes(launches, end);
       for (int i = begin; i < end; ++i) launches[std::size_t(i)](stream);
     };
+    step.launch_logged = [this, &launches, end = slots.guarded, results = slots.results](Stream& stream, std::function<void(Stream&)> const& log) {
+      launch_lanes(launches, end);
+      if (lanes_.empty()) return log(stream);
+      side_.wait(ended_[std::size_t(results - 1)]);
+      Stream beside = side_.stream();
+      log(beside);
+      join_.record(side_);
+      stream_.wait(join_);
+    };
     step.keep_beside = [this](std::int32_t const* failed, std::function<void()> const& work) { keep_beside(failed, work); };
     step.restore_states = [this] { restore_states(); };
     step.guarded = slots.guarded, step.all = int(launches.size()), step.heeded = slots.heeded;

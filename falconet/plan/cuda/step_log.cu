@@ -1,4 +1,5 @@
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/plan/cuda/step_log.h"
 
 namespace falconet {
@@ -27,6 +28,7 @@ __global__ void write_log(T const* loss, T const* correct, StepLogCursor* cursor
 }
 
 __global__ void advance_state(StepState* state, std::int32_t const* failed) {
+  wait_for_work_ahead();
   if (*failed) return;
   state->step += 1;
   state->sample += state->valid_count;
@@ -43,7 +45,7 @@ void log_step(Stream& stream, View loss, View correct, StepLogCursor* cursor, St
 
 void advance(Stream& stream, StepState* state, std::int32_t const* failed) {
   auto const s = static_cast<cudaStream_t>(stream.cuda());
-  advance_state<<<1, 1, 0, s>>>(state, failed);
+  launch_ahead(advance_state, dim3(1), dim3(1), 0, 1, s, state, failed);
   check_launch("advance", Text{"position"}, s);
 }
 

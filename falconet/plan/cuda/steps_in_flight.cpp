@@ -36,8 +36,7 @@ class CudaSteps final : public StepsInFlight {
     if (!graph_) {
       graph_.emplace(*step_.stream, [&](Stream& stream) {
         step_.keep_beside(&cursor()->failed, [&] { feed_.launch(step_.target, stream); });
-        step_.launch(0, step_.guarded, stream);
-        log_step(stream, step_.loss, step_.correct, cursor(), log_);
+        step_.launch_logged(stream, [&](Stream& on) { log_step(on, step_.loss, step_.correct, cursor(), log_); });
         if (step_.heeded) {
           Stream conditional = stream.guarded_by(step_.loss.type.dtype == DType::f64 ? static_cast<void const*>(&cursor()->guard_f64) : &cursor()->guard_f32);
           step_.launch(step_.guarded, step_.all, conditional);

@@ -12,6 +12,7 @@ struct CudaFedStep {
   CudaStream const* stream;
   std::function<void()> parameters_to_device;
   std::function<void(int begin, int end, Stream&)> launch;   // the plan's launches
+  std::function<void(Stream&, std::function<void(Stream&)> const& log)> launch_logged;   // those before the update, the log beside what follows the loss
   std::function<void(std::int32_t const* failed, std::function<void()> const& work)> keep_beside;   // keeps the states unless *failed, beside the work
   std::function<void()> restore_states;
   int guarded, all;                                          // those from `guarded` on are the update

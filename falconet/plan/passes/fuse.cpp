@@ -61,6 +61,12 @@ bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& r
     for (auto const& o : offers)
       for (NodeId n : replaced)
         if (against_a_pin(o, n)) return false;
+  for (NodeId n : replaced)                                 // a pinned product does not vanish in a launch of another operation
+    if ((node(n).op->name() == "gemm" || node(n).op->name() == "conv") && std::none_of(offers.begin(), offers.end(), [&](Offer const& o) { return o.op->name() == node(n).op->name(); }))
+      for (auto const& key : {node(n).layer + ":" + node(n).direction, node(n).layer})
+        if (auto const pin = context_.options.pins.find(key); pin != context_.options.pins.end())
+          for (auto const& c : candidates(*node(n).op, types(node(n).in)))
+            if (c.algorithm == Choice::parse(pin->second).algorithm) return false;
   double together = 0, parts = 0;
   for (auto const& o : offers) {
     double const s = seconds(*o.op, types(o.in), context_.options.fuse_baselines);
@@ -146,10 +152,10 @@ void pass_fuse(Graph& graph, CompileContext& context) {
   static constexpr FusionRule rules[] = {
       fuse_loss_with_gradient,  fuse_two_operand,     move_relu_gradient_before_pool, fuse_affine_residual,        fuse_elementwise_activation,
       fuse_batch_norm_gradient, fuse_data_gradient_statistics,
-      fuse_relu_gradient_masks, fuse_conv_activation_pool, move_product_relu_gradient_before_pool,
+      fuse_flatten, fuse_flatten_gradient, fuse_relu_gradient_masks, fuse_conv_activation_pool, move_product_relu_gradient_before_pool,
       fuse_conv_activation_pool, drop_unread_winner, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
       fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
-      fuse_conversions,         fuse_normalise,           fuse_residual_norm,
+      fuse_conversions,         fuse_normalise,           fuse_residual_norm,   fuse_loss_product,
   };
   for (FusionRule rule : rules)
     for (NodeId n = 0; n < fusion.count(); ++n)

@@ -38,6 +38,34 @@ bool fuse_loss_with_gradient(Fusion& f, NodeId n) {
   return false;
 }
 
+// cross-entropy of x W^T + b with its gradient, and that one's way back through W -> one launch; the gradients of W and b read dx as before.
+bool fuse_loss_product(Fusion& f, NodeId n) {
+  auto const* loss = f.op<LossWithGradient>(n);
+  if (!loss || loss->kind != LossKind::cross_entropy) return false;
+  auto const in = f.node(n).in;
+  NodeId const product = f.maker(in[0]);
+  auto const* gemm = f.op<GemmOp>(product);
+  OnStore only_bias;
+  only_bias.bias = gemm && gemm->store().bias;
+  if (!gemm || gemm->trans_a() || !gemm->trans_b() || gemm->store() != only_bias || gemm->image().which != GemmImage::none || f.only_user(in[0]) != n) return false;
+  ValueId const features = f.node(product).in[0], weight = f.node(product).in[1], dx = f.node(n).out[2];
+  for (NodeId u : f.users(dx)) {
+    auto const* back = f.op<GemmOp>(u);
+    if (!back || back->trans_a() || back->trans_b() || back->image().which != GemmImage::none || f.node(u).in[0] != dx || f.node(u).in[1] != weight) continue;
+    OnStore masked;
+    masked.mask = Mask::relu;
+    bool const mask = back->store() == masked && f.node(u).in[2] == features;
+    if (!mask && back->store() != OnStore{}) continue;
+    Fusion::Offer offer{std::make_shared<LossOfProduct>(loss->label_smoothing, loss->dloss, only_bias.bias, mask), {features, weight}};
+    if (only_bias.bias) offer.in.push_back(f.node(product).in[2]);
+    offer.in.insert(offer.in.end(), {in[1], in[2]});
+    if (!f.pays({offer}, {product, n, u})) return false;
+    f.replace(n, offer, {f.node(u).out[0]});
+    return true;
+  }
+  return false;
+}
+
 // add(affine_scale(dy, scale_shift), sums_gradient(x, dsums, step)) -> two_operand(dy, x, coefficients, step).
 bool fuse_two_operand(Fusion& f, NodeId n) {
   if (!plain(is(f, n, F::add))) return false;

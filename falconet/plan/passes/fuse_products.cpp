@@ -117,11 +117,11 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
     with_bias.bias = true;
     filter = filter->with_store(with_bias);
   }
-  Fusion::Offer filter_offer{filter, {f.node(filter_node).in[0], dpooled, winner}};
+  Fusion::Offer const filter_offer = f.offer_as(filter_node, filter, {f.node(filter_node).in[0], dpooled, winner});
   offers.push_back(filter_offer);
   Fusion::Offer data_offer;
   if (data_node >= 0) {
-    data_offer = {f.op<ConvOp>(data_node)->with_load_dy(unpool), {f.node(data_node).in[0], dpooled, winner}};
+    data_offer = f.offer_as(data_node, f.op<ConvOp>(data_node)->with_load_dy(unpool), {f.node(data_node).in[0], dpooled, winner});
     offers.push_back(data_offer);
   }
   for (NodeId gone : {act_gradient, pool_gradient, filter_node, data_node, bias_node})
@@ -135,6 +135,48 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   f.replace(pool_node, forward);                           // outputs: pooled, winner
   f.replace(f.maker(dw), filter_offer, more);
   if (dx >= 0) f.replace(f.maker(dx), data_offer);
+  return true;
+}
+
+// flatten(x), read by matrix products alone -> they read the images as they lie.
+bool fuse_flatten(Fusion& f, NodeId n) {
+  if (!f.op<Reshape>(n)) return false;
+  ValueId const x = f.node(n).in[0], rows = f.node(n).out[0];
+  auto const &from = f.value(x).type, &to = f.value(rows).type;
+  if (from.shape.rank() != 4 || from.layout != Layout::nhwc || to.shape.rank() != 2 || from.shape[0] != to.shape[0] || f.kept(rows)) return false;
+  std::vector<std::pair<ValueId, Fusion::Offer>> made;       // by what the product makes: node numbers move
+  std::vector<Fusion::Offer> offers;
+  std::vector<NodeId> replaced = {n};
+  for (NodeId u : f.users(rows)) {
+    auto const* gemm = f.op<GemmOp>(u);
+    if (!gemm || gemm->image().which != GemmImage::none) return false;
+    auto in = f.node(u).in;
+    bool const left = in[0] == rows;
+    if ((left ? gemm->trans_a() : gemm->trans_b()) || std::count(in.begin(), in.end(), rows) != 1 || in[left ? 0 : 1] != rows) return false;
+    in[left ? 0 : 1] = x;
+    GemmImage const image{left ? GemmImage::a : GemmImage::b, int(from.shape[1]), int(from.shape[2]), int(from.shape[3])};
+    offers.push_back({std::make_shared<GemmOp>(gemm->with_image(image)), in});
+    made.emplace_back(f.node(u).out[0], offers.back());
+    replaced.push_back(u);
+  }
+  if (made.empty() || !f.pays(offers, replaced)) return false;
+  for (auto const& [result, offer] : made) f.replace(f.maker(result), offer);
+  return true;
+}
+
+// The gradient of flatten behind a data gradient -> that writes images.
+bool fuse_flatten_gradient(Fusion& f, NodeId n) {
+  if (!f.op<Reshape>(n)) return false;
+  ValueId const rows = f.node(n).in[0];
+  auto const &from = f.value(rows).type, &to = f.value(f.node(n).out[0]).type;
+  if (to.shape.rank() != 4 || to.layout != Layout::nhwc || from.shape.rank() != 2 || from.shape[0] != to.shape[0] || f.only_user(rows) != n) return false;
+  NodeId const product = f.maker(rows);
+  auto const* gemm = f.op<GemmOp>(product);
+  if (!gemm || gemm->store() != OnStore{} || gemm->image().which != GemmImage::none || gemm->parameter_gradient()) return false;
+  GemmImage const image{GemmImage::y, int(to.shape[1]), int(to.shape[2]), int(to.shape[3])};
+  Fusion::Offer const offer = f.offer_as(product, std::make_shared<GemmOp>(gemm->with_image(image)), f.node(product).in);
+  if (!f.pays({offer}, {product, n})) return false;
+  f.replace(n, offer);
   return true;
 }
 

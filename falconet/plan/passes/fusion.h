@@ -63,6 +63,7 @@ class Fusion {
 using FusionRule = bool (*)(Fusion&, NodeId);
 
 bool fuse_loss_with_gradient(Fusion&, NodeId);      // loss and its gradient in one launch
+bool fuse_loss_product(Fusion&, NodeId);            // cross-entropy with the linear layer ahead of it, both ways
 bool fuse_two_operand(Fusion&, NodeId);             // batch norm: scale * dy + gradient of the sums, one pass
 bool move_relu_gradient_before_pool(Fusion&, NodeId);  // ReLU's gradient behind a max-pool's gradient: at the pooled size
 bool fuse_affine_residual(Fusion&, NodeId);         // affine + skip, then the activation
@@ -73,6 +74,8 @@ bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all 
 bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
 bool move_product_relu_gradient_before_pool(Fusion&, NodeId);  // the same for a ReLU behind a product, which the rule before had first choice of
 bool drop_unread_winner(Fusion&, NodeId);           // max-pool without the winner that nobody reads
+bool fuse_flatten(Fusion&, NodeId);                 // flatten into the matrix products that read it
+bool fuse_flatten_gradient(Fusion&, NodeId);        // and its gradient into the one that makes it
 bool fuse_product_residual(Fusion&, NodeId);        // conv or matrix product, then + skip
 bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
 bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result

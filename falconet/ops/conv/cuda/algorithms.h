@@ -18,6 +18,8 @@ extern Algorithm<ConvProblem> const conv_cuda_stem_3x3_wgmma;         // 3x3 str
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_wgmma;    // forward and data gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the smallest 3x3 problems, f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_unstaged_clusters;      // their filter gradient, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_direct_lanes;           // the same problems as direct, input channels shared among lanes
 extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_fused_pool;             // with max-pooling of 2x2, any filter without groups, bf16 and f32 nhwc

@@ -121,7 +121,9 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
     int const here = first + t % 32, item = min(here, work - 1) / g.shares, share = here % g.shares;
     int window, tile_column;
     int const o = g.by_windows(item, window) * each, tile_row = g.by_tiles_w(window, tile_column);
-    float sum[2][2][each] = {};
+    float bias[each], sum[2][2][each] = {};
+#pragma unroll
+    for (int e = 0; e < each; ++e) bias[e] = slots.bias && o + e < g.out ? a.bias[o + e] : 0;   // ahead: a round trip to memory
     for (int vector = share; vector < g.in_vectors; vector += g.shares) {
       Vector<v> const* from = reinterpret_cast<Vector<v> const*>(source) + (vector * g.source_rows + 2 * tile_row) * 2 * g.half + tile_column;
 #pragma unroll 1
@@ -170,7 +172,7 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
         int winner = -1;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          float const u = sum[j / 2][j % 2][e] + (slots.bias ? a.bias[o + e] : 0), y = activate(slots.act, u);
+          float const u = sum[j / 2][j % 2][e] + bias[e], y = activate(slots.act, u);
           if (winner < 0 || y > best || y != y) best = y, before = u, winner = j;
         }
         a.result[at + o + e] = best;
@@ -188,7 +190,7 @@ __global__ void __launch_bounds__(most_threads) direct(Geometry const g, Slots c
       for (int e = 0; e < each; ++e) {
         y[e] = sum[j / 2][j % 2][e];
         if (o + e >= g.out) continue;
-        if (slots.bias) y[e] += a.bias[o + e];
+        y[e] += bias[e];
         if (slots.residual) y[e] += a.residual[at + e];
         if (slots.act != Activation::none) y[e] = activate(slots.act, y[e]);
         if (slots.mask && !(a.mask[at + e] > 0)) y[e] = 0;

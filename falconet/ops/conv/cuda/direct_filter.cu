@@ -169,6 +169,8 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
         }
     }
 
+  let_next_begin();   // the few blocks of add_clusters
+
   // Threads of a tile, then blocks of the cluster, each in order.
   __syncthreads();
   float* const own = memory + t * stride;
@@ -195,6 +197,7 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
   for (int i = t; i < outputs * helpers; i += threads) {
     int const helper = i / outputs, output = i - helper * outputs, of = output / sums, element = output - of * sums;
     float total = 0;
+#pragma unroll 8
     for (int j = helper * share; j < min(of_tile, (helper + 1) * share); ++j) total += memory[(of * of_tile + j) * stride + element];
     parts[i] = total;
   }

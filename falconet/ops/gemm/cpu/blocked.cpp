@@ -107,6 +107,7 @@ Bands bands_of(GemmProblem const& p) {
 }
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (p.a_type == DType::f64) return "needs f32 or bf16";
   return {};
 }

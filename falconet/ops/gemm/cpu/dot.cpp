@@ -140,6 +140,7 @@ constexpr double task_operations = 1e6, task_bytes = 192 << 10;  // about so muc
 constexpr std::int64_t max_tasks = 16;
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (!(p.a_type == p.b_type && (p.a_type == DType::f32 || p.a_type == DType::bf16))) return "needs operands of one type, f32 or bf16";
   if ((p.trans_a && p.m > 1 && p.k > 1) || (!p.trans_b && p.n > 1 && p.k > 1)) return "needs both operands contiguous along k";
   return {};

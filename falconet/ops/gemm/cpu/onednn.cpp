@@ -22,6 +22,7 @@ onednn::Description description(GemmProblem const& p) {
 }
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (onednn::found().empty()) return std::string("oneDNN 3 is not found: ") + onednn::library_files;
   if (p.a_type != p.b_type || (p.a_type != DType::f32 && p.a_type != DType::bf16) || (p.y_type != p.a_type && p.y_type != DType::f32)) return "needs f32 or bf16";
   OnStore slots;

@@ -8,6 +8,7 @@ namespace falconet {
 namespace {
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (openblas::found().empty()) return std::string("OpenBLAS is not found: ") + openblas::library_files;
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.store != OnStore{}) return "slots";

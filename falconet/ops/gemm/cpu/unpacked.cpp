@@ -115,6 +115,7 @@ bool packs_b(GemmProblem const& p) { return p.trans_b || p.n % gemm_max_lanes !=
 int tasks_of(GemmProblem const& p) { return int(std::clamp<std::int64_t>(std::int64_t(p.operations() / task_operations), 1, std::min<std::int64_t>(max_tasks, std::max<std::int64_t>(1, p.m / 16)))); }
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (p.a_type != DType::f32 || p.b_type != DType::f32) return "needs f32 operands";
   if (padded(p.n) * p.k > most_b) return "needs a B that stays in L2: at most 128 Ki elements";
   return {};

@@ -93,6 +93,7 @@ Bound const& bound(GemmProblem const& p) {
 }
 
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (!(p.store == OnStore{})) return "slots";
   if (!library().missing().empty()) return library().missing();

@@ -1,12 +1,14 @@
 // The matrix product of small networks on the ordinary cores of an NVIDIA GPU, made for the shortest way from the operands to the result: a
 // block makes 16x32 results, its 8 warps take every eighth index of the sum, and up to 8 blocks share a sum by forming a cluster that adds
-// through each other's shared memory, in order. One launch, no scratch. Loads are issued 128 deep at once. Sums in f32.
+// through each other's shared memory, in order. One launch, no scratch. Copies to shared memory are under way 128 deep at once. Sums in f32.
 // Limits: f32, at most 2^26 multiply-adds. Cost: 2 m n k operations at 4 to 10 TFLOP/s, the operands once per 16 rows and 32 columns.
 #include <algorithm>
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/cluster.cuh"
+#include "falconet/device/cuda/copy_async.cuh"
+#include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/gemm/cuda/small.h"
 
@@ -21,6 +23,9 @@ struct Work {
   float const *a, *b, *bias, *residual, *mask;
   float* y;
   Activation act;
+  GemmImage::Which image;                // b, y: columns count as memory does, the other of the two has them in flatten's order
+  int pixels;
+  FastDivide by_channels;
 };
 
 __global__ void __launch_bounds__(threads) small(Work const w) {
@@ -31,32 +36,29 @@ __global__ void __launch_bounds__(threads) small(Work const w) {
   int const tile = blockIdx.x / together, tiles_n = (w.n + tile_n - 1) / tile_n, m0 = tile / tiles_n * tile_m, n0 = tile % tiles_n * tile_n;
   int const begin = rank * w.part, end = min(w.k, begin + w.part);
   bool const a_along = w.a_column == 1, b_along = w.b_row == 1;   // neighbouring threads read neighbouring elements
+  auto const flattened = [&](int c) {
+    int channel;
+    int const pixel = w.by_channels(c, channel);
+    return channel * w.pixels + pixel;
+  };
   wait_for_work_ahead();
   float sum[4][4] = {};
   int const row = lane / 8 * 4, column = lane % 8 * 4;
   for (int k0 = begin; k0 < end; k0 += depth) {
-    float next_left[tile_m * depth / threads], next_right[tile_n * depth / threads];
-#pragma unroll
-    for (int i = 0; i < tile_m * depth / threads; ++i) {
-      int const at = t + i * threads, kk = a_along ? at % depth : at / tile_m, r = m0 + (a_along ? at / depth : at % tile_m);
-      next_left[i] = r < w.m && k0 + kk < end ? w.a[r * w.a_row + (k0 + kk) * w.a_column] : 0;
+    if (k0 > begin) __syncthreads();
+#pragma unroll 4
+    for (int at = t; at < tile_m * depth; at += threads) {
+      int const kk = a_along ? at % depth : at / tile_m, line = a_along ? at / depth : at % tile_m, r = m0 + line;
+      bool const in = r < w.m && k0 + kk < end;
+      copy_async<4>(left + kk * left_row + line, w.a + (in ? r * w.a_row + (k0 + kk) * w.a_column : 0), in);
     }
-#pragma unroll
-    for (int i = 0; i < tile_n * depth / threads; ++i) {
-      int const at = t + i * threads, kk = b_along ? at % depth : at / tile_n, c = n0 + (b_along ? at / depth : at % tile_n);
-      next_right[i] = c < w.n && k0 + kk < end ? w.b[(k0 + kk) * w.b_row + c * w.b_column] : 0;
+#pragma unroll 4
+    for (int at = t; at < tile_n * depth; at += threads) {
+      int const kk = b_along ? at % depth : at / tile_n, line = b_along ? at / depth : at % tile_n, c = n0 + line;
+      bool const in = c < w.n && k0 + kk < end;
+      copy_async<4>(right + kk * right_row + line, w.b + (in ? (k0 + kk) * w.b_row + (w.image == GemmImage::y ? flattened(c) : c) * w.b_column : 0), in);
     }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < tile_m * depth / threads; ++i) {
-      int const at = t + i * threads;
-      left[a_along ? at % depth * left_row + at / depth : at / tile_m * left_row + at % tile_m] = next_left[i];
-    }
-#pragma unroll
-    for (int i = 0; i < tile_n * depth / threads; ++i) {
-      int const at = t + i * threads;
-      right[b_along ? at % depth * right_row + at / depth : at / tile_n * right_row + at % tile_n] = next_right[i];
-    }
+    copy_async_wait();
     __syncthreads();
     int const here = min(depth, end - k0);
 #pragma unroll 4
@@ -69,6 +71,7 @@ __global__ void __launch_bounds__(threads) small(Work const w) {
         for (int j = 0; j < 4; ++j) sum[i][j] = fmaf(us[i], vs[j], sum[i][j]);
     }
   }
+  let_next_begin();
 #pragma unroll
   for (int i = 0; i < 4; ++i) *reinterpret_cast<float4*>(&sums[warp][(row + i) * tile_n + column]) = make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
   __syncthreads();
@@ -97,7 +100,7 @@ __global__ void __launch_bounds__(threads) small(Work const w) {
     if (w.residual) v += w.residual[at];
     if (w.act != Activation::none) v = activate(w.act, v);
     if (w.mask && !(w.mask[at] > 0)) v = 0;
-    w.y[at] = v;
+    w.y[w.image == GemmImage::b ? r * w.n + flattened(c) : at] = v;
   }
   if (together > 1) cluster.sync();   // nobody leaves while its results are read
 }
@@ -113,6 +116,8 @@ int together_of(GemmProblem const& p) {
 std::string reject(GemmProblem const& p, DeviceFacts const& facts) {
   if (!p.one_type(DType::f32)) return "f32 only";
   if (facts.compute_capability < 90) return "clusters of blocks need compute capability 9.0";
+  if (p.image.which == GemmImage::a) return "a left operand that lies as images";
+  if (p.image.which != GemmImage::none && p.store != OnStore{} && (p.image.which == GemmImage::b || p.store.bias)) return "slots of images";
   if (double(p.m) * double(p.n) * double(p.k) > double(1 << 26) || p.m * p.k > 1 << 26 || p.k * p.n > 1 << 26 || p.m * p.n > 1 << 26) return "a large product";
   return {};
 }
@@ -127,7 +132,7 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View, Stream
   int const together = together_of(p), m = int(p.m), n = int(p.n), k = int(p.k);
   Work const w{m, n, k, (k + together - 1) / together, p.trans_a ? 1 : k, p.trans_a ? m : 1, p.trans_b ? 1 : n, p.trans_b ? k : 1,
                args.a.as<float>(), args.b.as<float>(), args.bias.as<float>(), args.residual.as<float>(), p.store.mask == Mask::relu ? args.mask.as<float>() : nullptr,
-               args.y.as<float>(), p.store.act};
+               args.y.as<float>(), p.store.act, p.image.which, p.image.pixels(), FastDivide(p.image.c)};
   launch_ahead(small, dim3(unsigned(tiles_of(p) * together)), dim3(threads), 0, together, stream, w);
   check_launch("gemm small", p, stream);
 }

@@ -131,6 +131,7 @@ Split split_of(GemmProblem const& p) {
 std::string reject(GemmProblem const& p, DeviceFacts const&) {
   bool const all = p.one_type(DType::f64), none = p.a_type != DType::f64 && p.b_type != DType::f64 && p.y_type != DType::f64;
   if (!all && !none) return "f64 beside other types";
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if ((p.n + 31) / 32 > 65535) return "more than 2 million columns";
   return {};
 }
@@ -170,6 +171,6 @@ void run(GemmProblem const& p, Config const&, GemmArgs const& args, View memory,
 
 Algorithm<GemmProblem> gemm_cuda_tiled() { return {.name = "tiled", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}; }
 
-std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() { return {gemm_cuda_small(), gemm_cuda_wgmma(), gemm_cuda_tiled(), gemm_cuda_cublaslt()}; }
+std::vector<Algorithm<GemmProblem>> gemm_cuda_algorithms() { return {gemm_cuda_dot(), gemm_cuda_small(), gemm_cuda_wgmma(), gemm_cuda_tiled(), gemm_cuda_cublaslt()}; }
 
 }  // namespace falconet

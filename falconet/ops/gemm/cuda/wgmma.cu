@@ -31,6 +31,7 @@ ConvProblem convolution_of(GemmProblem const& p) {
 Algorithm<ConvProblem> const& algorithm_of(GemmProblem const& p) { return p.trans_a ? conv_cuda_split_k_wgmma : conv_cuda_implicit_gemm_wgmma; }
 
 std::string reject(GemmProblem const& p, DeviceFacts const& facts) {
+  if (p.image.which != GemmImage::none) return "an operand that lies as images";
   if (auto why = unsuited(p); !why.empty()) return why;
   if (!p.trans_a && p.y_type != DType::bf16) return "results in bf16 only";
   return algorithm_of(p).reject(convolution_of(p), facts);

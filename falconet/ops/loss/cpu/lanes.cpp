@@ -224,6 +224,7 @@ FALCONET_DECLARE_KERNELS(LossLanes, loss_lanes_kernels)
 namespace {
 
 std::string reject(LossProblem const& p, DeviceFacts const&) {
+  if (p.product.inputs) return "a product";
   if (p.x.dtype != DType::f32 && p.x.dtype != DType::bf16) return "needs f32 or bf16";
   if (p.kind != LossKind::cross_entropy && p.target != DType::f32 && p.target != DType::bf16) return "needs targets in f32 or bf16";
   return {};

@@ -5,6 +5,7 @@
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/loss/algorithms.h"
+#include "falconet/ops/loss/cuda/linear_rows.h"
 
 namespace falconet {
 namespace {
@@ -179,6 +180,7 @@ template <class L>
 __global__ void __launch_bounds__(threads) finish(Work const w, L* loss, L* correct) { add_samples(w, loss, correct); }
 
 std::string reject(LossProblem const& p, DeviceFacts const&) {
+  if (p.product.inputs) return "a product";
   if (p.x.dtype == DType::u8 || p.x.dtype == DType::i32) return "f64, f32 and bf16 only";
   if (p.kind != LossKind::cross_entropy && p.target != p.x.dtype && p.target != DType::f32) return "a target in f32 or in the type of x only";
   return {};
@@ -216,7 +218,7 @@ void run(LossProblem const& p, Config const&, LossArgs const& a, View memory, St
 }  // namespace
 
 std::vector<Algorithm<LossProblem>> loss_cuda_algorithms() {
-  return {{.name = "rows", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
+  return {loss_cuda_linear_rows(), {.name = "rows", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run}};
 }
 
 }  // namespace falconet

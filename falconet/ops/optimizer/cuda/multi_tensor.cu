@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "falconet/device/cuda/check.h"
+#include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/optimizer/algorithms.h"
 
 namespace falconet {
@@ -28,6 +29,7 @@ struct Work {
 
 template <class T>
 __global__ void __launch_bounds__(threads) multi_tensor(const __grid_constant__ Work<T> w) {
+  wait_for_work_ahead();
   int low = 0, high = w.count - 1;   // the parameter of this block
   while (low < high) {
     int const middle = (low + high + 1) / 2;
@@ -96,7 +98,7 @@ void launch(OptimizerProblem const& p, OptimizerArgs const& a, Stream const& on)
       w.parameter[i] = {static_cast<T*>(q.value), static_cast<T const*>(q.gradient), static_cast<T*>(q.state[0]), static_cast<T*>(q.state[1]), q.size, int(blocks)};
       blocks += (q.size + chunk - 1) / chunk;
     }
-    if (blocks) multi_tensor<T><<<unsigned(blocks), threads, 0, stream>>>(w);
+    if (blocks) launch_ahead(multi_tensor<T>, dim3(unsigned(blocks)), dim3(threads), 0, 1, stream, w);
   }
   check_launch("optimizer multi_tensor", p, stream);
 }
