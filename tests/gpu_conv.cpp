@@ -3,7 +3,7 @@
 //                                   outputs and scratch, guard
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
-//   gpu_conv bench FILE... [KEY=V]  times over lists of problems, batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
+//   gpu_conv bench FILE... [KEY=V]  times over lists of problems (a line that begins with its direction is run as it stands), batch=N replaces the lists' batch, type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; sampled results are compared with f64; together=true: the
 //                                   three directions as launches of one graph
 #include <algorithm>
@@ -135,12 +135,14 @@ void check(Card& card, std::string const& text, Tally& tally) {
         ++tally.runs;
         bool const exact = integers && !agreement::inexact_activation(text);
         bool const tensor_cores = algorithm == &conv_cuda_implicit_gemm_tf32;
+        // What pointwise_mma makes on load is rounded to bf16 before it is multiplied: sums in f32 are then as exact as results in bf16.
+        bool const rounds = algorithm == &conv_cuda_pointwise_mma && (p.load_x != OnLoad{} || p.load_dy != OnLoad{});
         for (std::size_t i = 0, out = 0; trouble.empty() && i < operands.list().size(); ++i) {
           auto const& o = operands.list()[i];
           if (!o.written) continue;
           // f32 results of bf16 data, and statistics of values that were rounded to bf16 (a value on the edge may round the other way)
           // TF32: 2^-8 as a matter of statistics; factors that are TF32 numbers already leave the sums, whose last bits a tensor core cuts off.
-          double const bound = exact ? 0 : tensor_cores ? (values == Values::rounded ? 5e-5 : 0x1p-8) : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : p.x_type == DType::bf16 ? 2e-3 : 2e-5;
+          double const bound = exact ? 0 : tensor_cores ? (values == Values::rounded ? 5e-5 : 0x1p-8) : o.type.dtype == DType::bf16 ? 1e-2 : o.type.dtype == DType::f64 ? 1e-12 : rounds ? 1e-2 : p.x_type == DType::bf16 ? 2e-3 : 2e-5;
           trouble = agreement::difference(o.type, expected[out], first[out], bound, exact ? 0 : 1e-3);
           if (trouble.empty() && tensor_cores && values == Values::normal && p.plain()) trouble = beyond_tf32(p, expected[out], first[out]);
           if (!trouble.empty()) trouble = "output '" + o.name + "': " + trouble;
@@ -237,6 +239,22 @@ std::vector<std::string> problems_to_check() {
         out.push_back(g + t + " nhwc" + s);
       for (std::string s : {"", " store=mask6+dot_other", " store=residual+mask+dot_other", " store=dot", " store=residual", " store=mask6", " store=squares"}) out.push_back("bwd_data " + g + t + " nhwc" + s);
       for (std::string s : {"", " store=bias", " load_x=scale_shift+relu6", " load_x=relu6 store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
+    }
+  // Depthwise between two batch norms: forward and both gradients; sizes beside strips, bands and groups of channels.
+  for (std::string g : {"n3 c8 hw14 k8 rs3 p1 g8", "n2 c64 hw7 k64 rs3 p1 g64", "n2 c72 h9 w13 k72 rs3 p1 st2 g72", "n3 c144 hw28 k144 rs3 p1 st2 g144", "n2 c96 h21 w10 k96 rs3 p1 g96",
+                        "n5 c16 h1 w30 k16 rs3 p1 g16", "n2 c32 h15 w56 k32 rs3 p1 st2 g32", "n2 c200 h6 w1 k200 rs3 p1 st2 g200", "n1700 c8 hw7 k8 rs3 p1 g8", "n1650 c8 hw7 k8 rs3 p1 st2 g8"})
+    for (std::string t : {" bf16", " bf16,f32,bf16"}) {
+      for (std::string s : {"", " store=squares", " load_x=scale_shift+relu6 store=squares", " load_x=scale_shift store=squares", " load_x=relu"}) out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {"relu6", "relu"}) out.push_back("bwd " + g + t + " nhwc load_x=scale_shift+" + s + " load_dy=two_operand store=mask_x+dot_x");
+    }
+  // 1x1 between few and many channels, the same; pixels that are no whole tile, more tiles than blocks.
+  for (std::string g : {"n3 c16 hw9 k96", "n2 c24 h5 w13 k144", "n5 c32 hw7 k192", "n3 c32 hw11 k16", "n2 c96 hw9 k24", "n3 c144 h7 w5 k24", "n2 c144 hw8 k32", "n240 c32 hw15 k16",
+                        "n1 c32 hw1 k16"})
+    for (std::string t : {" rs1 bf16", " rs1 bf16,f32,bf16"}) {
+      for (std::string s : {"", " store=squares", " load_x=scale_shift+relu6 store=squares", " load_x=scale_shift"}) out.push_back(g + t + " nhwc" + s);
+      for (std::string s : {" load_dy=two_operand", " load_dy=two_operand store=residual", " load_dy=two_operand store=residual+dot_other", " load_dy=two_operand store=dot_other",
+                            " load_x=scale_shift+relu6 load_dy=two_operand store=mask_x+dot_x", " load_x=scale_shift+relu load_dy=two_operand store=mask_x+dot_x"})
+        out.push_back("bwd " + g + t + " nhwc" + s);
     }
   // Slots that only the plain kernels have.
   for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
@@ -441,6 +459,10 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
   for (auto const& file : files)
     for (auto const& line : read_problem_list(file)) {
       ConvProblem p = ConvProblem::parse(line);
+      if (line.starts_with("fwd") || line.starts_with("bwd")) {
+        bench(card, p, base, settings["configs"] != "first");
+        continue;
+      }
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
       p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;

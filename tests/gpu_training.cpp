@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "falconet/base/error.h"
@@ -134,6 +135,58 @@ void within_memory() {
   }
 }
 
+// Two inverted residual blocks, as mobilenet_v2 has them, on images of 56x56.
+Layer inverted_residuals() {
+  auto const part = [](std::string const& name, int width, int side, int stride, int groups) {
+    return conv(name, width, side, {.stride = stride, .padding = side / 2, .groups = groups, .bias = false}) | batch_norm(name + "_bn");
+  };
+  auto const block = [part](int width, int out, int stride) -> Layer {
+    return part("expand", width, 1, 1, 1) | relu6 | part("depthwise", width, 3, stride, width) | relu6 | part("project", out, 1, 1, 1);
+  };
+  Layer const same = [inside = block(144, 24, 1)](Var x) { return x + (x | inside); };
+  return part("stem", 16, 3, 2, 1) | relu6 | scope("block1", block(96, 24, 2)) | scope("block2", same) | scope("block3", block(144, 32, 2)) | global_avg_pool | linear("fc", 10);
+}
+
+// What two steps add to each parameter, fused in bf16: about as near to f32's as the same without fusion. A batch with padding.
+void fused_step() {
+  auto const changes = [](DType precision, bool fuse) {
+    Model model({{3, 56, 56}, {0, 0, 0}, {1, 1, 1}, std::vector<std::string>(10, "class")}, inverted_residuals(), {.device = "cuda"});
+    TrainStep step(model, {.batch = 32, .precision = precision, .fuse = fuse}, cross_entropy(), Run::sgd());
+    hashed::fill(*model.parameters());
+    step.state().learning_rate = 0.01f;
+    step.state().valid_count = 27;
+    std::map<std::string, std::vector<double>> out;
+    auto const add = [&](double sign) {
+      for (auto const& e : std::as_const(*model.parameters()).entries()) {
+        if (e.tensor.type().dtype != DType::f32) continue;
+        auto& change = out[e.name];
+        change.resize(std::size_t(e.tensor.type().shape.elements()));
+        for (std::size_t i = 0; i < change.size(); ++i) change[i] += sign * double(e.tensor.as<float>()[i]);
+      }
+    };
+    add(-1);
+    for (std::uint64_t i = 0; i < 2; ++i) hashed::fill_batch(step.images(), step.targets(), i, 10), (void)step.run();
+    add(1);
+    return out;
+  };
+  auto const truth = changes(DType::f32, false), parts = changes(DType::bf16, false), fused = changes(DType::bf16, true);
+  bool good = true;
+  double worst = 0, beside = 0;
+  std::string where;
+  for (auto const& [key, t] : truth) {
+    double size = 0, a = 0, b = 0;
+    for (std::size_t i = 0; i < t.size(); ++i) {
+      size += t[i] * t[i];
+      a += (parts.at(key)[i] - t[i]) * (parts.at(key)[i] - t[i]), b += (fused.at(key)[i] - t[i]) * (fused.at(key)[i] - t[i]);
+    }
+    a = std::sqrt(a / size), b = std::sqrt(b / size);
+    if (!(b <= 1.5 * a + 0.01)) good = false, std::printf("  %s: %.4f fused, %.4f in parts\n", key.c_str(), b, a);
+    if (b > worst) worst = b, beside = a, where = key;
+  }
+  std::printf("inverted residuals bf16: changes off f32's by %.4f at most (%s), in parts by %.4f\n", worst, where.c_str(), beside);
+  expect(good, "inverted residuals: fused as near to f32 as in parts");
+}
+
 // A NaN in the batch of a step that runs kernel by kernel (the first), and of one that is a graph.
 void nan_in_a_batch() {
   for (int steps : {0, 4}) {
@@ -163,10 +216,11 @@ int main(int argc, char** argv) {
   using namespace falconet;
   if (int const code = gpu_test::skipped()) return code;
   std::vector<std::string> wishes(argv + 1, argv + argc);
-  if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64"};
+  if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64", "fused"};
   for (auto const& wish : wishes) {
     try {
       if (wish == "promises") promises(), nan_in_a_batch(), within_memory();
+      else if (wish == "fused") fused_step();
       else if (wish == "step") {
         Run run("mnist_cnn", DType::f32, 64);
         for (int i = 0; i < 3; ++i) std::printf("loss %.6f\n", run.next());

@@ -20,6 +20,8 @@ extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the sma
 extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_depthwise_tma;          // the same 3x3 in bf16 between batch norms: forward, and both gradients at once, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_pointwise_mma;          // 1x1 between few and many channels in bf16: forward, and both gradients at once, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
 extern Algorithm<ConvProblem> const conv_cuda_naive;                  // any problem, f64, f32, bf16
