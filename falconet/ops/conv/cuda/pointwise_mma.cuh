@@ -1,4 +1,4 @@
-// What the kernels of pointwise_mma share: tiles of 32 or 64 pixels in shared memory, and how a block's threads move vectors of 8 channels.
+// What the kernels of pointwise_mma share: tiles of 32 to 128 pixels in shared memory, and how a block's threads move vectors of 8 channels.
 #pragma once
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"

@@ -1,5 +1,5 @@
 // 1x1 convolution forward between few and many channels: y[pixel][k] = sum over c of z[pixel][c] w[k][c], z = act(scale x + shift) as it is read (load_x), or x;
-// and the sums of y and y*y. A tile of 64 pixels comes to shared memory, z replaces x there, a warp multiplies 16 pixels by the filter, and y passes shared
+// and the sums of y and y*y. A tile of pixels comes to shared memory, z replaces x there, a warp multiplies 16 pixels by the filter, and y passes shared
 // memory so that it is stored, and summed, by whole vectors.
 #include <cmath>
 
@@ -24,7 +24,7 @@ struct Work {
 
 template <int C, int K>
 struct Shape {
-  static constexpr int pixels = C * K > 8192 ? 32 : 64, threads = 256, warps = threads / 32;   // fewer pixels where the filter takes much room
+  static constexpr int pixels = C * K > 8192 ? 32 : C * K > 512 ? 64 : 128, threads = 256, warps = threads / 32;   // fewer where the filter takes much room
   using X = Vectors<pixels, threads, C>;
   using Y = Vectors<pixels, threads, K>;
   static constexpr int x = pixels * pitch(C), y = pixels * pitch(K), filter = whole(K) * pitch(C);

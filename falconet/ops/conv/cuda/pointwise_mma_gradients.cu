@@ -3,7 +3,7 @@
 //   z  = act(scale x + shift)   what the convolution read, from the input x of the batch norm before it (load_x); or z = x
 //   dx[pixel][c] = mask * (sum over k of dy[pixel][k] w[k][c] + residual),   dw[k][c] = sum over pixels of dy[pixel][k] z[pixel][c]
 //   sums of dx o and dx         for a batch norm's gradient, o = x or another tensor
-// Memory is the limit: 2 c k operations for c + k elements a pixel, and with c or k of 32 at most that is little. A tile of 64 pixels comes to shared memory, dy
+// Memory is the limit: 2 c k operations for c + k elements a pixel, and with c or k of 32 at most that is little. A tile of pixels comes to shared memory, dy
 // replaces g there, and both products read it by mma.sync: dx by rows of 16 pixels a warp, dw by blocks of channels a warp, kept in registers over all tiles of
 // a block. dx passes shared memory, so that its slots and its store work on whole vectors. Blocks' sums are added in a fixed order by a second kernel.
 #include <cmath>
@@ -30,9 +30,9 @@ struct Work {
 
 template <int C, int K, bool loads>
 struct Shape {
-  // Where a filter and the sums of dw take much room: half the pixels, and where they take nearly all of it, twice the threads, which share them.
+  // Where channels are few, more pixels; where a filter and the sums of dw take much room, fewer, and where they take nearly all of it, twice the threads, which share them.
   static constexpr bool wide_x = C > K, large = C * K > 8192, largest = C * K > 16384;
-  static constexpr int pixels = large ? 32 : 64, threads = largest ? 512 : 256, warps = threads / 32;
+  static constexpr int pixels = large ? 32 : C * K > 512 ? 64 : 128, threads = largest ? 512 : 256, warps = threads / 32;
   using X = Vectors<pixels, threads, C>;
   using Y = Vectors<pixels, threads, K>;
   static constexpr int k16 = whole(K) / 16, c16 = whole(C) / 16;
