@@ -148,6 +148,7 @@ Offer const* find(Known const& k, Config const& c) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16)) return "f32 or bf16 only, all operands of one type";
   if (!p.plain()) return "slots";
   if ((p.h + 2 * std::int64_t(p.pad_top) - p.span_h()) / p.stride_h + 1 != p.p() || (p.w + 2 * std::int64_t(p.pad_left) - p.span_w()) / p.stride_w + 1 != p.q())
