@@ -112,6 +112,7 @@ void run_as(ConvProblem const& p, ConvArgs const& args, Stream& stream) {
     case Direction::fwd: return threads.run(p.n * p.k, [&](int task) { naive.fwd(task / p.k, task % p.k); });
     case Direction::bwd_data: return threads.run(p.n * p.c, [&](int task) { naive.bwd_data(task / p.c, task % p.c); });
     case Direction::bwd_filter: return threads.run(p.k, [&](int k) { naive.bwd_filter(k); });
+    case Direction::bwd: break;                  // refused
   }
 }
 
