@@ -355,28 +355,24 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
-  float d[3][32], bias_sums[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int s = 0; s < 3; ++s)
-#pragma unroll
-    for (int i = 0; i < 32; ++i) d[s][i] = 0;
+  float d[3][32], bias_sums[4] = {0, 0, 0, 0};   // d begins with the first tile: every block has one
   int stage = 0, phase = 0, previous = -1, until = r;
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
     barrier_wait(shared_address(full + stage), phase);
     std::uint32_t const dy = base + stage * (dy_bytes + x_bytes), x = dy + dy_bytes + r * pitch * 128;
     std::uint64_t const a = mn_major_operand(dy, 8192);
+    if constexpr (bias) {   // while the last tile's product is under way
+      if (until == 0) until = 3, add_rows(bias_sums, dy, 15, thread / 32, thread % 32);
+      --until;
+    }
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < 15; ++kk)
 #pragma unroll
-      for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
+      for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, kk > 0 || previous >= 0);
     wgmma_commit();
-    if constexpr (bias) {   // meanwhile
-      if (until == 0) until = 3, add_rows(bias_sums, dy, 15, thread / 32, thread % 32);
-      --until;
-    }
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
