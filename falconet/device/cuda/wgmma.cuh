@@ -15,8 +15,6 @@ FALCONET_DEVICE std::uint64_t k_major_operand(std::uint32_t address) {
 FALCONET_DEVICE std::uint64_t mn_major_operand(std::uint32_t address, int block_bytes) {
   return std::uint64_t((address & 0x3ffff) >> 4) | std::uint64_t(block_bytes >> 4) << 16 | std::uint64_t(1024 >> 4) << 32 | std::uint64_t(1) << 62;
 }
-// b of 8 columns, all 8x8 matrices of which are the same 128 bytes (without a swizzle, no distance between them).
-FALCONET_DEVICE std::uint64_t repeated_operand(std::uint32_t address) { return (address & 0x3ffff) >> 4; }
 constexpr int k_major_step = 32 >> 4, mn_major_step = 2048 >> 4;   // added to an operand: the next 16 k
 
 FALCONET_DEVICE void wgmma_fence() { FALCONET_HOPPER_ASM("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -58,7 +56,6 @@ FALCONET_DEVICE void hold(std::uint32_t (&a)[n]) {   // operands in registers, u
                  : __VA_ARGS__                                                                                                               \
                  : "l"(a), "l"(b), "r"(add), "n"(mn_a), "n"(mn_b));                                                                           \
   }
-FALCONET_WGMMA(8, 4, "%4", "%5", "%6", "%7", "%8", "%0, %1, %2, %3", FALCONET_D4(0))
 FALCONET_WGMMA(64, 32, "%32", "%33", "%34", "%35", "%36", FALCONET_R0 ", " FALCONET_R16, FALCONET_D32(0))
 FALCONET_WGMMA(128, 64, "%64", "%65", "%66", "%67", "%68", FALCONET_R0 ", " FALCONET_R16 ", " FALCONET_R32 ", " FALCONET_R48, FALCONET_D32(0), FALCONET_D32(32))
 FALCONET_WGMMA(192, 96, "%96", "%97", "%98", "%99", "%100", FALCONET_R0 ", " FALCONET_R16 ", " FALCONET_R32 ", " FALCONET_R48 ", " FALCONET_R64 ", " FALCONET_R80, FALCONET_D32(0), FALCONET_D32(32), FALCONET_D32(64))

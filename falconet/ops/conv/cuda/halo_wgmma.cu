@@ -19,6 +19,7 @@
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/halo_pool.cuh"
+#include "falconet/ops/conv/cuda/slice_sums.cuh"
 
 namespace falconet {
 namespace {
@@ -308,18 +309,16 @@ struct FilterWork {
   float *partial = nullptr, *bias_partial = nullptr;   // [blocks][64 k][9][64 c], [blocks][3][64 k]
 };
 
-// bias: the filter rows' warpgroups take the tiles in turn and multiply dy with ones.
+// bias: the filter rows' warpgroups take the tiles in turn and sum dy.
 template <bool bias>
 __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ FilterWork work) {
   using namespace ptx;
   if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[stages], empty[stages];
-  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   char* const memory = dynamic + (base - shared_address(dynamic));
   int const group = threadIdx.x / 128;
-  if (bias && threadIdx.x < 8) ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
   // What the copies never write must be zero: dy's pixels 232..239, and x's pixels 348..359, which meet them.
   for (int i = threadIdx.x; i < stages * 160; i += 512) {
     int const stage = i / 160, chunk = i % 160;
@@ -356,41 +355,27 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
-  float d[3][32], bias_sums[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int s = 0; s < 3; ++s)
-#pragma unroll
-    for (int i = 0; i < 32; ++i) d[s][i] = 0;
+  float d[3][32], bias_sums[4] = {0, 0, 0, 0};   // d begins with the first tile: every block has one
   int stage = 0, phase = 0, previous = -1, until = r;
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
     barrier_wait(shared_address(full + stage), phase);
     std::uint32_t const dy = base + stage * (dy_bytes + x_bytes), x = dy + dy_bytes + r * pitch * 128;
     std::uint64_t const a = mn_major_operand(dy, 8192);
-    // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
-    auto const multiply = [&](auto with_ones) {
-#pragma unroll
-      for (int s = 0; s < 3; ++s) hold(d[s]);
-      if constexpr (decltype(with_ones)::value) hold(bias_sums);
-      wgmma_fence();
-#pragma unroll
-      for (int kk = 0; kk < 15; ++kk) {
-        if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums, a + kk * mn_major_step, repeated_operand(shared_address(ones)), 1);
-#pragma unroll
-        for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, 1);
-      }
-      wgmma_commit();
-    };
-    if (bias && until == 0) {
-      until = 3;
-      multiply(std::bool_constant<bias>{});
-    } else {
-      multiply(std::false_type{});
+    if constexpr (bias) {   // while the last tile's product is under way
+      if (until == 0) until = 3, add_rows(bias_sums, dy, 15, thread / 32, thread % 32);
+      --until;
     }
-    if (bias) --until;
+#pragma unroll
+    for (int s = 0; s < 3; ++s) hold(d[s]);
+    wgmma_fence();
+#pragma unroll
+    for (int kk = 0; kk < 15; ++kk)
+#pragma unroll
+      for (int s = 0; s < 3; ++s) wgmma<1, 1>(d[s], a + kk * mn_major_step, mn_major_operand(x + s * 128, 8192) + kk * mn_major_step, kk > 0 || previous >= 0);
+    wgmma_commit();
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
-    if constexpr (bias) hold(bias_sums);
     if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
     previous = stage;
     if (++stage == stages) stage = 0, phase ^= 1;
@@ -409,7 +394,6 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     }
   }
   if constexpr (bias) {
-    hold(bias_sums);
     float* const sums = work.bias_partial + (blockIdx.x * 3 + r) * 64 + k;
     if (c == 0) sums[0] = bias_sums[0], sums[8] = bias_sums[2];
   }

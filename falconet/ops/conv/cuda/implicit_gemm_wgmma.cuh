@@ -275,7 +275,10 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
       for (int slice = 0; slice < F::slices; ++slice, ++slice_number) {
         int const channel = at.channel_tile * F::channels + slice * 64;
         std::uint32_t const buffer = staging + slice_number % F::staging * 8192;
-        if (leader) store_wait_read<1>();
+        if (leader) {   // the buffer is free; with residuals the one that is fetched next, too
+          if (F::shifts && !work.has_residual) store_wait_read<F::staging - 1>();
+          else store_wait_read<1>();
+        }
         named_sync(1 + me, 128);
         if constexpr (F::inputs) {
           if (leader && work.has_residual) fetch(slice_number + F::staging - 2, true);

@@ -41,6 +41,18 @@ FALCONET_DEVICE void add_slice(float (&sums)[4], std::uint32_t tile, std::uint32
   sums[2] += odd ? product_low[1] : product_low[0], sums[3] += odd ? product_high[3] : product_high[2];
 }
 
+// Channel sums alone of 16 * sixteens pixels: sums[0] and sums[2] are those of channels 16 warp + lane / 4 and 8 more.
+FALCONET_DEVICE void add_rows(float (&sums)[4], std::uint32_t tile, int sixteens, int warp, int lane) {
+  using namespace ptx;
+  std::uint32_t const from = tile + swizzled((lane >> 4) * 8 + (lane & 7), 2 * warp + (lane >> 3 & 1));
+#pragma unroll
+  for (int kk = 0; kk < sixteens; ++kk) {
+    std::uint32_t a[4];
+    load_matrices_transposed(a, from + kk * 2048);
+    mma_bf16(sums, a, 0x3f803f80u, 0x3f803f80u);
+  }
+}
+
 // out[c] = sum of v, out[stride + c] = the products' sum, for the slice's 64 channels c.
 FALCONET_DEVICE void write_slice(float const (&sums)[4], float* out, int stride, int warp, int lane) {
   if (lane >> 3 != (lane & 3)) return;

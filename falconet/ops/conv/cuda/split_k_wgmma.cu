@@ -6,7 +6,7 @@
 // into equal shares, one per block: either aligned to the tiles (`splits` blocks per tile; blocks that share pixels run in step, so that L2
 // serves them once), or in one line (stream-K with a fixed map), so that any number of tiles keeps all blocks busy. A block writes the f32
 // partial sum of every tile that it touches, and a second kernel adds the partials of a tile in a fixed order. No atomics: the same bytes
-// every time. Short sums over many tiles are not cut (`whole`): blocks take whole tiles, and store dw themselves. The bias gradient is the product of dy's chunks with ones, each chunk's taken by one of the tiles that read it, in turn.
+// every time. Short sums over many tiles are not cut (`whole`): blocks take whole tiles, and store dw themselves. The bias gradient is the sum of dy's chunks, each taken by one of the tiles that read it, in turn.
 // Cost: 2 n p q k c r s operations; bytes: x once per 64..256 filters and dy once per tile column, mostly from L2; partials (blocks +
 // tiles) x tile x 4 bytes.
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "falconet/device/cuda/tensor_map.h"
 #include "falconet/device/cuda/wgmma.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/slice_sums.cuh"
 
 namespace falconet {
 namespace {
@@ -56,7 +57,7 @@ struct Work {
   void* dw = nullptr;                              // of whole tiles, else null
   bool dw_f32 = false;
   int filters = 0, channels = 0;                   // of dw
-  float *partial = nullptr, *bias_partial = nullptr;   // of each tile that a block touches; the second [filters]
+  float *partial = nullptr, *bias_partial = nullptr;   // of each tile that a block touches; of each row of tiles, [filters]
 };
 
 __device__ void store_pair(float* p, float a, float b) { *reinterpret_cast<float2*>(p) = make_float2(a, b); }
@@ -94,11 +95,6 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if (lacks_hopper()) return;
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages];
-  __shared__ __align__(128) uint4 ones[8];   // 8 columns of 8 pixels
-  if (bias && threadIdx.x < 8) {
-    ones[threadIdx.x] = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
-    fence_async_shared();
-  }
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   int const group = threadIdx.x / 128;
   std::int64_t const units = std::int64_t(work.tiles) * work.chunks;
@@ -177,56 +173,39 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if constexpr (F::groups == 2) take_registers<232>();
   else take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, row_group = me / F::across, column_group = me % F::across;
-  float d[F::blocks][F::columns / 2], bias_sums[bias ? F::blocks : 1][4];
+  float d[F::blocks][F::columns / 2], bias_sums[F::blocks][4] = {};
   int stage = 0, phase = 0;
   for (std::int64_t unit = begin; unit < end;) {
     int const tile = int(unit / work.chunks), first = int(unit - std::int64_t(tile) * work.chunks);
     int const steps = int(min(std::int64_t(work.chunks), first + (end - unit))) - first;
     unit += steps;
-    int previous = -1, until = 0;   // the chunks whose bias gradient is this tile's: those with its number modulo box_tiles
-    if constexpr (bias) {
-      until = (tile % work.box_tiles + work.box_tiles - first % work.box_tiles) % work.box_tiles;
-#pragma unroll
-      for (int i = 0; i < F::blocks; ++i) bias_sums[i][0] = bias_sums[i][1] = bias_sums[i][2] = bias_sums[i][3] = 0;
-    }
+    int previous = -1;
+    // The chunks whose bias gradient is this tile's: those with its number modulo box_tiles.
+    [[maybe_unused]] int until = bias ? (tile % work.box_tiles + work.box_tiles - first % work.box_tiles) % work.box_tiles : 0;
     for (int k = 0; k < steps; ++k) {
       barrier_wait(shared_address(full + stage), phase);
       std::uint32_t const rows = base + stage * F::stage_bytes + row_group * F::blocks * 8192;
       std::uint32_t const columns = base + stage * F::stage_bytes + F::filters / 64 * 8192 + column_group * F::columns / 64 * 8192;
       std::uint64_t const a = mn_major_operand(rows, 8192), b = mn_major_operand(columns, 8192);
-      // The whole batch stands in each branch: were only the ones', its commit would close the product's group, too, and nothing stay under way.
-      auto const multiply = [&](auto with_ones) {
 #pragma unroll
-        for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-        if constexpr (decltype(with_ones)::value) {
+      for (int i = 0; i < F::blocks; ++i) hold(d[i]);
+      wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
+      for (int kk = 0; kk < 4; ++kk)
+#pragma unroll
+        for (int i = 0; i < F::blocks; ++i) wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
+      wgmma_commit();
+      if constexpr (bias) {   // meanwhile; a wgmma with ones would take as long as one of 64 columns
+        if (until == 0) {
+          until = work.box_tiles;
+#pragma unroll
+          for (int i = 0; i < F::blocks; ++i) add_rows(bias_sums[i], rows + i * 8192, 4, thread / 32, thread % 32);
         }
-        wgmma_fence();
-        std::uint64_t const column = repeated_operand(shared_address(ones));
-#pragma unroll
-        for (int kk = 0; kk < 4; ++kk)
-#pragma unroll
-          for (int i = 0; i < F::blocks; ++i) {
-            if constexpr (decltype(with_ones)::value) wgmma<1, 0>(bias_sums[i], a + i * 512 + kk * mn_major_step, column, 1);
-            wgmma<1, 1>(d[i], a + i * 512 + kk * mn_major_step, b + kk * mn_major_step, (k | kk) != 0);
-          }
-        wgmma_commit();
-      };
-      if (bias && until == 0) {
-        until = work.box_tiles;
-        multiply(std::bool_constant<bias>{});
-      } else {
-        multiply(std::false_type{});
+        --until;
       }
-      if (bias) --until;
       wgmma_wait<1>();
 #pragma unroll
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-      if constexpr (bias) {
-#pragma unroll
-        for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
-      }
       if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
       previous = stage;
       if (++stage == F::stages) stage = 0, phase ^= 1;
@@ -249,13 +228,14 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
       for (int j = 0; j < F::columns / 8; ++j)
         out[((me * F::blocks + i) * (F::columns / 8) + j) * 128 + thread] = make_float4(d[i][4 * j], d[i][4 * j + 1], d[i][4 * j + 2], d[i][4 * j + 3]);
     if constexpr (bias) {
-#pragma unroll
-      for (int i = 0; i < F::blocks; ++i) hold(bias_sums[i]);
-      float* const sums = work.bias_partial + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + tile) * F::filters + row_group * F::blocks * 64 +
+      int const row_tile = tile / work.box_tiles;
+      if (unit < end && int(unit / work.chunks) / work.box_tiles == row_tile) continue;   // the next tile has the same rows
+      float* const sums = work.bias_partial + std::int64_t(work.splits ? blockIdx.x : blockIdx.x + row_tile) * F::filters + row_group * F::blocks * 64 +
                           thread / 32 * 16 + thread % 32 / 4;
-      if (column_group == 0 && (thread & 3) == 0) {
 #pragma unroll
-        for (int i = 0; i < F::blocks; ++i) sums[i * 64] = bias_sums[i][0], sums[i * 64 + 8] = bias_sums[i][2];
+      for (int i = 0; i < F::blocks; ++i) {
+        if (column_group == 0 && (thread & 3) == 0) sums[i * 64] = bias_sums[i][0], sums[i * 64 + 8] = bias_sums[i][2];
+        bias_sums[i][0] = bias_sums[i][1] = bias_sums[i][2] = bias_sums[i][3] = 0;
       }
     }
   }
@@ -266,12 +246,12 @@ template <class F>
 __device__ void add_bias_partials(float const* partial, float* db, int row_tile, int tiles, int splits, int blocks, int chunks, int box_tiles, int filters) {
   int const row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, k = row_tile * F::filters + row;
   if (row >= F::filters || k >= filters) return;
-  std::int64_t const units = std::int64_t(tiles) * chunks;
+  std::int64_t const units = std::int64_t(tiles) * chunks, of_row = std::int64_t(box_tiles) * chunks;
+  int const first = splits ? 0 : block_of(row_tile * of_row, units, blocks), count = splits ? box_tiles * splits : block_of((row_tile + 1) * of_row - 1, units, blocks) - first + 1;
   double sum = 0;
-  for (int tile = row_tile * box_tiles; tile < (row_tile + 1) * box_tiles; ++tile) {
-    int const first = splits ? tile : block_of(std::int64_t(tile) * chunks, units, blocks) + tile;
-    int const count = splits ? splits : block_of(std::int64_t(tile + 1) * chunks - 1, units, blocks) + tile - first + 1;
-    for (int i = lane; i < count; i += 32) sum += double(__ldcg(partial + std::int64_t(first + i * (splits ? tiles : 1)) * F::filters + row));
+  for (int i = lane; i < count; i += 32) {
+    int const slot = splits ? i / box_tiles * tiles + row_tile * box_tiles + i % box_tiles : first + i + row_tile;
+    sum += double(__ldcg(partial + std::int64_t(slot) * F::filters + row));
   }
   for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
   if (lane == 0) db[k] = float(sum);
@@ -368,7 +348,7 @@ double seconds_with(ConvProblem const& p, Tile t, Cut cut) {
   double const product = 2.0 * t.filters * t.boxes * 64 * chunk / 5.8e12, fetch = (t.filters / 64 + t.boxes) * 8192 / (s.splits ? 7.5e10 : 6.2e10);
   double const slot = t.filters * t.boxes * 256.0, partials = whole ? 0 : double(s.blocks + (s.splits ? 0 : s.tiles)) * slot * 2 / 5e12;
   double const stores = whole ? std::ceil(double(s.tiles) / s.blocks) * slot / 2.2e10 : 0;   // not hidden
-  double const ones = p.store.bias ? 1 + 0.15 / s.box_tiles : 1;                             // of the product's time
+  double const ones = p.store.bias ? 1 + 0.1 / s.box_tiles : 1;                              // of the product's time
   return (whole ? 4e-6 : 7e-6) + std::max(chunks * std::max(product * ones, fetch) + stores, bytes_of(p.operands()) / 3.9e12) + partials;
 }
 

@@ -55,7 +55,8 @@ FALCONET_DEVICE int window_of(Work const& work, int m) {
 enum class Ending { store, squares, pointwise };
 template <int slices>
 struct Forward {   // slices of 64 columns: K = 32 has one, K = 64 two
-  static constexpr int filter_bytes = slices * 8192, staging_bytes = groups * 2 * slices * 8192, fixed = filter_bytes + staging_bytes;
+  static constexpr int buffers = slices == 1 ? 4 : 3;      // of a warpgroup's results on their way to memory
+  static constexpr int filter_bytes = slices * 8192, staging_bytes = groups * buffers * slices * 8192, fixed = filter_bytes + staging_bytes;
 };
 
 template <int slices, Ending ending>
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
   take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, warp = thread / 32, lane = thread % 32, pitch = work.raw.pitch;
   bool const leader = thread == 0;
-  std::uint32_t const staging = base + F::filter_bytes + me * 2 * slices * 8192;
+  std::uint32_t const staging = base + F::filter_bytes + me * F::buffers * slices * 8192;
   float sums[slices][4] = {};
   int const valid = ending == Ending::squares ? work.step->valid_count : 0;
   float d[slices][32];
@@ -139,8 +140,8 @@ __global__ void __launch_bounds__(threads, 1) stem(const __grid_constant__ Work 
       wgmma_wait<0>();
 #pragma unroll
       for (int i = 0; i < slices; ++i) hold(d[i]);
-      std::uint32_t const buffer = staging + (number & 1) * slices * 8192;
-      if (leader) store_wait_read<1>();
+      std::uint32_t const buffer = staging + number % F::buffers * slices * 8192;
+      if (leader) store_wait_read<F::buffers - 1>();
       named_sync(1 + me, 128);
       int const fragment_row = 16 * warp + (lane / 8 & 1) * 8 + lane % 8;
 #pragma unroll
