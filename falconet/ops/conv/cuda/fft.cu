@@ -73,6 +73,7 @@ bool fits(ConvProblem const& p, int size) {
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
+  if (facts.shared_memory_bytes < tile_products::shared_bytes) return "less shared memory than tiles of the products take";
   if (p.stride_h != 1 || p.stride_w != 1) return "a stride would throw most results of a tile away";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";

@@ -32,6 +32,7 @@ struct Products {
 Tile tile_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across);
 double seconds(std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across);
 int parts_for(std::int64_t m, std::int64_t n, std::int64_t sum, int elements);   // parts of a sum whose operands both lie across it
+constexpr int shared_bytes = 139264;     // of the largest tile, four slabs of two operands of 32 x (128 + 8) floats
 // Errors are left to check_launch. Operands across both or none, or b alone.
 void multiply(Products const&, cudaStream_t);
 

@@ -177,6 +177,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
+  if (facts.shared_memory_bytes < tile_products::shared_bytes) return "less shared memory than tiles of the products take";
   if (p.r != 3 || p.s != 3) return "its transforms are those of 3x3 filters";
   if (p.stride_h != 1 || p.stride_w != 1) return "neighbouring tiles share no products with a stride";
   if (p.dilation_h != 1 || p.dilation_w != 1) return "neighbouring results share products only with dilation 1";
@@ -216,20 +217,20 @@ double seconds_with(ConvProblem const& p, Form const& f) {
 }
 
 // Images in one round unless memory is short: rounds whose transforms stay in L2 lost more by their launches and by products that do not fill the card.
-std::vector<Form> forms(ConvProblem const& p) {
+std::vector<Form> forms(ConvProblem const& p, DeviceFacts const& facts) {
   std::vector<Form> out;
   for (int m : {4, 2}) {
     double const each = 4.0 * double(extents_of(p, {m, 1, false}).source + extents_of(p, {m, 1, false}).sums);   // bytes of an image
     int const rounds = filter_gradient(p) ? 1 : std::clamp(int(each * p.n / most_scratch), 0, p.n - 1) + 1;
     out.push_back({m, (p.n + rounds - 1) / rounds, false});
-    if (fused_accepts(p)) out.push_back({m, p.n, true});
+    if (fused_accepts(p) && fused_shared_bytes(m) <= facts.shared_memory_bytes) out.push_back({m, p.n, true});
   }
   // A seventh on top for m = 4: where m = 2 is about as fast, its smaller errors are preferred.
   auto const cost = [&](Form const& f) { return seconds_with(p, f) * (f.m == 4 ? 1.15 : 1); };
   std::stable_sort(out.begin(), out.end(), [&](Form const& a, Form const& b) { return cost(a) < cost(b); });
   return out;
 }
-std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
+std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   std::vector<Config> out;
   auto const add = [&](Form const& f, int block) {
     std::vector<std::pair<char const*, int>> values{{"tile", f.m}};
@@ -239,20 +240,20 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
     Config c = values.size() == 1 ? Config{values[0]} : values.size() == 2 ? Config{values[0], values[1]} : Config{values[0], values[1], values[2]};
     out.push_back(std::move(c));
   };
-  auto const all = forms(p);
+  auto const all = forms(p, facts);
   for (Form const& f : all) add(f, 0);
   for (Form const& f : all)
     if (!f.fused)
       for (int block : {128, 96, 64}) add(f, block);
   return out;
 }
-std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
-  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused_accepts(p), false}, {"block", 64, 128, false}};
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused_accepts(p) && fused_shared_bytes(4) <= facts.shared_memory_bytes, false}, {"block", 64, 128, false}};
 }
 Form form_of(ConvProblem const& p, Config const& c) {
   return {c.get("tile", 2) == 4 ? 4 : 2, std::clamp(c.get("images", p.n), 1, p.n), c.get("fused", 0) == 1 && fused_accepts(p), c.get("block", 0)};
 }
-double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p, forms(p).front()); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, forms(p, facts).front()); }
 
 std::size_t prepared(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? 0 : extents_of(p, form_of(p, c)).filter * 4; }
 std::size_t scratch(ConvProblem const& p, Config const& c) {

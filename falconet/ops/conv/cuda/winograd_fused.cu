@@ -230,6 +230,7 @@ void launch_filter(float const* w, int c, int k, bool data, float* to, cudaStrea
 std::size_t fused_filter_floats(int m, int in, int out) {
   return std::size_t((m + 2) * (m + 2)) * rounded(in, depth) * rounded(out, m == 2 ? 64 : 32);
 }
+int fused_shared_bytes(int m) { return 4 * (m == 2 ? Shape<2>::words : Shape<4>::words); }
 double fused_seconds(int m, std::int64_t tiles, int in, int out) {
   double const blocks = std::ceil(double(tiles) / tiles_each) * std::ceil(out / (m == 2 ? 64.0 : 32.0)), slabs = std::ceil(in / double(depth));
   return std::ceil(blocks / 132) * (m == 2 ? slabs * 1.6e-6 + 4.9e-6 : slabs * 2.35e-6 + 8.5e-6);

@@ -13,6 +13,7 @@ inline bool fused_accepts(ConvProblem const& p) {
          std::int64_t(p.n) * in * (data ? std::int64_t(p.p()) * p.q() : std::int64_t(p.h) * p.w) < std::int64_t(1) << 31;
 }
 std::size_t fused_filter_floats(int m, int in, int out);
+int fused_shared_bytes(int m);
 double fused_seconds(int m, std::int64_t tiles, int in, int out);
 // w as [k][3][3][c]; data: of the data gradient, turned by 180 degrees, channels the results. Errors are left to check_launch.
 void transform_filter_fused(int m, float const* w, int c, int k, bool data, float* to, cudaStream_t);
