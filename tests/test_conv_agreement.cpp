@@ -17,6 +17,7 @@ double terms_of(ConvProblem const& p) {
     case Direction::fwd: return double(p.c / p.groups) * p.r * p.s;
     case Direction::bwd_data: return double(p.k / p.groups) * p.r * p.s;
     case Direction::bwd_filter: return double(p.n) * p.p() * p.q();
+    case Direction::bwd: break;                                 // no algorithm of the CPU has it
   }
   return 1;
 }

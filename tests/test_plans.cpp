@@ -246,7 +246,7 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_inference_on_a_gpu_has_one_launch_a_conv
   for (auto const& l : plan.prepare) EXPECT_TRUE(l.op == "batch_norm" || l.op == "copy") << l.layer << " " << l.op;
 }
 
-// Depthwise convolutions: their statistics, the mask of ReLU6 and the sums of batch norm's gradient as store slots.
+// Depthwise convolutions take the batch norm before them as they read, and both gradients the gradient of the one behind: the map between is not written.
 TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_convolutions) {
   if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
   auto const part = [](std::string const& name, int width, int side, int stride, int groups) {
@@ -258,14 +258,15 @@ TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_con
   Layer const same = [inside = block(144, 24, 1)](Var x) { return x + (x | inside); };
   Layer const net = part("stem", 24, 3, 2, 1) | relu6 | scope("block1", block(144, 24, 2)) | scope("block2", same) | global_avg_pool | linear("fc", 10);
   Model const model(spec_of({3, 112, 112}, 10), net, {.device = "cpu", .threads = 1});
-  int statistics = 0, masks = 0;
+  int forward = 0, gradients = 0;
   for (auto const& l : plan_of(model, 32, DType::bf16, hopper_facts()).step) {
     if (l.op != "conv" || l.problem.find(" g144 ") == l.problem.npos) continue;
-    EXPECT_EQ(l.choice.algorithm, "depthwise") << l.problem;
-    statistics += l.problem.ends_with("store=squares"), masks += l.problem.ends_with("store=mask6+dot_other");
+    EXPECT_EQ(l.choice.algorithm, "depthwise_tma") << l.problem;
+    forward += l.problem.ends_with("load_x=scale_shift+relu6 store=squares");
+    gradients += l.problem.starts_with("bwd n") && l.problem.ends_with("load_x=scale_shift+relu6 load_dy=two_operand store=mask_x+dot_x");
   }
-  EXPECT_EQ(statistics, 2);
-  EXPECT_EQ(masks, 2);
+  EXPECT_EQ(forward, 2);
+  EXPECT_EQ(gradients, 2);
 }
 
 // A fusion that moves an update in place must not leave it behind as well.

@@ -18,14 +18,16 @@ enum class Activation : std::uint8_t { none, relu, leaky_relu, relu6, gelu, silu
 // two_operand: (d, v) -> a[channel] * d + b[channel] * v + c[channel], vectors as one f32 tensor [3, channels]; v a second tensor.
 enum class Affine : std::uint8_t { none, scale_shift, two_operand };
 
-// relu: the result is kept where the mask tensor is positive and zero elsewhere; relu6: where it lies between 0 and 6.
-enum class Mask : std::uint8_t { none, relu, relu6 };
+// relu: the result is kept where the mask tensor is positive and zero elsewhere; relu6: where it lies between 0 and 6. of_x: where the derivative of
+// load_x's activation is one at the value it is applied to; there is no mask tensor, and that value is one multiply-add in f32 (f64 for f64).
+enum class Mask : std::uint8_t { none, relu, relu6, of_x };
 
 // squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v*m, sum v) with m the mask tensor: the
 // gradient of a scale_shift pair. dot_other: the same with a tensor of its own in place of the mask: the sums of batch norm's gradient
 // behind a ReLU, where m is the ReLU's result and o the input of the normalisation.
+// dot_x: the same with x as it lies in memory, before load_x.
 // f32 [2, channels]; rows at or past StepState.valid_count do not count.
-enum class Stats : std::uint8_t { none, squares, dot, dot_other };
+enum class Stats : std::uint8_t { none, squares, dot, dot_other, dot_x };
 
 // A pooling window without padding whose stride is its size. As a store slot: the map before pooling is never written, but the
 // pooled map and, for max, the winner: u8 per pooled element, r*size + s of the maximum, or 255 if the activation's derivative

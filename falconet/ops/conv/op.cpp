@@ -56,6 +56,11 @@ Var conv2d(Var x, Var weight, Var bias, ConvOptions options, std::string_view la
   return x.graph().add1(op->with_store(store), {x, weight, bias}, layer, at);
 }
 
+std::shared_ptr<ConvOp const> ConvOp::with_load_x(OnLoad load) const {
+  auto copy = std::make_shared<ConvOp>(*this);
+  copy->load_x_ = load;
+  return copy;
+}
 std::shared_ptr<ConvOp const> ConvOp::with_load_dy(OnLoad load) const {
   auto copy = std::make_shared<ConvOp>(*this);
   copy->load_dy_ = load;
@@ -80,7 +85,7 @@ std::string ConvOp::attributes() const {
   p.pad_top = o.padding[0], p.pad_left = o.padding[1], p.pad_bottom = o.padding[2], p.pad_right = o.padding[3];
   p.dilation_h = o.dilation[0], p.dilation_w = o.dilation[1];
   p.groups = o.groups;
-  p.load_dy = load_dy_, p.store = store_, p.math = math_;
+  p.load_x = load_x_, p.load_dy = load_dy_, p.store = store_, p.math = math_;
   std::string out(falconet::name(direction_));
   return out += p.attributes() + p.slots();
 }
@@ -93,7 +98,7 @@ ConvProblem ConvOp::problem_for(std::span<TensorType const> in) const {
   p.pad_top = options_.padding[0], p.pad_left = options_.padding[1], p.pad_bottom = options_.padding[2], p.pad_right = options_.padding[3];
   p.dilation_h = options_.dilation[0], p.dilation_w = options_.dilation[1];
   p.groups = options_.groups;
-  p.load_dy = load_dy_, p.store = store_, p.math = math_;
+  p.load_x = load_x_, p.load_dy = load_dy_, p.store = store_, p.math = math_;
   switch (direction_) {
     case Direction::fwd:                               // x, w, ...
       take_shapes(p, in[0].shape, in[1].shape);
@@ -112,6 +117,14 @@ ConvProblem ConvOp::problem_for(std::span<TensorType const> in) const {
       p.x_type = in[0].dtype;
       p.y_type = in[1].dtype;
       p.w_type = p.x_type == DType::f64 ? DType::f64 : DType::f32;
+      p.layout = in[0].layout;
+      break;
+    case Direction::bwd:                               // x, w, dy, ...
+      if (in.size() < 3) fail_shape("both gradients of a convolution have at least three operands");
+      take_shapes(p, in[0].shape, in[1].shape);
+      p.x_type = in[0].dtype;
+      p.w_type = in[1].dtype;
+      p.y_type = in[2].dtype;
       p.layout = in[0].layout;
       break;
   }
@@ -139,7 +152,7 @@ std::vector<TensorType> ConvOp::infer(std::span<TensorType const> in) const {
 std::vector<Var> ConvOp::gradient(Graph& g, Node const& node, std::span<Var const> dy) const {
   OnStore only_bias;
   only_bias.bias = store_.bias;
-  if (direction_ != Direction::fwd || store_ != only_bias) return Op::gradient(g, node, dy);
+  if (direction_ != Direction::fwd || store_ != only_bias || load_x_ != OnLoad{}) return Op::gradient(g, node, dy);
   Var const x(&g, node.in[0]), w(&g, node.in[1]);
   auto const saved = g.result_direction;
   auto const add = [&](Direction direction, Shape const& result, Var first) {
@@ -163,6 +176,7 @@ std::string ConvOp::problem(std::span<TensorType const> in, std::span<TensorType
     case Direction::fwd: p.y_type = out[0].dtype; break;
     case Direction::bwd_data: p.x_type = out[0].dtype; break;
     case Direction::bwd_filter: p.w_type = out[0].dtype; break;
+    case Direction::bwd: break;
   }
   // An operand that lies otherwise than the problem's text can say would be read wrongly: better to stop here.
   std::size_t i = 0, o = 0;

@@ -28,17 +28,19 @@ Var conv2d(Var x, Var weight, Var bias, ConvOptions options, std::string_view la
 // One convolution in one direction with its slots. Inputs and outputs lie in the order of ConvProblem::operands().
 class ConvOp final : public Op {
  public:
-  // result: the shape of dx (bwd_data) or dw (bwd_filter), which the operands alone do not tell. Unused by fwd.
+  // result: the shape of dx (bwd_data) or dw (bwd_filter), which the operands alone do not tell. Unused by fwd and bwd.
   ConvOp(Direction direction, ConvOptions options, Shape result = {}) : direction_(direction), options_(options), result_(result) {}
 
   Direction direction() const { return direction_; }
   ConvOptions const& options() const { return options_; }
   Shape const& result() const { return result_; }
+  OnLoad const& load_x() const { return load_x_; }
   OnLoad const& load_dy() const { return load_dy_; }
   OnStore const& store() const { return store_; }
   Math math() const { return math_; }
 
   // Copies with another slot, for the fusion pass. Whoever sets a slot also gives the node the operands it asks for.
+  std::shared_ptr<ConvOp const> with_load_x(OnLoad) const;
   std::shared_ptr<ConvOp const> with_load_dy(OnLoad) const;
   std::shared_ptr<ConvOp const> with_store(OnStore) const;
   std::shared_ptr<ConvOp const> with_math(Math) const;           // for the precision pass
@@ -57,7 +59,7 @@ class ConvOp final : public Op {
   Direction direction_;
   ConvOptions options_;
   Shape result_;
-  OnLoad load_dy_;
+  OnLoad load_x_, load_dy_;
   OnStore store_;
   Math math_ = Math::exact;
 };

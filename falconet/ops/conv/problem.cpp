@@ -9,7 +9,7 @@
 namespace falconet {
 namespace {
 
-constexpr std::string_view direction_names[] = {"fwd", "bwd_data", "bwd_filter"};
+constexpr std::string_view direction_names[] = {"fwd", "bwd_data", "bwd_filter", "bwd"};
 constexpr std::string_view activation_names[] = {"none", "relu", "leaky_relu", "relu6", "gelu", "silu", "sigmoid", "tanh"};
 
 void append(std::string& out, std::string_view item) { (out += out.empty() || out.back() == '=' ? "" : "+") += item; }
@@ -30,10 +30,12 @@ std::string text_of(OnStore const& s) {
   if (s.act != Activation::none) append(out, activation_names[int(s.act)]);
   if (s.mask == Mask::relu) append(out, "mask");
   if (s.mask == Mask::relu6) append(out, "mask6");
+  if (s.mask == Mask::of_x) append(out, "mask_x");
   if (s.pool.kind == PoolSlot::max) append(out, "max_pool" + std::to_string(s.pool.size));
   if (s.stats == Stats::squares) append(out, "squares");
   if (s.stats == Stats::dot) append(out, "dot");
   if (s.stats == Stats::dot_other) append(out, "dot_other");
+  if (s.stats == Stats::dot_x) append(out, "dot_x");
   return out;
 }
 bool read_activation(std::string_view item, Activation& act) {
@@ -66,9 +68,11 @@ OnStore read_store(std::string_view text) {
     else if (item == "residual") s.residual = true;
     else if (item == "mask") s.mask = Mask::relu;
     else if (item == "mask6") s.mask = Mask::relu6;
+    else if (item == "mask_x") s.mask = Mask::of_x;
     else if (item == "squares") s.stats = Stats::squares;
     else if (item == "dot") s.stats = Stats::dot;
     else if (item == "dot_other") s.stats = Stats::dot_other;
+    else if (item == "dot_x") s.stats = Stats::dot_x;
     else if (!read_activation(item, s.act) && !read_pool(item, "max_pool", s.pool))
       fail(ErrorKind::usage, "unknown store slot '" + std::string(item) + "'");
   }
@@ -88,8 +92,8 @@ void visit_operands(ConvProblem const& p, Visit visit) {
   TensorType const xt{p.x_type, x, p.layout}, wt{p.w_type, w, p.layout}, yt{p.y_type, y, p.layout};
   DType const vector = p.x_type == DType::f64 ? DType::f64 : DType::f32;   // per-channel vectors
   bool const fwd = p.direction == Direction::fwd, data = p.direction == Direction::bwd_data;
-  bool const filter = p.direction == Direction::bwd_filter;
-  std::int64_t const channels = data ? p.c : p.k;
+  bool const filter = p.direction == Direction::bwd_filter, both = p.direction == Direction::bwd;
+  std::int64_t const channels = data || both ? p.c : p.k;
   TensorType const result = fwd ? yt : xt;
   auto vec = [&](std::int64_t rows, std::int64_t cols) { return TensorType{vector, Shape{rows, cols}, Layout::nchw}; };
   TensorType const winner{DType::u8, y, p.layout};
@@ -107,16 +111,18 @@ void visit_operands(ConvProblem const& p, Visit visit) {
   if (p.store.affine != Affine::none) visit(&ConvArgs::store_affine, Operand{"store_affine", vec(2, channels)});
   if (p.store.bias && !filter) visit(&ConvArgs::bias, Operand{"bias", TensorType{vector, Shape{channels}, Layout::nchw}});
   if (p.store.residual) visit(&ConvArgs::residual, Operand{"residual", result});
-  if (p.store.mask != Mask::none || p.store.stats == Stats::dot) visit(&ConvArgs::mask, Operand{"mask", result});
+  if ((p.store.mask != Mask::none && p.store.mask != Mask::of_x) || p.store.stats == Stats::dot) visit(&ConvArgs::mask, Operand{"mask", result});
   if (p.store.stats == Stats::dot_other) visit(&ConvArgs::other, Operand{"other", result});
-  if (p.store.stats != Stats::none) visit(nullptr, Operand{"step", step_state_type(), false, Fill::step_state, p.n});
+  if (p.store.stats != Stats::none || (both && p.load_dy.affine == Affine::two_operand)) visit(nullptr, Operand{"step", step_state_type(), false, Fill::step_state, p.n});
 
   if (fwd) visit(&ConvArgs::y, Operand{"y", yt, true});
   if (data) visit(&ConvArgs::x, Operand{"dx", xt, true});
   if (filter) visit(&ConvArgs::w, Operand{"dw", wt, true});
+  if (both) visit(&ConvArgs::dx, Operand{"dx", xt, true});
   if (filter && p.store.bias) visit(&ConvArgs::bias, Operand{"db", TensorType{vector, Shape{p.k}, Layout::nchw}, true});
   if (p.store.pool.kind != PoolSlot::none) visit(&ConvArgs::winner, Operand{"winner", winner, true});
   if (p.store.stats != Stats::none) visit(&ConvArgs::stats, Operand{"stats", vec(2, channels), true});
+  if (both) visit(&ConvArgs::dw, Operand{"dw", TensorType{vector, w, p.layout}, true});
 }
 
 }  // namespace
@@ -179,7 +185,7 @@ ConvProblem ConvProblem::parse(std::string_view text) {
       continue;
     }
     bool known = false;
-    for (int i = 0; i < 3; ++i)
+    for (int i = 0; i < 4; ++i)
       if (token == direction_names[i]) p.direction = Direction(i), known = true;
     if (known) continue;
     if (token == "nchw" || token == "nhwc") { p.layout = parse_layout(token); continue; }
@@ -248,6 +254,10 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   OnStore bias_alone;
   bias_alone.bias = p.store.bias;
   if (p.direction == Direction::bwd_filter && p.store != bias_alone) bad("bwd_filter stores dw and at most the bias gradient");
+  if (p.direction == Direction::bwd && p.store.bias) bad("bwd stores no bias gradient");
+  if (p.direction != Direction::bwd && (p.store.mask == Mask::of_x || p.store.stats == Stats::dot_x)) bad("only bwd reads x beside its result");
+  if (p.store.mask == Mask::of_x && p.load_x.act != Activation::none && p.load_x.act != Activation::relu && p.load_x.act != Activation::relu6)
+    bad("mask_x is for relu and relu6");
   return p;
 }
 
@@ -257,6 +267,6 @@ std::vector<Operand> ConvProblem::operands() const {
 ConvArgs ConvProblem::args(ConvProblem const& p, std::span<View const> operands) {
   return bind_operands<ConvArgs>([&](auto const& visit) { visit_operands(p, visit); }, operands);
 }
-double ConvProblem::operations() const { return 2.0 * n * k * p() * q() * (c / groups) * r * s; }
+double ConvProblem::operations() const { return (direction == Direction::bwd ? 4.0 : 2.0) * n * k * p() * q() * (c / groups) * r * s; }
 
 }  // namespace falconet

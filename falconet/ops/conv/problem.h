@@ -12,11 +12,14 @@
 
 namespace falconet {
 
-enum class Direction : std::uint8_t { fwd, bwd_data, bwd_filter };
-std::string_view name(Direction);            // "fwd", "bwd_data", "bwd_filter"
+// bwd: both gradients from one reading of x, w and dy. Its slots: load_x and load_dy, and those that store dx. Images at or past valid_count of the
+// StepState, which it reads with sums or two_operand, have no dy.
+enum class Direction : std::uint8_t { fwd, bwd_data, bwd_filter, bwd };
+std::string_view name(Direction);            // "fwd", "bwd_data", "bwd_filter", "bwd"
 
 struct ConvArgs {
   View x, w, y;                    // all logical NCHW / KCRS; in the gradient directions they hold dx, dw, dy
+  View dx, dw;                     // of bwd, written
   View bias;                       // [k]: read by fwd (store.bias); written by bwd_filter (store.bias: db = sum of dy)
   View load_x;                     // [2,c] scale, shift of load_x.affine
   View load_dy, load_dy_other;     // [3,k] and the second tensor of load_dy.affine = two_operand
@@ -71,7 +74,7 @@ struct ConvProblem {
   // In the order: x|dy.., w|.., see problem.cpp; inputs before outputs.
   std::vector<Operand> operands() const;
   static ConvArgs args(ConvProblem const&, std::span<View const> operands);
-  double operations() const;                    // 2 n k p q (c/groups) r s, the same in all directions
+  double operations() const;                    // 2 n k p q (c/groups) r s, of bwd twice that
 };
 
 }  // namespace falconet

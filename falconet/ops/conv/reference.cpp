@@ -62,6 +62,7 @@ void read_dy(Work const& m, ConvArgs const& args, int n) {
           auto const here = at(args.y, n, k, i / size, j / size);
           v = get(args.y, here);
           if (affine) v = get(args.load_dy, k) * v + get(args.load_dy, p.k + k) * get(args.load_dy_other, here) + get(args.load_dy, 2 * p.k + k);
+          if (p.direction == Direction::bwd && args.step && n >= args.step->valid_count) v = 0;
           v = activate(p.load_dy.act, v);
           if (unpool && get(args.winner, here) != (i % size) * size + j % size) v = 0;
         }
@@ -118,6 +119,16 @@ void convolve_bwd_filter(Work const& m, int k) {
     }
 }
 
+// Mask::of_x.
+bool passes_x(ConvProblem const& p, ConvArgs const& args, std::int64_t here, int c) {
+  double v = get(args.x, here);
+  if (p.load_x.affine == Affine::scale_shift) {
+    double const scale = get(args.load_x, c), shift = get(args.load_x, p.c + c);
+    v = p.x_type == DType::f64 ? scale * v + shift : double(std::fmaf(float(scale), float(v), float(shift)));
+  }
+  return activation_derivative(p.load_x.act, v) != 0;
+}
+
 // Writes one channel of the result through the store slots and sums its statistics.
 // value(n,i,j): the convolution at row i and column j; rows, columns: the result before pooling.
 template <class Value>
@@ -139,7 +150,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
             if (slot.bias) z += get(args.bias, channel);
             if (slot.residual) z += get(args.residual, here);
             double v = activate(slot.act, z);
-            if (slot.mask != Mask::none && !passes(slot.mask, get(args.mask, here))) v = 0;
+            if (slot.mask == Mask::of_x ? !passes_x(p, args, here, channel) : slot.mask != Mask::none && !passes(slot.mask, get(args.mask, here))) v = 0;
             if (r + s == 0 || v > best || std::isnan(v)) {   // the first of equals wins; a NaN stays visible
               best = v;
               winner = activation_derivative(slot.act, z) != 0 ? r * size + s : no_winner;
@@ -149,7 +160,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
         double const stored = get(result, here);   // rounded to its type
         if (slot.pool.kind == PoolSlot::max) store_element(args.winner, here, winner);
         if (slot.stats == Stats::none || n >= args.step->valid_count) continue;
-        sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : args.other, here);
+        sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : slot.stats == Stats::dot_x ? args.x : args.other, here);
         second += slot.stats == Stats::squares ? stored * stored : stored;
       }
   if (slot.stats == Stats::none) return;
@@ -177,11 +188,13 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
       threads.run(p.c, [&](int c) { store_channel(p, args, args.x, c, [&](int n, int h, int w) { return m.x(n, h, w, c); }); });
       break;
     case Direction::bwd_filter:
+    case Direction::bwd:
       threads.run(p.k, [&](int k) {
         convolve_bwd_filter(m, k);
+        View const& dw = p.direction == Direction::bwd ? args.dw : args.w;
         for (int r = 0; r < p.r; ++r)
           for (int s = 0; s < p.s; ++s)
-            for (int c = 0; c < m.CG; ++c) store_element(args.w, at(args.w, k, c, r, s), m.w(k, r, s, c));
+            for (int c = 0; c < m.CG; ++c) store_element(dw, at(dw, k, c, r, s), m.w(k, r, s, c));
         if (!p.store.bias) return;
         double sum = 0;
         for (int n = 0; n < p.n; ++n)
@@ -189,6 +202,10 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
             for (int j = 0; j < m.Q; ++j) sum += m.y(n, i, j, k);
         store_element(args.bias, k, sum);
       });
+      if (p.direction == Direction::bwd_filter) break;
+      threads.run(p.k, [&](int k) { read_w(m, args, k); });   // dw took its place in scratch
+      threads.run(p.n * p.h, [&](int task) { convolve_bwd_data(m, task / p.h, task % p.h); });
+      threads.run(p.c, [&](int c) { store_channel(p, args, args.dx, c, [&](int n, int h, int w) { return m.x(n, h, w, c); }); });
       break;
   }
 }

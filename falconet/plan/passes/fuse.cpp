@@ -36,7 +36,8 @@ double Fusion::seconds(Op const& op, std::vector<TensorType> const& in, bool bas
 
 bool Fusion::against_a_pin(Offer const& offer, NodeId n) const {
   if (offer.op->name() != node(n).op->name()) return false;
-  if (!offer.layer.empty() && (offer.layer != node(n).layer || offer.direction != node(n).direction)) return false;
+  bool const both = offer.direction == "bwd" && node(n).direction.starts_with("bwd");   // both gradients in place of one
+  if (!offer.layer.empty() && (offer.layer != node(n).layer || (offer.direction != node(n).direction && !both))) return false;
   auto const accepts = [&](Op const& op, std::vector<ValueId> const& values, std::string const& algorithm) {
     for (auto const& c : candidates(op, types(values)))
       if (c.algorithm == algorithm) return c.refusal.empty();
@@ -154,7 +155,7 @@ void pass_fuse(Graph& graph, CompileContext& context) {
       fuse_batch_norm_gradient, fuse_data_gradient_statistics,
       fuse_flatten, fuse_flatten_gradient, fuse_relu_gradient_masks, fuse_conv_activation_pool, move_product_relu_gradient_before_pool,
       fuse_conv_activation_pool, drop_unread_winner, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
-      fuse_data_gradient_residual, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
+      fuse_conv_between_norms, fuse_data_gradient_residual, fuse_conv_before_norm, fuse_data_gradient_sums, fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
       fuse_conversions,         fuse_normalise,           fuse_residual_norm,   fuse_loss_product,
   };
   for (FusionRule rule : rules)

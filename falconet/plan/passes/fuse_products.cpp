@@ -267,6 +267,121 @@ bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
   return false;
 }
 
+// r = act(scale x + shift), y = convolution of r; backwards dy = gradient of the batch norm behind y, the filter gradient of r and dy, and the data
+// gradient of dy masked by r and summed with x -> the convolution scales x as it reads it, and both gradients are one launch that makes r and dy as it
+// reads x, y and the gradient behind y. Neither r nor dy is ever written.
+bool fuse_conv_between_norms(Fusion& f, NodeId n) {
+  auto const* conv = f.op<ConvOp>(n);
+  if (!conv || conv->direction() != Direction::fwd || conv->load_x() != OnLoad{}) return false;
+  auto const in = f.node(n).in;
+  ValueId const r = in[0], y = f.node(n).out[0];
+  NodeId const a = f.maker(r);
+  auto const* affine = is(f, a, F::affine);
+  if (!affine || affine->form.residual || affine->form.mask || mask_of(affine->form.act) == Mask::none || f.kept(r)) return false;
+  ValueId const x = f.node(a).in[0], vectors = f.node(a).in[1];
+  NodeId filter = -1, data = -1;
+  for (NodeId u : f.users(r)) {
+    auto const* c = f.op<ConvOp>(u);
+    if (u == n) continue;
+    if (c && c->direction() == Direction::bwd_filter && c->store() == OnStore{} && c->load_dy() == OnLoad{}) filter = u;
+    else if (c && c->direction() == Direction::bwd_data) data = u;
+    else return false;
+  }
+  if (filter < 0 || data < 0 || f.users(r).size() != 3) return false;
+  OnStore masked;
+  masked.mask = mask_of(affine->form.act), masked.stats = Stats::dot_other;
+  auto const of_filter = f.node(filter).in, of_data = f.node(data).in;   // x, dy; w, dy, mask, other, step
+  ValueId const dy = of_data[1];
+  if (f.op<ConvOp>(data)->store() != masked || f.op<ConvOp>(data)->load_dy() != OnLoad{} || of_data[0] != in[1] || of_data[2] != r || of_data[3] != x || of_filter[1] != dy ||
+      f.users(dy).size() != 2 || f.kept(dy))
+    return false;
+  NodeId const gradient = f.maker(dy);                                  // g, y, coefficients, step
+  auto const* two = is(f, gradient, F::two_operand);
+  if (!two || two->form.act != Activation::none || two->form.mask || f.node(gradient).in[1] != y) return false;
+
+  OnLoad load_x, load_dy;
+  load_x.affine = Affine::scale_shift, load_x.act = affine->form.act, load_dy.affine = Affine::two_operand;
+  Fusion::Offer forward = f.offer_as(n, conv->with_load_x(load_x), in);
+  forward.in[0] = x;
+  forward.in.insert(forward.in.begin() + 2, vectors);
+  OnStore store;
+  store.mask = Mask::of_x, store.stats = Stats::dot_x;
+  auto const& of_gradient = f.node(gradient).in;
+  Fusion::Offer both = f.offer_as(data, ConvOp(Direction::bwd, conv->options()).with_load_x(load_x)->with_load_dy(load_dy)->with_store(store),
+                                  {x, in[1], of_gradient[0], vectors, of_gradient[2], y, of_data[4]});
+  both.direction = falconet::name(Direction::bwd);
+  if (!f.pays({forward, both}, {a, n, gradient, filter, data})) return false;
+  f.replace(data, both, {f.node(filter).out[0]});
+  f.replace(f.maker(y), forward);
+  return true;
+}
+
+// dy = gradient of the batch norm behind y, read by the filter gradient and the data gradient [+ gradient of a skip] alone -> both gradients are one launch that
+// makes dy as it reads the gradient behind y, and y. channel_dot(dx, o), batch norm's sums in front, joins them.
+bool fuse_conv_before_norm(Fusion& f, NodeId n) {
+  auto const* data = f.op<ConvOp>(n);
+  if (!data || data->direction() != Direction::bwd_data || data->load_dy() != OnLoad{}) return false;
+  OnStore store = data->store();
+  store.residual = false;
+  if (store != OnStore{}) return false;
+  auto const in = f.node(n).in;                                         // w, dy, residual
+  ValueId const dy = in[1], dx = f.node(n).out[0];
+  NodeId const gradient = f.maker(dy);                                  // g, y, coefficients, step
+  auto const* two = is(f, gradient, F::two_operand);
+  if (!two || two->form.act != Activation::none || two->form.mask || f.users(dy).size() != 2 || f.kept(dy)) return false;
+  NodeId const filter = f.users(dy)[0] == n ? f.users(dy)[1] : f.users(dy)[0];
+  auto const* c = f.op<ConvOp>(filter);
+  if (!c || c->direction() != Direction::bwd_filter || c->store() != OnStore{} || c->load_dy() != OnLoad{} || f.node(filter).in[1] != dy) return false;
+  auto const& of_gradient = f.node(gradient).in;
+  store = data->store();
+  OnLoad load_dy;
+  load_dy.affine = Affine::two_operand;
+  NodeId sums = -1;
+  for (NodeId u : f.users(dx))
+    if (auto const* dot = f.op<ReduceOp>(u); dot && dot->function == ReduceFunction::channel_dot && !dot->mask && f.node(u).in[0] == dx && f.node(u).in[1] != dx) sums = u;
+  for (bool with_sums : {true, false}) {
+    if (with_sums && sums < 0) continue;
+    store.stats = with_sums ? Stats::dot_other : Stats::none;
+    Fusion::Offer both = f.offer_as(n, ConvOp(Direction::bwd, data->options()).with_load_dy(load_dy)->with_store(store),
+                                    {f.node(filter).in[0], in[0], of_gradient[0], of_gradient[2], of_gradient[1]});
+    if (store.residual) both.in.push_back(in[2]);
+    if (with_sums) both.in.push_back(f.node(sums).in[1]);
+    both.in.push_back(of_gradient[3]);
+    both.direction = falconet::name(Direction::bwd);
+    std::vector<NodeId> replaced = {n, filter, gradient};
+    std::vector<ValueId> more;
+    if (with_sums) replaced.push_back(sums), more.push_back(f.node(sums).out[0]);
+    more.push_back(f.node(filter).out[0]);
+    if (!f.pays({both}, replaced)) continue;
+    f.replace(n, both, more);
+    return true;
+  }
+  return false;
+}
+
+// dx = data gradient [+ gradient of a skip], channel_dot(dx, o), the sums of a batch norm without activation -> the data gradient sums its result.
+bool fuse_data_gradient_sums(Fusion& f, NodeId n) {
+  auto const* conv = f.op<ConvOp>(n);
+  if (!conv || conv->direction() != Direction::bwd_data) return false;
+  OnStore store = conv->store();
+  store.residual = false;
+  if (store != OnStore{}) return false;
+  ValueId const dx = f.node(n).out[0];
+  for (NodeId u : f.users(dx)) {
+    auto const* dot = f.op<ReduceOp>(u);
+    if (!dot || dot->function != ReduceFunction::channel_dot || dot->mask || f.node(u).in[0] != dx || f.node(u).in[1] == dx) continue;
+    store = conv->store();
+    store.stats = Stats::dot_other;
+    Fusion::Offer offer = f.offer_as(n, conv->with_store(store), f.node(n).in);
+    offer.in.push_back(f.node(u).in[1]);
+    offer.in.push_back(f.graph.step().id());
+    if (!f.pays({offer}, {n, u})) return false;
+    f.replace(n, offer, {f.node(u).out[0]});
+    return true;
+  }
+  return false;
+}
+
 // dx = data gradient; dx + gradient of a skip -> a residual slot.
 bool fuse_data_gradient_residual(Fusion& f, NodeId n) {
   auto const* add = is(f, n, F::add);
@@ -353,7 +468,7 @@ bool fuse_conversions(Fusion& f, NodeId n) {
 bool fuse_filter_conversion(Fusion& f, NodeId n) {
   auto const* conv = f.op<ConvOp>(n);
   if (!conv || conv->direction() == Direction::bwd_filter) return false;
-  std::size_t const filter = conv->direction() == Direction::fwd ? 1 : 0;
+  std::size_t const filter = conv->direction() == Direction::bwd_data ? 0 : 1;
   NodeId const copy = f.maker(f.node(n).in[filter]);
   if (!f.op<Convert>(copy)) return false;
   ValueId const master = f.node(copy).in[0];

@@ -79,7 +79,10 @@ bool fuse_flatten_gradient(Fusion&, NodeId);        // and its gradient into the
 bool fuse_product_residual(Fusion&, NodeId);        // conv or matrix product, then + skip
 bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, then the activation
 bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result
+bool fuse_conv_between_norms(Fusion&, NodeId);      // batch norm's application and gradient into the convolution between them
+bool fuse_conv_before_norm(Fusion&, NodeId);        // batch norm's gradient into both gradients of the convolution before it
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
+bool fuse_data_gradient_sums(Fusion&, NodeId);      // data gradient, and the channel sums of the gradient of a batch norm without activation
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
 bool fuse_conversions(Fusion&, NodeId);             // conversions of all weights in one launch

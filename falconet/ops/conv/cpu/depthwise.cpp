@@ -192,6 +192,7 @@ DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.groups != p.c || p.groups != p.k) return "needs as many groups as channels and filters";
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";

@@ -378,6 +378,7 @@ void run_gather(ConvProblem const& p, Config const& config, ConvArgs const& args
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";

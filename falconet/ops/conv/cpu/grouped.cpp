@@ -55,6 +55,7 @@ void deal(float const* image, float* dense, i64 rows, i64 pixels, i64 groups, i6
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.groups == 1) return "needs more than one group";
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";

@@ -496,6 +496,7 @@ void filter_nchw(ConvProblem const& p, ConvArgs const& args, float* scratch, Str
 // The algorithm ---------------------------------------------------------------------------------------------------------------
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   for (DType t : {p.x_type, p.w_type, p.y_type})
     if (t != DType::f32 && t != DType::bf16) return "needs f32 or bf16";
   if (p.store.mask == Mask::relu6) return "a mask of relu6";

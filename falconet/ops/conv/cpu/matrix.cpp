@@ -197,6 +197,7 @@ void run_gather(ConvProblem const& p, ConvArgs const& args, View scratch, Stream
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   ConvProblem plain = p;

@@ -118,6 +118,7 @@ void run_as(ConvProblem const& p, ConvArgs const& args, Stream& stream) {
 bool mixed(ConvProblem const& p) { return p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   ConvProblem plain = p;
   plain.store.bias = false;
   plain.store.act = Activation::none;

@@ -35,6 +35,7 @@ onednn::Description description(ConvProblem const& p) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (onednn::found().empty()) return std::string("oneDNN 3 is not found: ") + onednn::library_files;
   bool const mixed = p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !mixed) return "needs f32 or bf16";

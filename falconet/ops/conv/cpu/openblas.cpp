@@ -16,6 +16,7 @@ namespace {
 constexpr std::int64_t most_patches = std::int64_t(16) << 20;   // bytes written out at a time, but always an image at least
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (openblas::found().empty()) return std::string("OpenBLAS is not found: ") + openblas::library_files;
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";

@@ -239,6 +239,7 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.r != 1 || p.s != 1) return "needs a 1x1 filter";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";

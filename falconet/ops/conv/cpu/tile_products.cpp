@@ -40,6 +40,7 @@ GatherSplit::GatherSplit(ConvProblem const& p, Domain const& d) {
 }
 
 std::string reject(ConvProblem const& p) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.stride_h != 1 || p.stride_w != 1) return "a tile has all results of stride 1";
   if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";

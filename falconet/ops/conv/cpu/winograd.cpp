@@ -26,6 +26,7 @@ tiles::Domain domain(int m) { return {m, (m + 2) * (m + 2), 1, m, m, m + 2, m + 
 tiles::Domain domain(Config const& config) { return domain(config.get("tile", 2) == 4 ? 4 : 2); }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.r != 3 || p.s != 3) return "its transforms are those of 3x3 filters";
   if (p.dilation_h != 1 || p.dilation_w != 1) return "neighbouring results share products only with dilation 1";
   return tiles::reject(p);

@@ -24,6 +24,8 @@ extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_fused_pool;             // with max-pooling of 2x2, any filter without groups, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_depthwise_tma;          // the same 3x3 in bf16 between batch norms: forward, and both gradients at once, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_pointwise_mma;          // 1x1 between few and many channels in bf16: forward, and both gradients at once, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_grouped;                // more than one group, not depthwise, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_winograd;               // 3x3 of stride 1, f32 nhwc, tensor cores at f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_fft;                    // large filters of stride 1, f32 nhwc, tensor cores at f32's accuracy

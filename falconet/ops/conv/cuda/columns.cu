@@ -184,6 +184,7 @@ std::size_t rounded(std::int64_t elements) { return (std::size_t(elements) * siz
 }  // namespace
 
 std::string reject(ConvProblem const& p, Gathering gathering) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.groups != 1) return "groups";
   if (gathering == Gathering::atomic && p.direction != Direction::bwd_data) return "only col2im differs: im2col_v2 runs the other directions";

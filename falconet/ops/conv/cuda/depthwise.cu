@@ -14,10 +14,10 @@
 namespace falconet {
 namespace depthwise {
 
-// out[i] = sum over the blocks of partial[block][i], in f64, 32 shares of the blocks first. i = set * channels + c; with taps > 0 out is [c][taps], and a set behind
-// the taps is db.
+// out[i] = sum over the blocks of partial[block][i], in f64, 32 shares of the blocks first. i = set * channels + c; with taps > 0 out is [c][taps], and the sets
+// behind the taps are `rest`: db, or sums of channels.
 template <class Out>
-__global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blocks, int elements, int channels, int taps, Out* out, float* db) {
+__global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blocks, int elements, int channels, int taps, Out* out, float* rest) {
   constexpr int batch = 16;
   __shared__ double shares[32][33];
   int const lane = threadIdx.x, share = threadIdx.y, i = blockIdx.x * 32 + lane;
@@ -42,7 +42,12 @@ __global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blo
   int const set = i / channels, c = i - set * channels;
   if (taps == 0) put(out[i], total);
   else if (set < taps) put(out[c * taps + set], total);
-  else db[c] = float(total);
+  else rest[(set - taps) * channels + c] = float(total);
+}
+
+void add_partial_sums(float const* partial, int blocks, int sets, int channels, int taps, float* out, float* rest, cudaStream_t stream) {
+  int const elements = sets * channels;
+  launch_ahead(add_blocks<float>, dim3(unsigned((elements + 31) / 32)), dim3(32, 32), 0, 1, stream, partial, blocks, elements, channels, taps, out, rest);
 }
 
 // Blocks that run at once on the H100 and H200; fixed, so that results do not depend on the card.
@@ -124,6 +129,7 @@ std::vector<Way> ways_of(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.groups != p.c || p.k != p.c) return "depthwise convolutions only: groups, channels and filters are not the same number";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.x_type != p.y_type || (p.x_type != DType::bf16 && p.x_type != DType::f32)) return "bf16 and f32 only";
@@ -180,7 +186,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   if (taps && p.w_type == DType::bf16)
     launch_ahead(add_blocks<bf16>, grid, block, 0, 1, stream, from, blocks, elements, p.c, taps, args.w.as<bf16>(), args.bias.as<float>());
   else
-    launch_ahead(add_blocks<float>, grid, block, 0, 1, stream, from, blocks, elements, p.c, taps, taps ? args.w.as<float>() : args.stats.as<float>(), args.bias.as<float>());
+    add_partial_sums(from, blocks, sets, p.c, taps, taps ? args.w.as<float>() : args.stats.as<float>(), args.bias.as<float>(), stream);
   check_launch("conv depthwise, its sums", p, stream);
 }
 

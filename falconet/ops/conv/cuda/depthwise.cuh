@@ -291,6 +291,9 @@ void launch_forward(ConvProblem const&, Way const&, ConvArgs const&, float* part
 void launch_data(ConvProblem const&, Way const&, ConvArgs const&, float* partial, cudaStream_t);
 void launch_filter(ConvProblem const&, Way const&, ConvArgs const&, float* partial, cudaStream_t);
 Walk walk_of(ConvProblem const&, Way const&);
+// out[set * channels + c], or, with taps > 0, out[c * taps + set] and rest[(set - taps) * channels + c]: the sum of partial[block][set][c] over the blocks, in a
+// fixed order.
+void add_partial_sums(float const* partial, int blocks, int sets, int channels, int taps, float* out, float* rest, cudaStream_t);
 // Sums of a block before they are added over the blocks: 0 where there are none.
 int sets_of(ConvProblem const&);
 

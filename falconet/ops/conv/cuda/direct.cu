@@ -234,6 +234,7 @@ std::size_t shared_bytes(ConvProblem const& p, Geometry const& g) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.direction == Direction::bwd_filter) return "forward and data gradient only";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";

@@ -287,6 +287,7 @@ bool fits(Way const& way, DeviceFacts const& facts) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.direction != Direction::bwd_filter) return "filter gradient only";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";

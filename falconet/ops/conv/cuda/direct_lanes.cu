@@ -305,6 +305,7 @@ std::size_t shared_bytes(ConvProblem const& p, Geometry const& g) {
 int threads_of(ConvProblem const& p, Geometry const& g) { return std::clamp(rounded(g.items * shares_of(p), 32), least_threads, most_threads); }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.direction == Direction::bwd_filter) return "forward and data gradient only";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";

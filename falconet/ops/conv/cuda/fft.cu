@@ -72,6 +72,7 @@ bool fits(ConvProblem const& p, int size) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
   if (facts.shared_memory_bytes < tile_products::most_shared) return "its products need 136 KiB of shared memory a block";
   if (p.stride_h != 1 || p.stride_w != 1) return "a stride would throw most results of a tile away";

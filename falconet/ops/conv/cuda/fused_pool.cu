@@ -213,6 +213,7 @@ constexpr int windows_each = 1024;       // of a block that adds up db
 int bias_parts(ConvProblem const& p) { return int((windows_in(p) + windows_each - 1) / windows_each); }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   bool const masters = filter_gradient(p) && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16;
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !masters) return "f32 or bf16 only; a filter gradient in f32 from bf16";
   if (p.layout != Layout::nhwc) return "nhwc only";

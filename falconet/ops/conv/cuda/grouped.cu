@@ -240,6 +240,7 @@ Parts parts_of(ConvProblem const& p) {
 bool masters(ConvProblem const& p) { return p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.groups == 1) return "one group";
   if (p.groups == p.c && p.groups == p.k) return "depthwise: channels never meet";
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !(masters(p) && filter_gradient(p)))

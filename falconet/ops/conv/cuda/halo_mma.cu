@@ -326,6 +326,7 @@ Layout4 layout_of(ConvProblem const& p) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability < 80) return "products in bf16 need compute capability 8.0";
   if (p.direction == Direction::bwd_filter) return "forward and data gradient only";
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";

@@ -213,6 +213,7 @@ std::vector<Config> configs(ConvProblem const&, DeviceFacts const& facts) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability < 80) return "products in bf16 need compute capability 8.0";
   if (p.direction != Direction::bwd_filter) return "filter gradient only";
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";

@@ -454,6 +454,7 @@ __global__ void __launch_bounds__(256) add_partials(float4 const* partial, int b
 // ---------------------------------------------------------------- host
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   bool const filter = p.direction == Direction::bwd_filter;
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "bf16 and nhwc only";

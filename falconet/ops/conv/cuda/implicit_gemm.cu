@@ -143,6 +143,7 @@ constexpr Tile tiles_known[] = {{128, 128}, {64, 64}, {128, 16}};
 Tile tile_of(Config const& c) { return {c.get("tile_m", 64), c.get("tile_n", 64)}; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   bool const masters = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.w_type == DType::f32 && p.y_type == DType::bf16;
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !masters) return "f32 or bf16 only; a filter gradient in f32 from bf16";
   return reject_form(p);

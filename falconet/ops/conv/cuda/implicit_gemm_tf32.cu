@@ -256,6 +256,7 @@ Form form_of(Config const& c) {
 bool by_four(ConvProblem const& p) { return p.c % 4 == 0 && (p.direction == Direction::fwd || p.k % 4 == 0); }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.math != Math::tf32) return "only where TF32 is allowed (math=tf32)";
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
   if (!p.one_type(DType::f32)) return "f32 only";

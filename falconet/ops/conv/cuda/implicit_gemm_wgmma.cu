@@ -41,6 +41,7 @@ Extent extent_of(ConvProblem const& p) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   if (p.direction == Direction::bwd_filter) return "forward and data gradient only";
   if (!p.one_type(DType::bf16) || p.layout != Layout::nhwc) return "bf16 and nhwc only";

@@ -211,6 +211,7 @@ __global__ void __launch_bounds__(most_threads) naive_stats(E const* v, E const*
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   bool const gradient_in_f32 = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
   if (!p.one_type(p.x_type) && !gradient_in_f32) return "x, w and y have different types";
   if (p.x_type != DType::f64 && p.x_type != DType::f32 && p.x_type != DType::bf16) return "only f64, f32 and bf16";

@@ -343,6 +343,7 @@ Split split_of(ConvProblem const& p, Tile t, Cut cut) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   if (p.direction != Direction::bwd_filter) return "filter gradient only";
   if (p.x_type != DType::bf16 || p.y_type != DType::bf16 || p.layout != Layout::nhwc) return "x and dy in bf16 and nhwc only";

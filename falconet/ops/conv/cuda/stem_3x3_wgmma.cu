@@ -367,6 +367,7 @@ Tiling tiling_of(ConvProblem const& p) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   bool const filter = p.direction == Direction::bwd_filter;
   if (p.direction == Direction::bwd_data) return "no data gradient";

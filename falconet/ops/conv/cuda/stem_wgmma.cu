@@ -282,6 +282,7 @@ __global__ void __launch_bounds__(256) add_windows(float const* partial, int row
 // ---------------------------------------------------------------- host
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   bool const filter = p.direction == Direction::bwd_filter;
   if (p.direction == Direction::bwd_data) return "no data gradient";

@@ -278,6 +278,7 @@ std::size_t turned_bytes(ConvProblem const& p) { return p.direction == Direction
 std::size_t result_elements(ConvProblem const& p) { return p.direction == Direction::fwd ? std::size_t(p.n) * p.k * p.p() * p.q() : std::size_t(p.n) * p.c * p.h * p.w; }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1) return "groups";

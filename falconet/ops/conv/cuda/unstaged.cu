@@ -249,6 +249,7 @@ __global__ void __launch_bounds__(filter_threads) unstaged_filter(Geometry const
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (!p.one_type(DType::f32)) return "f32 only";
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "groups, stride or dilation";

@@ -141,6 +141,7 @@ __global__ void __launch_bounds__(most_threads) unstaged_clusters(Geometry const
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.direction != Direction::bwd_filter) return "filter gradient only";
   if (facts.compute_capability < 90) return "clusters of blocks need compute capability 9.0";
   if (!p.one_type(DType::f32)) return "f32 only";

@@ -176,6 +176,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd) return "both gradients at once";
   if (facts.compute_capability < 80) return "TF32 needs compute capability 8.0";
   if (facts.shared_memory_bytes < tile_products::most_shared) return "its products need 136 KiB of shared memory a block";
   if (p.r != 3 || p.s != 3) return "its transforms are those of 3x3 filters";
