@@ -566,7 +566,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
       if (line.find(settings["contains"]) == std::string::npos) continue;
       ConvProblem p = ConvProblem::parse(line);
       if (line.starts_with("fwd") || line.starts_with("bwd")) {
-        bench(card, p, base, settings["configs"] != "first");
+        bench(card, p, base, settings["configs"] != "first", settings["rivals"] == "true", settings["json"] == "true", settings["algorithms"]);
         continue;
       }
       if (settings.contains("batch")) p.n = std::stoi(settings["batch"]);
