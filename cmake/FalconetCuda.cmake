@@ -81,7 +81,7 @@ function(falconet_add_cuda target)
   target_include_directories(falconet_cuda PRIVATE ${PROJECT_SOURCE_DIR} ${CUDAToolkit_INCLUDE_DIRS})
   set_source_files_properties(${PROJECT_SOURCE_DIR}/falconet/device/cuda/handles.cpp PROPERTIES COMPILE_DEFINITIONS "FALCONET_CUDA_ARCHITECTURES=\"${falconet_cuda_names}\"")
   target_compile_options(falconet_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra,-ffunction-sections ${falconet_cuda_generate}>
+    $<$<COMPILE_LANGUAGE:CUDA>:-O3 --expt-relaxed-constexpr --compress-mode=size -Xcompiler=-Wall,-Wextra,-ffunction-sections ${falconet_cuda_generate}>
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffunction-sections -fdata-sections>)
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:falconet_cuda>)
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX)
