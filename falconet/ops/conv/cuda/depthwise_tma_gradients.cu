@@ -39,6 +39,7 @@ struct Shape {
 
 template <int lanes, int stride, bool ragged>
 __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(const __grid_constant__ Work w) {
+  if (ptx::lacks_hopper()) return;
   using F = Shape<lanes, stride>;
   extern __shared__ __align__(128) char memory[];
   int const lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % lanes, strip = lane / lanes;
