@@ -36,7 +36,10 @@ DeviceFacts hopper() { return facts_of({"H200", 90, 132, 232448, 141}); }
 
 // wgmma and the copy engine are sm_90a's alone; clusters came with 9.0 and stayed.
 bool hoppers_alone(std::string const& algorithm) { return algorithm.find("wgmma") != std::string::npos || algorithm.find("tma") != std::string::npos; }
-bool needs_clusters(Launch const& l) { return (l.op == "conv" && l.choice.algorithm == "direct_filter") || (l.op == "gemm" && l.choice.algorithm == "small"); }
+bool needs_clusters(Launch const& l) {
+  auto const &op = l.op, &algorithm = l.choice.algorithm;
+  return (op == "conv" && (algorithm == "direct_filter" || algorithm == "unstaged_clusters")) || (op == "gemm" && algorithm == "small") || (op == "loss" && algorithm == "linear_rows");
+}
 
 Model model_of(std::string_view name) {
   auto const& d = models::find(name);
