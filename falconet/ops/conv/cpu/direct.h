@@ -90,6 +90,8 @@ struct DirectFilter {
   int band, bands, parts;                                // rows of y in a band; bands of the batch are dealt to the parts
   int stage_x, stage_y, unpool, bias_on;
   int x_rows;                                            // staged rows of x for one band
+  int every_h, every_w, image_h, image_w;                // 1x1 with a stride: what is staged is every so many rows and columns of the image,
+                                                         //   and h, w and the strides above are those of the stage; else 0
   long x_pitch, y_pitch, y_step;                         // floats between rows of x and dy as read, and between pixels of dy
   long row_floats, part_floats;                          // of partial sums: one filter row's run or one tap's k; one part
   int in_place;                                          // one part, laid out like dw: summed there

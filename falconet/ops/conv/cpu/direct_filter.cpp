@@ -179,6 +179,13 @@ inline void pieces(int n, int most, Body const& body) {
   }
 }
 
+// Cuts `rows` of q pixels into strips of about 64 pixels, whose operands stay in L1 while they meet each other: calls body(first, pixels).
+template <class Body>
+inline void strips(int q, int rows, Body const& body) {
+  int const most = q / 16 > 1 ? q / 16 : 1, wanted = (rows * q + 63) / 64, count = wanted < most ? wanted : most;
+  pieces(q, (q + count - 1) / count, body);
+}
+
 // db(k) += sum over rows and pixels of dy, for filters [first, end).
 void add_bias(float const* dy, int rows, long row_step, int pixels, long step, int first, int end, float* db) {
   hn::CappedTag<float, 8> const d;
@@ -218,7 +225,12 @@ void task(DirectFilter const& f, int number) {
     int const unpooled = f.unpool ? f.unpool : 1;                         // rows and columns of the full map to one of dy
     int const low = begin * unpooled * f.stride_h - f.pad_top;           // first row of x that is met
     float const* x = f.x + (long(image) * f.h + low) * f.x_pitch;
-    if (f.stage_x) {
+    if (f.every_h) {
+      for (int i = 0; i < end - begin; ++i)
+        for (int q = 0; q < f.q; ++q)
+          copy(f.x + ((long(image) * f.image_h + (begin + i) * f.every_h) * f.image_w + q * f.every_w) * f.c, stage_x + (i * long(f.q) + q) * f.c, f.c);
+      x = stage_x;
+    } else if (f.stage_x) {
       int const columns = (f.q * unpooled - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
       int const rows = ((end - begin) * unpooled - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1;
       for (int i = 0; i < rows; ++i) {
@@ -269,16 +281,19 @@ void task(DirectFilter const& f, int number) {
 
     if (f.lanes_over_k) {
       int const all_vectors = int(f.y_step + f.lanes - 1) / f.lanes;
-      pieces(f.r, f.max_scalars / f.run > 0 ? (f.max_scalars / f.run < 5 ? f.max_scalars / f.run : 5) : 1, [&](int r, int taps) {
-        for (int u = 0; u < f.runs; ++u)
-          pieces(f.run, f.max_scalars / taps, [&](int t, int scalars) {
-            pieces(all_vectors, taps > 1 ? 1 : f.max_vectors, [&](int v, int vectors) {
-              outer_for(f.lanes, vectors, taps, scalars)({dy + v * f.lanes, x + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + t, f.y_step, f.y_pitch,
-                                                          long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.dilation_h * f.x_pitch, end - begin, f.q,
-                                                          sums + ((long(r) * f.runs + u) * f.run + t) * f.row_floats + v * f.lanes, f.runs * f.run * f.row_floats,
-                                                          f.row_floats});
+      strips(f.q, end - begin, [&](int q0, int pixels) {
+        float const* const from = x + long(q0) * f.stride_w * f.c;
+        pieces(f.r, f.max_scalars / f.run > 0 ? (f.max_scalars / f.run < 5 ? f.max_scalars / f.run : 5) : 1, [&](int r, int taps) {
+          for (int u = 0; u < f.runs; ++u)
+            pieces(f.run, f.max_scalars / taps, [&](int t, int scalars) {
+              pieces(all_vectors, taps > 1 ? 1 : f.max_vectors, [&](int v, int vectors) {
+                outer_for(f.lanes, vectors, taps, scalars)({dy + q0 * f.y_step + v * f.lanes, from + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + t, f.y_step,
+                                                            f.y_pitch, long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.dilation_h * f.x_pitch, end - begin, pixels,
+                                                            sums + ((long(r) * f.runs + u) * f.run + t) * f.row_floats + v * f.lanes, f.runs * f.run * f.row_floats,
+                                                            f.row_floats});
+              });
             });
-          });
+        });
       });
       continue;
     }
@@ -290,11 +305,24 @@ void task(DirectFilter const& f, int number) {
       if (from >= to) continue;
       for (int u = 0; u < f.runs; ++u) {
         float const* const row = x + (long(from) * f.stride_h - up - low) * f.x_pitch + u * f.dilation_w * f.c;
-        pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
-          pieces(k_end - k_first, f.max_scalars, [&](int k, int scalars) {
-            outer_for(f.lanes, vectors, 1, scalars)({row + v * f.lanes, dy + (from - begin) * f.y_pitch + k_first + k, long(f.stride_w) * f.c, f.stride_h * f.x_pitch,
-                                                     f.y_step, f.y_pitch, 0, to - from, f.q,
-                                                     sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
+        strips(f.q, to - from, [&](int q0, int pixels) {
+          // 1x1: what the next strip reads comes from memory, a few pixels with each tile of this one.
+          int const tiles = ((int(f.row_floats / f.lanes) + f.max_vectors - 1) / f.max_vectors) * ((k_end - k_first + f.max_scalars - 1) / f.max_scalars);
+          int const ahead = f.r == 1 && f.runs == 1 && !f.every_h ? pixels * (to - from) : 0;
+          float const* const next_x = row + long(q0 + ahead) * f.c;
+          float const* const next_dy = dy + (from - begin) * f.y_pitch + (q0 + ahead) * f.y_step + k_first;
+          int tile = 0;
+          pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
+            pieces(k_end - k_first, f.max_scalars, [&](int k, int scalars) {
+              for (int i = int(long(ahead) * tile / tiles), end_ahead = int(long(ahead) * (tile + 1) / tiles); i < end_ahead; ++i) {
+                for (int at = 0; at < f.run; at += 16) __builtin_prefetch(next_x + long(i) * f.c + at, 0, 2);
+                for (int at = 0; at < k_end - k_first; at += 16) __builtin_prefetch(next_dy + i * f.y_step + at, 0, 2);
+              }
+              ++tile;
+              outer_for(f.lanes, vectors, 1, scalars)({row + long(q0) * f.stride_w * f.c + v * f.lanes, dy + (from - begin) * f.y_pitch + q0 * f.y_step + k_first + k,
+                                                       long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.y_step, f.y_pitch, 0, to - from, pixels,
+                                                       sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
+            });
           });
         });
       }
@@ -341,10 +369,18 @@ namespace {
 long rounded(long n, long to) { return (n + to - 1) / to * to; }
 
 DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
-  ConvProblem const p = flattened(problem);
+  ConvProblem p = flattened(problem);
+  DirectFilter f{};
+  if (p.r == 1 && p.s == 1 && (p.stride_h > 1 || p.stride_w > 1) && !p.pad_top && !p.pad_left && p.load_dy.unpool.kind == PoolSlot::none &&
+      long(p.q()) * p.c <= long(direct_stage_floats)) {
+    f.every_h = p.stride_h, f.every_w = p.stride_w, f.image_h = p.h, f.image_w = p.w;
+    int const rows = p.p(), columns = p.q();
+    p.h = rows, p.w = columns;
+    p.pad_bottom = p.pad_right = 0;
+    p.stride_h = p.stride_w = 1;
+  }
   auto const& kernels = FALCONET_KERNELS(isa, direct_filter);
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
-  DirectFilter f{};
   f.images = p.n, f.h = p.h, f.w = p.w, f.c = p.c, f.p = p.p(), f.q = p.q(), f.k = p.k, f.r = p.r, f.s = p.s;
   int const columns = (f.q - 1) * p.stride_w + (f.s - 1) * p.dilation_w + 1;   // of x that are met
   f.stride_h = p.stride_h, f.stride_w = p.stride_w, f.dilation_h = p.dilation_h, f.dilation_w = p.dilation_w;
@@ -386,17 +422,20 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   f.y_step = f.lanes_over_k ? f.row_floats : f.k;
   f.y_pitch = f.y_step * f.q;
   bool const reads_beyond = !f.lanes_over_k && f.row_floats != f.run;
-  f.stage_x = f.pad_left || columns > f.w || reads_beyond || ((f.lanes_over_k || f.unpool) && (f.pad_top || p.pad_bottom));
+  f.stage_x = f.every_h || f.pad_left || columns > f.w || reads_beyond || ((f.lanes_over_k || f.unpool) && (f.pad_top || p.pad_bottom));
   f.x_pitch = long(f.stage_x ? columns : f.w) * f.c;
 
   auto const x_rows = [&](int band) { return (band * std::max(1, f.unpool) - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1; };
-  long const limit = long(direct_stage_floats) / 4;
+  f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
+  // The sums of a task are read and written for each band: where rows have few pixels, bands are as large as L2 and the stage allow.
+  bool const short_rows = f.q < 48 && !f.stage_y && !f.unpool;
+  long const limit = long(direct_stage_floats) / 4, x_limit = short_rows ? long(direct_stage_floats) * 7 / 8 : limit;
+  long const y_floats = short_rows ? long(f.q) * f.k_block : f.y_pitch;
   f.band = f.p;
-  while (f.band > 1 && (x_rows(f.band) * f.x_pitch > limit || f.band * f.y_pitch > limit || (f.unpool && f.band * f.q > 1024) || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
+  while (f.band > 1 && (x_rows(f.band) * f.x_pitch > x_limit || f.band * y_floats > limit || (f.unpool && f.band * f.q > 1024) || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
   f.bands = (f.p + f.band - 1) / f.band;
   f.x_rows = x_rows(f.band);
 
-  f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
   f.k_blocks = (f.k + f.k_block - 1) / f.k_block;
   f.part_floats = (f.lanes_over_k ? long(f.r) * f.runs * f.run : long(f.k) * f.r * f.runs) * f.row_floats + f.k;
   long const by_memory = std::max<long>(1, (8 << 20) / (4 * f.part_floats));
