@@ -3,7 +3,7 @@
 Each row: model, batch, precision, mode (eager | compile | graph), ms per training step
 (forward + loss + backward + SGD-momentum update) and images/s; median over CUDA-event windows.
 Inputs are random, labels random; data loading is left out.
-Usage: python3 pytorch_gpu.py [--only SUBSTRING,...] [--modes eager,graph,compile,compile-ro,compile-ma]
+Usage: python3 pytorch_gpu.py [--only SUBSTRING,...] [--modes eager,graph,compile,compile-ro,compile-ma] [--layer-precisions bf16]
 """
 import argparse, json, os, statistics, sys, time
 import torch, torch.nn as nn, torch.nn.functional as F
@@ -13,6 +13,7 @@ ap = argparse.ArgumentParser()
 ap.add_argument("--only", default="")
 ap.add_argument("--skip", default="")
 ap.add_argument("--modes", default="eager,graph,compile", help="of eager, graph, compile, compile-ro (reduce-overhead), compile-ma (max-autotune)")
+ap.add_argument("--layer-precisions", default="bf16,tf32,fp32", help="of the single layers")
 ap.add_argument("--budget", type=float, default=540.0)
 args = ap.parse_args()
 T0 = time.time()
@@ -157,7 +158,7 @@ LAYERS = [(256,3,224,64,7,2,3,1),(256,64,56,64,3,1,1,1),(256,64,56,256,1,1,0,1),
           (128,512,28,512,3,1,1,1),(256,96,112,96,3,2,1,96),(256,144,56,144,3,1,1,144),(1024,16,32,16,3,1,1,1),
           (1024,64,31,64,3,1,1,1),(512,256,15,256,3,1,1,1)]
 def run_layers():
-    for prec in ("bf16", "tf32", "fp32"):
+    for prec in args.layer_precisions.split(","):
         torch.backends.cudnn.allow_tf32 = prec != "fp32"
         dt = torch.bfloat16 if prec == "bf16" else torch.float32
         for (n, c, h, k, r, s, p, g) in LAYERS:
