@@ -244,17 +244,20 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
 // db[k]: the sums of all blocks that touched tiles of k's rows, in order; a warp per k.
 template <class F>
 __device__ void add_bias_partials(float const* partial, float* db, int row_tile, int tiles, int splits, int blocks, int chunks, int box_tiles, int filters) {
-  int const row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, k = row_tile * F::filters + row;
-  if (row >= F::filters || k >= filters) return;
+  int const lane = threadIdx.x % 32;
   std::int64_t const units = std::int64_t(tiles) * chunks, of_row = std::int64_t(box_tiles) * chunks;
   int const first = splits ? 0 : block_of(row_tile * of_row, units, blocks), count = splits ? box_tiles * splits : block_of((row_tile + 1) * of_row - 1, units, blocks) - first + 1;
-  double sum = 0;
-  for (int i = lane; i < count; i += 32) {
-    int const slot = splits ? i / box_tiles * tiles + row_tile * box_tiles + i % box_tiles : first + i + row_tile;
-    sum += double(__ldcg(partial + std::int64_t(slot) * F::filters + row));
+  for (int row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32; row < F::filters; row += gridDim.x * 8) {
+    int const k = row_tile * F::filters + row;
+    if (k >= filters) return;
+    double sum = 0;
+    for (int i = lane; i < count; i += 32) {
+      int const slot = splits ? i / box_tiles * tiles + row_tile * box_tiles + i % box_tiles : first + i + row_tile;
+      sum += double(__ldcg(partial + std::int64_t(slot) * F::filters + row));
+    }
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    if (lane == 0) db[k] = float(sum);
   }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (lane == 0) db[k] = float(sum);
 }
 
 // Adds the partials of each tile: with g = blockDim.y, thread (x, y) takes four sums of every g-th partial from y on, then the g are added
