@@ -6,7 +6,8 @@
 namespace falconet {
 
 // 4 rows of a warpgroup's result, width + 2 pixels apart, become 2 of width / 2: to `staging` as bf16 [pixel][64] (128-byte swizzle), after pooled_bytes
-// the winners [pixel][64]. A lane's pairs of pixels are neighbours in a row; the row below lies 58 pixels on, that is with the next of the four lanes that share its channels.
+// the winners [pixel][64]. A lane's pairs of pixels are neighbours in a row; the row below lies 58 pixels on, that is with the next of the four
+// lanes that share its channels.
 template <int width>
 constexpr int pooled_bytes = width * 128;
 template <int width>

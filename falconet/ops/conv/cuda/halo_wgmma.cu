@@ -7,7 +7,8 @@
 //     More than 64 filters forward are parts of 64, each block's its own.
 //   filter gradient: dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel + tap][c]: tiles of 4 x 56 pixels, dy padded with zeros to rows
 //     of 58; three warpgroups, one per filter row; a block sums over all its tiles, the blocks' sums are added in order.
-// Limits: 64 channels both ways; forward without statistics any multiple of 64 filters. Images whose width is no multiple of 56 or whose height is no multiple of 8 waste the rest of a tile.
+// Limits: 64 channels both ways; forward without statistics any multiple of 64 filters. Images whose width is no multiple of 56 or whose height
+// is no multiple of 8 waste the rest of a tile.
 // Cost: 2*9*64*64 operations per pixel of the tiles; bytes: x and y once (the halo from L2).
 #include <algorithm>
 #include <cmath>
@@ -489,7 +490,9 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
   bool const filter = p.direction == Direction::bwd_filter;
   double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
-  int const beside = p.store.pool.kind != PoolSlot::none ? 1 : p.direction != Direction::bwd_data ? 0 : int(p.store.residual) + int(p.store.mask != Mask::none) + int(p.store.stats == Stats::dot_other);
+  auto const& s = p.store;
+  int const read = p.direction != Direction::bwd_data ? 0 : int(s.residual) + int(s.mask != Mask::none) + int(s.stats == Stats::dot_other);
+  int const beside = s.pool.kind != PoolSlot::none ? 1 : read;   // pooling takes about as long
   return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : 6.3e-6 + 1.7e-6 * beside), bytes_of(p.operands()) / 3.9e12);
 }
 

@@ -6,7 +6,8 @@
 // into equal shares, one per block: either aligned to the tiles (`splits` blocks per tile; blocks that share pixels run in step, so that L2
 // serves them once), or in one line (stream-K with a fixed map), so that any number of tiles keeps all blocks busy. A block writes the f32
 // partial sum of every tile that it touches, and a second kernel adds the partials of a tile in a fixed order. No atomics: the same bytes
-// every time. Short sums over many tiles are not cut (`whole`): blocks take whole tiles, and store dw themselves. The bias gradient is the sum of dy's chunks, each taken by one of the tiles that read it, in turn.
+// every time. Short sums over many tiles are not cut (`whole`): blocks take whole tiles, and store dw themselves. The bias gradient is the sum of
+// dy's chunks, each taken by one of the tiles that read it, in turn.
 // Cost: 2 n p q k c r s operations; bytes: x once per 64..256 filters and dy once per tile column, mostly from L2; partials (blocks +
 // tiles) x tile x 4 bytes.
 #include <algorithm>
@@ -246,7 +247,8 @@ template <class F>
 __device__ void add_bias_partials(float const* partial, float* db, int row_tile, int tiles, int splits, int blocks, int chunks, int box_tiles, int filters) {
   int const lane = threadIdx.x % 32;
   std::int64_t const units = std::int64_t(tiles) * chunks, of_row = std::int64_t(box_tiles) * chunks;
-  int const first = splits ? 0 : block_of(row_tile * of_row, units, blocks), count = splits ? box_tiles * splits : block_of((row_tile + 1) * of_row - 1, units, blocks) - first + 1;
+  int const first = splits ? 0 : block_of(row_tile * of_row, units, blocks);
+  int const count = splits ? box_tiles * splits : block_of((row_tile + 1) * of_row - 1, units, blocks) - first + 1;
   for (int row = blockIdx.x * 8 + (threadIdx.y * blockDim.x + threadIdx.x) / 32; row < F::filters; row += gridDim.x * 8) {
     int const k = row_tile * F::filters + row;
     if (k >= filters) return;
