@@ -21,7 +21,7 @@ constexpr Verb verbs[] = {
     {"summary", "layers, shapes, parameters, memory and plan of a network", "summary model=resnet20 batch=128"},
     {"bench conv", "algorithms of an operation side by side (also gemm, pool ...)", "bench conv problems=li2019"},
     {"bench train", "time of a training step", "bench train model=mnist_cnn batch=64"},
-    {"bench predict", "time of a prediction", "bench predict model=mnist_cnn batch=1"},
+    {"bench predict", "time of a prediction (on a GPU, of several in flight)", "bench predict model=mnist_cnn batch=1"},
     {"checks", "what this machine offers, and what falconet would use", "checks"},
     {"help", "this page, or the settings of a verb", "help train", "a verb"},
 };
