@@ -95,10 +95,9 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
 
 }  // namespace
 
-int tiles_of(ConvProblem const& p, Launch l) { return int((std::int64_t(p.n) * p.h * p.w + l.pixels - 1) / l.pixels); }
 int blocks_of(ConvProblem const& p) {
-  Launch const l = p.direction == Direction::fwd ? forward_launch(p) : gradients_launch(p);
-  return std::min(tiles_of(p, l), multiprocessors * l.blocks);
+  std::int64_t const tiles = (std::int64_t(p.n) * p.h * p.w + pixels - 1) / pixels;
+  return int(std::min<std::int64_t>(tiles, multiprocessors * (p.direction == Direction::fwd ? forward_blocks(p) : gradient_blocks(p))));
 }
 
 }  // namespace pointwise_mma
