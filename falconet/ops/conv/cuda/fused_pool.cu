@@ -35,6 +35,10 @@ struct Operands {
   float* partial;
 };
 
+__device__ __forceinline__ float clip(Activation act, float v) {   // none, relu or relu6
+  if (act != Activation::none && v < 0) v = 0;
+  return act == Activation::relu6 && v > 6 ? 6 : v;
+}
 // Pixel of y that row `row` of the product means.
 __device__ __forceinline__ Pixel pixel_of_row(Windows const& v, int row) {
   Pixel at;
@@ -146,12 +150,13 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
         float u = sum[i][j];
         if (slots.store == Affine::scale_shift) u = a.affine[n] * u + a.affine[g.columns + n];
         if (slots.bias) u += a.bias[n];
-        float const y = activate(slots.act, u);
+        float const y = clip(slots.act, u);
         if (winner < 0 || y > best || y != y) best = y, before = u, winner = i;
       }
       std::int64_t const at = std::int64_t((m0 + my_m) / 4) * g.columns + n;
       falconet::put(a.y[at], best);
-      a.winner[at] = activation_derivative(slots.act, before) == 0 ? no_winner : std::uint8_t(winner);
+      bool const flat = slots.act != Activation::none && (before <= 0 || (slots.act == Activation::relu6 && before >= 6));
+      a.winner[at] = flat ? no_winner : std::uint8_t(winner);
     } else {
 #pragma unroll
       for (int i = 0; i < per; ++i) {
@@ -222,6 +227,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (pool.kind != PoolSlot::max || pool.size != 2) return "only where results are pooled, by windows of 2x2";
   if (p.load_x != OnLoad{} || p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of operands but unpooling";
   auto const& s = p.store;
+  if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "activations other than relu and relu6";
   if (s.stats != Stats::none || s.affine == Affine::two_operand || s.mask == Mask::relu6) return "statistics, or a mask of relu6";
   if (p.direction == Direction::bwd_data && (s.bias || s.affine != Affine::none || s.act != Activation::none))
     return "slots of the data gradient but residual and mask";

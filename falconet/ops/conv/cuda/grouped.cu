@@ -43,6 +43,10 @@ struct Pointers {
   E* to;
 };
 
+__device__ __forceinline__ float clip(Activation act, float v) {   // none, relu or relu6
+  if (act != Activation::none && v < 0) v = 0;
+  return act == Activation::relu6 && v > 6 ? 6 : v;
+}
 // to[tap][j][o]: o a result, j a channel of its group; w lies as [k][tap][c of the group]. data: results are channels of x, taps turned round if `turned`.
 template <class E>
 __global__ void __launch_bounds__(threads)
@@ -141,7 +145,7 @@ __global__ void __launch_bounds__(threads) grouped(Geometry const g, Slots const
       if (slots.affine == Affine::scale_shift) y = a.affine[o + f] * y + a.affine[g.out + o + f];
       if (slots.bias) y += a.bias[o + f];
       if (slots.residual) y += load(a.residual[at + f]);
-      if (slots.act != Activation::none) y = activate(slots.act, y);
+      y = clip(slots.act, y);
       if (slots.mask != Mask::none && !passes(slots.mask, load(a.mask[at + f]))) y = 0;
       put(out.e[f], y);
     }
@@ -205,7 +209,7 @@ int vector_of(ConvProblem const& p) { return p.c / p.groups % 4 == 0 && p.k / p.
 // Taps of a row known when compiled, or 0.
 int fast_taps(ConvProblem const& p) {
   if (p.dilation_h != 1 || p.dilation_w != 1 || p.stride_h != p.stride_w || p.stride_h > 2) return 0;
-  if (p.s != 3 && !(p.s == 5 && p.stride_h == 1)) return 0;
+  if (vector_of(p) == 1 || (p.s != 3 && !(p.s == 5 && p.stride_h == 1))) return 0;
   return p.direction == Direction::bwd_data && p.stride_h > 1 ? 0 : p.s;
 }
 int strip_of(ConvProblem const& p) {
@@ -250,6 +254,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   auto const& s = p.store;
   if (s.pool.kind != PoolSlot::none || s.stats != Stats::none) return "pooling and statistics";
   if (s.affine == Affine::two_operand) return "an affine that makes no sense here";
+  if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "activations other than relu and relu6";
   if (filter_gradient(p) && !(s == OnStore{})) return "slots of the filter gradient";
   constexpr std::int64_t most = std::int64_t(1) << 31;
   if (std::int64_t(p.n) * p.c * p.h * p.w >= most || std::int64_t(p.n) * p.k * p.p() * p.q() >= most ||
@@ -293,7 +298,8 @@ void launch(ConvProblem const& p, ConvArgs const& args, float* memory, cudaStrea
   if (filter_gradient(p)) {
     auto const parts = parts_of(p);
     int const c_vectors = p.c / p.groups / v;
-    auto const kernel = taps == 3 ? grouped_filter<E, v, 3> : taps == 5 ? grouped_filter<E, v, 5> : grouped_filter<E, v, 0>;
+    auto kernel = grouped_filter<E, v, 0>;
+    if constexpr (v > 1) kernel = taps == 3 ? grouped_filter<E, v, 3> : taps == 5 ? grouped_filter<E, v, 5> : kernel;
     kernel<<<dim3(unsigned(parts.blocks_x), unsigned(parts.blocks_y), unsigned(parts.parts)), threads, 0, stream>>>(
         g, p.n, c_vectors, parts.items, parts.rows, args.x.as<E>(), args.y.as<E>(), memory);
     int const elements = p.k * (p.c / p.groups) * p.r * p.s;
@@ -308,8 +314,10 @@ void launch(ConvProblem const& p, ConvArgs const& args, float* memory, cudaStrea
                       args.store_affine.as<float>(),    (data ? args.x : args.y).as<E>()};
   auto kernel = grouped<E, v, 0, 1, 4>;
   bool const wide = strip_of(p) == 8;
-  if (taps == 3) kernel = p.stride_h == 2 ? grouped<E, v, 3, 2, 4> : wide ? grouped<E, v, 3, 1, 8> : grouped<E, v, 3, 1, 4>;
-  if (taps == 5) kernel = wide ? grouped<E, v, 5, 1, 8> : grouped<E, v, 5, 1, 4>;
+  if constexpr (v > 1) {
+    if (taps == 3) kernel = p.stride_h == 2 ? grouped<E, v, 3, 2, 4> : wide ? grouped<E, v, 3, 1, 8> : grouped<E, v, 3, 1, 4>;
+    if (taps == 5) kernel = wide ? grouped<E, v, 5, 1, 8> : grouped<E, v, 5, 1, 4>;
+  }
   kernel<<<unsigned((g.all + threads - 1) / threads), threads, 0, stream>>>(g, slots, a);
 }
 

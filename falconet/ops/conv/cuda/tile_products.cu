@@ -165,7 +165,7 @@ void launch(Products const& p, cudaStream_t stream) {
 double seconds_with(Tile t, std::int64_t m, std::int64_t n, std::int64_t sum, int elements, int parts, bool across) {
   double const blocks = std::ceil(double(m) / t.m) * std::ceil(double(n) / t.n) * elements * parts, together = 16384.0 / (t.m * t.n),
                at_once = 132 * together;
-  double const rate = (t.m * t.n >= 16384 ? 0.19e12 : t.m * t.n >= 8192 ? 0.205e12 : 0.215e12) * (across ? 0.9 : 1);   // multiply-adds
+  double const rate = (t.m * t.n >= 16384 ? 0.235e12 : t.m * t.n >= 8192 ? 0.26e12 : 0.28e12) * (across ? 0.9 : 1);   // multiply-adds
   double const each = double(t.m) * t.n * (std::ceil(double(sum) / parts / depth) * depth + 24) * together / rate;
   return std::max(blocks / at_once, 1.0) * each * 0.7 + std::ceil(blocks / at_once) * each * 0.3;
 }
