@@ -42,7 +42,7 @@ std::string bench_picture(std::string const& title, std::vector<BenchRow> const&
 }
 
 std::string search_picture(std::string const& title, std::vector<BenchRow> const& rows) {
-  svg::HeatMap map{.title = title + ", percent of the fastest", .x_label = "problem", .y_label = "algorithm and launch parameters", .rows = {}, .columns = {}, .least_cell = 20, .name_room = 420};
+  svg::HeatMap map{.title = "percent of the fastest, " + title, .x_label = "problem", .y_label = "algorithm and launch parameters", .rows = {}, .columns = {}, .least_cell = 20, .name_room = 420};
   auto const index_in = [](std::vector<std::string>& list, std::string const& name) {
     auto const at = std::find(list.begin(), list.end(), name);
     if (at != list.end()) return std::size_t(at - list.begin());

@@ -15,7 +15,7 @@ constexpr char const* ink = "#24292f";
 constexpr char const* faint = "#6b7280";
 constexpr char const* grid = "#e5e7eb";
 constexpr std::array colours{"#2f6fde", "#e8702a", "#2a9d5c", "#b34fc5", "#d9a406", "#1fa3b8", "#d6336c", "#7a6a58", "#6fa8ff", "#5b5f97",
-                              "#9aa63a", "#0b3d91", "#f4a6a0", "#00695c", "#8d5524", "#c7b3e5", "#546e7a", "#ff5d5d", "#3cc9a7", "#4a148c"};
+                              "#9aa63a", "#0b3d91", "#f4a6a0", "#00695c", "#8d5524", "#c7b3e5", "#546e7a", "#ff5d5d", "#3cc9a7", "#4a148c", "#b5651d", "#2e4057", "#e0b0ff", "#66a61e"};
 char const* colour(std::size_t i) { return colours[i % colours.size()]; }
 
 constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
