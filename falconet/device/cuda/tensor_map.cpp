@@ -30,7 +30,7 @@ void check_encoded(CUresult result, char const* what) {
 }  // namespace
 
 CUtensorMap tiled_map(void const* data, std::initializer_list<std::int64_t> dims, std::initializer_list<std::int64_t> strides, std::initializer_list<int> box,
-                      int swizzle_bytes) {
+                      int swizzle_bytes, bool promotes) {
   static auto const encode = entry_point<PFN_cuTensorMapEncodeTiled_v12000>("cuTensorMapEncodeTiled");
   cuuint64_t size[5] = {}, pitch[5] = {};
   cuuint32_t extent[5] = {}, step[5] = {1, 1, 1, 1, 1};
@@ -42,7 +42,8 @@ CUtensorMap tiled_map(void const* data, std::initializer_list<std::int64_t> dims
   for (auto b : box) extent[i++] = cuuint32_t(b);
   CUtensorMap map{};
   check_encoded(encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, cuuint32_t(dims.size()), const_cast<void*>(data), size, pitch, extent, step,
-                       CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(swizzle_bytes), CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
+                       CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle_of(swizzle_bytes), promotes ? CU_TENSOR_MAP_L2_PROMOTION_L2_128B : CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
                 "cuTensorMapEncodeTiled");
   return map;
 }

@@ -10,9 +10,9 @@ namespace falconet {
 
 // A box of up to five dimensions, innermost first, of bf16 elements. dims in elements; strides in elements for dimensions 1.. (each a
 // multiple of 8); box in elements. Elements out of bounds read 0 and are not written. swizzle_bytes: 0, 32, 64 or 128, at least the
-// bytes of box[0].
+// bytes of box[0]. promotes: reads bring whole 128-byte lines into L2; without, the 32-byte sectors that are asked for.
 CUtensorMap tiled_map(void const* data, std::initializer_list<std::int64_t> dims, std::initializer_list<std::int64_t> strides,
-                      std::initializer_list<int> box, int swizzle_bytes = 128);
+                      std::initializer_list<int> box, int swizzle_bytes = 128, bool promotes = true);
 
 // A walk over pixels (w, then h, then n) of an n,h,w,c tensor of bf16, possibly a sub-lattice of a larger one. The walk covers, per
 // image, rows lower_h .. h-1+upper_h and columns lower_w .. w-1+upper_w in steps of stride; pixels outside the image read 0.

@@ -118,7 +118,7 @@ inline int lanes_wide(int lanes) { return 32 / lanes * columns; }   // columns o
 Walk walk_of(ConvProblem const&, Way const&);
 // A tensor n, h, w, c in boxes of a warp's channels, so many columns and rows.
 inline CUtensorMap map_of(void const* data, ConvProblem const& p, int h, int w, int lanes, int wide, int tall) {
-  return tiled_map(data, {p.c, w, h, p.n}, {p.c, std::int64_t(w) * p.c, std::int64_t(h) * w * p.c}, {2 * lanes, wide, tall, 1}, 0);
+  return tiled_map(data, {p.c, w, h, p.n}, {p.c, std::int64_t(w) * p.c, std::int64_t(h) * w * p.c}, {2 * lanes, wide, tall, 1}, 0, false);
 }
 
 void launch_forward(ConvProblem const&, Way const&, ConvArgs const&, float* partial, cudaStream_t);

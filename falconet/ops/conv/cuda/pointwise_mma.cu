@@ -95,9 +95,10 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
 
 }  // namespace
 
+int tiles_of(ConvProblem const& p, Launch l) { return int((std::int64_t(p.n) * p.h * p.w + l.pixels - 1) / l.pixels); }
 int blocks_of(ConvProblem const& p) {
-  std::int64_t const tiles = (std::int64_t(p.n) * p.h * p.w + pixels - 1) / pixels;
-  return int(std::min<std::int64_t>(tiles, multiprocessors * (p.direction == Direction::fwd ? forward_blocks(p) : gradient_blocks(p))));
+  Launch const l = p.direction == Direction::fwd ? forward_launch(p) : gradients_launch(p);
+  return std::min(tiles_of(p, l), multiprocessors * l.blocks);
 }
 
 }  // namespace pointwise_mma

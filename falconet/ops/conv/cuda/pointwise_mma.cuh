@@ -1,4 +1,4 @@
-// What the kernels of pointwise_mma share: tiles of 64 pixels in shared memory, and how a block's threads move vectors of 8 channels.
+// What the kernels of pointwise_mma share: tiles of 32 to 128 pixels in shared memory, and how a block's threads move vectors of 8 channels.
 #pragma once
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"
@@ -9,7 +9,6 @@
 
 namespace falconet::pointwise_mma {
 
-constexpr int pixels = 64, threads = 256, warps = threads / 32;       // of a tile, of a block: two warps share 16 pixels
 constexpr int most_shared = 227 << 10;
 
 constexpr int whole(int channels) { return (channels + 15) / 16 * 16; }
@@ -17,17 +16,17 @@ constexpr int whole(int channels) { return (channels + 15) / 16 * 16; }
 constexpr int pitch(int channels) { return whole(channels) * 2 + 16; }
 
 // The vectors of 8 channels that a thread moves: always the same channels, of rows `apart` from one another.
-template <int channels>
+template <int pixels_, int threads, int channels_>
 struct Vectors {
-  static constexpr int across = channels / 8, apart = threads / across, turns = (pixels + apart - 1) / apart;
+  static constexpr int pixels = pixels_, channels = channels_, across = channels / 8, apart = threads / across, turns = (pixels + apart - 1) / apart;
   int vector, first;                                                   // first >= pixels: none
   FALCONET_DEVICE Vectors() : vector(threadIdx.x % across), first(int(threadIdx.x) / across < apart ? threadIdx.x / across : pixels) {}
 };
-template <int channels, class Each>   // each(row, its number)
-FALCONET_DEVICE void for_rows(Vectors<channels> const& v, Each const& each) {
+template <class V, class Each>   // each(row, its number)
+FALCONET_DEVICE void for_rows(V const& v, Each const& each) {
 #pragma unroll
-  for (int i = 0; i < Vectors<channels>::turns; ++i)
-    if (int const row = v.first + i * Vectors<channels>::apart; row < pixels) each(row, i);
+  for (int i = 0; i < V::turns; ++i)
+    if (int const row = v.first + i * V::apart; row < V::pixels) each(row, i);
 }
 
 FALCONET_DEVICE void copy_16(std::uint32_t to, void const* from, bool read) {
@@ -37,9 +36,10 @@ FALCONET_DEVICE void copies_end() { asm volatile("cp.async.commit_group;" ::: "m
 template <int others>   // all groups of copies but the youngest
 FALCONET_DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(others) : "memory"); }
 // A tile of a tensor of so many channels; pixels at or past `end` as zeros.
-template <int channels>
+template <class V>
 FALCONET_DEVICE void fetch(std::uint32_t to, bf16 const* from, std::int64_t pixel, std::int64_t end) {
-  Vectors<channels> const v;
+  constexpr int channels = V::channels;
+  V const v;
   bf16 const* const mine = from + pixel * channels + v.vector * 8;
   for_rows(v, [&](int row, int) {
     bool const read = pixel + row < end;
@@ -51,30 +51,30 @@ FALCONET_DEVICE uint4 read_16(std::uint32_t at) {
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
   return v;
 }
-// each(row, a's vector, b's vector) for a thread's vectors of two tiles, four read before the first is needed.
-template <int channels, class Each>
-FALCONET_DEVICE void for_pairs(Vectors<channels> const& v, std::uint32_t a, std::uint32_t b, Each const& each) {
-  constexpr int turns = Vectors<channels>::turns, batch = turns < 4 ? turns : 4;
+// each(row, a's vector, b's vector) for a thread's vectors of two tiles, some read before the first is needed.
+template <class V, class Each>
+FALCONET_DEVICE void for_pairs(V const& v, std::uint32_t a, std::uint32_t b, Each const& each) {
+  constexpr int turns = V::turns, batch = turns < 4 ? turns : V::pixels == 32 ? 2 : 4;   // few pixels: registers are dear
 #pragma unroll
   for (int begin = 0; begin < turns; begin += batch) {
     uint4 of_a[batch], of_b[batch];
 #pragma unroll
     for (int i = 0; i < batch; ++i) {
       if (begin + i >= turns) continue;
-      int const row = v.first + (begin + i) * Vectors<channels>::apart, at = (row < pixels ? row : 0) * pitch(channels) + v.vector * 16;
+      int const row = v.first + (begin + i) * V::apart, at = (row < V::pixels ? row : 0) * pitch(V::channels) + v.vector * 16;
       of_a[i] = read_16(a + at);
       if (b) of_b[i] = read_16(b + at);
     }
 #pragma unroll
     for (int i = 0; i < batch; ++i) {
       if (begin + i >= turns) continue;
-      int const row = v.first + (begin + i) * Vectors<channels>::apart;
-      if (row < pixels) each(row, of_a[i], of_b[i]);
+      int const row = v.first + (begin + i) * V::apart;
+      if (row < V::pixels) each(row, of_a[i], of_b[i]);
     }
   }
 }
-template <int channels, class Each>   // each(row, vector)
-FALCONET_DEVICE void for_vectors(Vectors<channels> const& v, std::uint32_t tile, Each const& each) {
+template <class V, class Each>   // each(row, vector)
+FALCONET_DEVICE void for_vectors(V const& v, std::uint32_t tile, Each const& each) {
   for_pairs(v, tile, 0, [&](int row, uint4 a, uint4) { each(row, a); });
 }
 FALCONET_DEVICE void write_16(std::uint32_t at, uint4 v) {
@@ -101,7 +101,7 @@ FALCONET_DEVICE float clip(float v, float least, float most) {
 // The filter [K][C] in shared memory, rows of pitch(C), what is beyond K or C zero; an f32 filter is rounded first.
 template <int C, int K>
 FALCONET_DEVICE void place_filter(char* to, void const* filter, bool f32) {
-  for (int i = threadIdx.x; i < whole(K) * whole(C) / 2; i += threads) {
+  for (int i = threadIdx.x; i < whole(K) * whole(C) / 2; i += blockDim.x) {
     int const k = i / (whole(C) / 2), c = i % (whole(C) / 2) * 2;
     std::uint32_t v = 0;
     if (k < K && c < C) {
@@ -116,7 +116,7 @@ FALCONET_DEVICE void place_filter(char* to, void const* filter, bool f32) {
   }
 }
 // Zeros in the channels that fill up a tile's rows; nothing writes there again.
-template <int channels>
+template <int channels, int pixels>
 FALCONET_DEVICE void clear_rest(std::uint32_t tile) {
   if constexpr (channels % 16)
     if (threadIdx.x < pixels) write_16(tile + threadIdx.x * pitch(channels) + channels * 2, make_uint4(0, 0, 0, 0));
@@ -127,19 +127,20 @@ FALCONET_DEVICE int rows_first(int pitch) { int const lane = threadIdx.x % 32; r
 FALCONET_DEVICE int columns_first(int pitch) { int const lane = threadIdx.x % 32; return ((lane & 7) + (lane >> 4) * 8) * pitch + (lane >> 3 & 1) * 16; }
 
 // Adds the threads' sums of 8 channels in the order of the rows and writes them: partial[sets][channels]. memory: shared, free, sets * threads * 32 bytes.
-template <int channels, int sets>
+template <class V, int sets>
 FALCONET_DEVICE void add_rows(float (&sum)[sets][8], float* memory, float* partial) {
-  Vectors<channels> const v;
+  constexpr int channels = V::channels, pixels = V::pixels;
+  V const v;
   __syncthreads();
   if (v.first < pixels)
 #pragma unroll
     for (int set = 0; set < sets; ++set)
 #pragma unroll
-      for (int e = 0; e < 8; ++e) memory[(set * v.apart + v.first) * channels + v.vector * 8 + e] = sum[set][e];
+      for (int e = 0; e < 8; ++e) memory[(set * V::apart + v.first) * channels + v.vector * 8 + e] = sum[set][e];
   __syncthreads();
-  for (int i = threadIdx.x; i < sets * channels; i += threads) {
+  for (int i = threadIdx.x; i < sets * channels; i += blockDim.x) {
     float total = 0;
-    for (int row = 0; row < (v.apart < pixels ? v.apart : pixels); ++row) total += memory[(i / channels * v.apart + row) * channels + i % channels];
+    for (int row = 0; row < (V::apart < pixels ? V::apart : pixels); ++row) total += memory[(i / channels * V::apart + row) * channels + i % channels];
     partial[i] = total;
   }
 }
@@ -147,7 +148,11 @@ FALCONET_DEVICE void add_rows(float (&sum)[sets][8], float* memory, float* parti
 // Whether the kernels are built for these channels of x and y.
 bool has_forward(int c, int k);
 bool has_gradients(int c, int k, bool loads_x);
-int forward_blocks(ConvProblem const&), gradient_blocks(ConvProblem const&);   // of a multiprocessor
+struct Launch {
+  int pixels, blocks;                                                  // of a tile; of a multiprocessor
+};
+Launch forward_launch(ConvProblem const&), gradients_launch(ConvProblem const&);
+int tiles_of(ConvProblem const&, Launch);
 int blocks_of(ConvProblem const&);
 void launch_forward(ConvProblem const&, ConvArgs const&, float* partial, cudaStream_t);
 void launch_gradients(ConvProblem const&, ConvArgs const&, float* partial, cudaStream_t);

@@ -1,5 +1,5 @@
 // 1x1 convolution forward between few and many channels: y[pixel][k] = sum over c of z[pixel][c] w[k][c], z = act(scale x + shift) as it is read (load_x), or x;
-// and the sums of y and y*y. A tile of 64 pixels comes to shared memory, z replaces x there, a warp multiplies 16 pixels by the filter, and y passes shared
+// and the sums of y and y*y. A tile of pixels comes to shared memory, z replaces x there, a warp multiplies 16 pixels by the filter, and y passes shared
 // memory so that it is stored, and summed, by whole vectors.
 #include <cmath>
 
@@ -24,15 +24,21 @@ struct Work {
 
 template <int C, int K>
 struct Shape {
+  static constexpr int pixels = C * K > 8192 ? 32 : C * K > 512 ? 64 : 128, threads = 256, warps = threads / 32;   // fewer where the filter takes much room
+  using X = Vectors<pixels, threads, C>;
+  using Y = Vectors<pixels, threads, K>;
   static constexpr int x = pixels * pitch(C), y = pixels * pitch(K), filter = whole(K) * pitch(C);
   static constexpr int total = 2 * x + y + filter + 4 * 2 * C, sums = 2 * threads * 32, shared = total > sums ? total : sums;
   static constexpr int fit = most_shared / (shared + 1024), blocks = fit > 4 ? 4 : fit;
 };
 
 template <int C, int K>
-__global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __grid_constant__ Work w) {
+__global__ void __launch_bounds__(Shape<C, K>::threads, Shape<C, K>::blocks) forward(const __grid_constant__ Work w) {
   using F = Shape<C, K>;
+  using X = typename F::X;
+  using Y = typename F::Y;
   using namespace ptx;
+  constexpr int pixels = F::pixels, row_blocks = pixels / 16, parts = F::warps / row_blocks;
   extern __shared__ __align__(128) char memory[];
   std::uint32_t const stages = shared_address(memory), y = stages + 2 * F::x, filter = y + F::y;
   float* const vectors = reinterpret_cast<float*>(memory + 2 * F::x + F::y + F::filter);
@@ -40,15 +46,15 @@ __global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __
   wait_for_work_ahead();
   place_filter<C, K>(memory + 2 * F::x + F::y, w.filter, w.filter_f32);
   if (w.load_x)
-    for (int i = threadIdx.x; i < 2 * C; i += threads) vectors[i] = w.load_x[i];
-  clear_rest<C>(stages), clear_rest<C>(stages + F::x);
+    for (int i = threadIdx.x; i < 2 * C; i += F::threads) vectors[i] = w.load_x[i];
+  clear_rest<C, pixels>(stages), clear_rest<C, pixels>(stages + F::x);
   std::int64_t const valid = w.sums ? std::int64_t(w.step->valid_count) * w.of_image : 0, counted = valid < w.pixels ? valid : w.pixels;
   float sum[2][8] = {};
-  Vectors<C> const of_x;
-  Vectors<K> const of_y;
+  X const of_x;
+  Y const of_y;
 
   auto const start = [&](int tile, std::uint32_t to) {
-    if (tile < w.tiles) fetch<C>(to, w.x, std::int64_t(tile) * pixels, w.pixels);
+    if (tile < w.tiles) fetch<X>(to, w.x, std::int64_t(tile) * pixels, w.pixels);
     copies_end();
   };
   std::uint32_t x = stages;
@@ -74,10 +80,10 @@ __global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __
       }
       __syncthreads();
     }
-    constexpr int k16 = whole(K) / 16, half_k = (k16 + 1) / 2, most = half_k < 3 ? half_k : 3;
-    int const begin = warp < 4 ? 0 : half_k, end = warp < 4 ? half_k : k16, of_warp = warp % 4 * 16;
+    constexpr int k16 = whole(K) / 16, share = (k16 + parts - 1) / parts, most = share < 3 ? share : 3;
+    int const begin = warp / row_blocks * share, end = begin + share < k16 ? begin + share : k16, of_warp = warp % row_blocks * 16;
 #pragma unroll
-    for (int chunk = 0; chunk < half_k; chunk += most) {
+    for (int chunk = 0; chunk < share; chunk += most) {
       int const first = begin + chunk;
       float d[most][2][4] = {};
 #pragma unroll
@@ -86,7 +92,7 @@ __global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __
         load_matrices(a, x + rows_first(pitch(C)) + of_warp * pitch(C) + c * 32);
 #pragma unroll
         for (int j = 0; j < most; ++j) {
-          if (first + j >= end || chunk + j >= half_k) continue;
+          if (first + j >= end || chunk + j >= share) continue;
           std::uint32_t b[4];
           load_matrices(b, filter + columns_first(pitch(C)) + (first + j) * 16 * pitch(C) + c * 32);
           mma_bf16(d[j][0], a, b[0], b[1]), mma_bf16(d[j][1], a, b[2], b[3]);
@@ -97,7 +103,7 @@ __global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           int const k = (first + j) * 16 + h * 8;
-          if (first + j >= end || chunk + j >= half_k || k >= K) continue;
+          if (first + j >= end || chunk + j >= share || k >= K) continue;
 #pragma unroll
           for (int half = 0; half < 2; ++half)
             asm volatile("st.shared.u32 [%0], %1;" ::"r"(y + (of_warp + lane / 4 + 8 * half) * pitch(K) + (k + lane % 4 * 2) * 2),
@@ -119,7 +125,7 @@ __global__ void __launch_bounds__(threads, Shape<C, K>::blocks) forward(const __
       });
     }
   }
-  if (w.sums) add_rows<K>(sum, reinterpret_cast<float*>(memory), w.partial + std::int64_t(blockIdx.x) * 2 * K);
+  if (w.sums) add_rows<Y>(sum, reinterpret_cast<float*>(memory), w.partial + std::int64_t(blockIdx.x) * 2 * K);
 }
 
 template <int C, int K>
@@ -127,7 +133,7 @@ void launch(ConvProblem const& p, Work const& w, cudaStream_t stream) {
   using F = Shape<C, K>;
   static bool const allowed = (allow_shared_memory(forward<C, K>, F::shared), true);
   (void)allowed;
-  launch_ahead(forward<C, K>, dim3(unsigned(blocks_of(p))), dim3(threads), std::size_t(F::shared), 1, stream, w);
+  launch_ahead(forward<C, K>, dim3(unsigned(blocks_of(p))), dim3(F::threads), std::size_t(F::shared), 1, stream, w);
 }
 
 // Every pair of channels that is built: visit(C, K) as constants.
@@ -138,7 +144,8 @@ void visit(int c, int k, Visit const& visit) {
   };
   one.template operator()<16, 96>(), one.template operator()<24, 144>(), one.template operator()<32, 192>();
   one.template operator()<32, 16>(), one.template operator()<96, 24>(), one.template operator()<144, 24>();
-  one.template operator()<144, 32>(), one.template operator()<192, 32>();
+  one.template operator()<144, 32>(), one.template operator()<192, 32>(), one.template operator()<192, 64>();
+  one.template operator()<64, 384>(), one.template operator()<384, 64>();
 }
 
 }  // namespace
@@ -148,10 +155,10 @@ bool has_forward(int c, int k) {
   visit(c, k, [&]<int C, int K>() { has = true; });
   return has;
 }
-int forward_blocks(ConvProblem const& p) {
-  int blocks = 1;
-  visit(p.c, p.k, [&]<int C, int K>() { blocks = Shape<C, K>::blocks; });
-  return blocks;
+Launch forward_launch(ConvProblem const& p) {
+  Launch l{64, 1};
+  visit(p.c, p.k, [&]<int C, int K>() { l = {Shape<C, K>::pixels, Shape<C, K>::blocks}; });
+  return l;
 }
 
 void launch_forward(ConvProblem const& p, ConvArgs const& a, float* partial, cudaStream_t stream) {
@@ -162,7 +169,7 @@ void launch_forward(ConvProblem const& p, ConvArgs const& a, float* partial, cud
   if (p.load_x.act != Activation::none) w.least = 0;
   if (p.load_x.act == Activation::relu6) w.most = 6;
   w.step = a.step;
-  w.of_image = p.h * p.w, w.pixels = std::int64_t(p.n) * w.of_image, w.tiles = int((w.pixels + pixels - 1) / pixels);
+  w.of_image = p.h * p.w, w.pixels = std::int64_t(p.n) * w.of_image, w.tiles = tiles_of(p, forward_launch(p));
   w.sums = partial != nullptr, w.partial = partial;
   visit(p.c, p.k, [&]<int C, int K>() { launch<C, K>(p, w, stream); });
 }

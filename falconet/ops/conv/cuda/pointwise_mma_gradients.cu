@@ -3,7 +3,7 @@
 //   z  = act(scale x + shift)   what the convolution read, from the input x of the batch norm before it (load_x); or z = x
 //   dx[pixel][c] = mask * (sum over k of dy[pixel][k] w[k][c] + residual),   dw[k][c] = sum over pixels of dy[pixel][k] z[pixel][c]
 //   sums of dx o and dx         for a batch norm's gradient, o = x or another tensor
-// Memory is the limit: 2 c k operations for c + k elements a pixel, and with c or k of 32 at most that is little. A tile of 64 pixels comes to shared memory, dy
+// Memory is the limit: 2 c k operations for c + k elements a pixel, and with c or k of 32 at most that is little. A tile of pixels comes to shared memory, dy
 // replaces g there, and both products read it by mma.sync: dx by rows of 16 pixels a warp, dw by blocks of channels a warp, kept in registers over all tiles of
 // a block. dx passes shared memory, so that its slots and its store work on whole vectors. Blocks' sums are added in a fixed order by a second kernel.
 #include <cmath>
@@ -30,7 +30,11 @@ struct Work {
 
 template <int C, int K, bool loads>
 struct Shape {
-  static constexpr bool wide_x = C > K;
+  // Where channels are few, more pixels; where a filter and the sums of dw take much room, fewer, and where they take nearly all of it, twice the threads, which share them.
+  static constexpr bool wide_x = C > K, large = C * K > 8192, largest = C * K > 16384;
+  static constexpr int pixels = large ? 32 : C * K > 512 ? 64 : 128, threads = largest ? 512 : 256, warps = threads / 32;
+  using X = Vectors<pixels, threads, C>;
+  using Y = Vectors<pixels, threads, K>;
   static constexpr int k16 = whole(K) / 16, c16 = whole(C) / 16;
   static constexpr int along = wide_x ? c16 : k16, beside = wide_x ? k16 : c16, each = (along + warps - 1) / warps;   // 16x16 blocks of dw: dealt to warps, and of all
   static constexpr int g = pixels * pitch(K), x = pixels * pitch(C), filter = whole(K) * pitch(C);
@@ -38,14 +42,17 @@ struct Shape {
   static constexpr int y_bytes = loads ? g : (g > pixels * staged ? g : pixels * staged);
   static constexpr int vectors = 4 * (3 * K + (loads ? 2 * C : 0));
   static constexpr int stage = g + y_bytes + x, rest = (loads ? x : 0) + filter + vectors;
-  static constexpr int depth = 2 * (2 * stage + rest + 1024) <= most_shared ? 2 : 1;   // tiles on their way, or being worked on
-  static constexpr int shared = depth * stage + rest, fit = most_shared / (shared + 1024), blocks = fit < 3 || along > 2 ? 2 : 3;
+  static constexpr int depth = (largest ? 1 : 2) * (2 * stage + rest + 1024) <= most_shared ? 2 : 1;   // tiles on their way, or being worked on
+  static constexpr int shared = depth * stage + rest, fit = most_shared / (shared + 1024), blocks = fit < 3 || along > 2 ? (fit < 2 ? fit : 2) : 3;
 };
 
 template <int C, int K, bool loads>
-__global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients(const __grid_constant__ Work w) {
+__global__ void __launch_bounds__(Shape<C, K, loads>::threads, Shape<C, K, loads>::blocks) gradients(const __grid_constant__ Work w) {
   using F = Shape<C, K, loads>;
+  using X = typename F::X;
+  using Y = typename F::Y;
   using namespace ptx;
+  constexpr int pixels = F::pixels, threads = F::threads, warps = F::warps;
   extern __shared__ __align__(128) char memory[];
   std::uint32_t const stages = shared_address(memory), made = stages + F::depth * F::stage, filter = made + (loads ? F::x : 0);
   float* const vectors = reinterpret_cast<float*>(memory + (filter - stages) + F::filter);   // of dy, then of x
@@ -56,20 +63,21 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
   if (loads)
     for (int i = threadIdx.x; i < 2 * C; i += threads) vectors[3 * K + i] = w.load_x[i];
 #pragma unroll
-  for (int d = 0; d < F::depth; ++d) clear_rest<K>(stages + d * F::stage), clear_rest<C>(stages + d * F::stage + F::g + F::y_bytes);
-  if (loads) clear_rest<C>(made);
+  for (int d = 0; d < F::depth; ++d) clear_rest<K, pixels>(stages + d * F::stage), clear_rest<C, pixels>(stages + d * F::stage + F::g + F::y_bytes);
+  if (loads) clear_rest<C, pixels>(made);
   std::int64_t const valid = std::int64_t(w.step->valid_count) * w.of_image, counted = valid < w.pixels ? valid : w.pixels;
 
   float dw[F::each][F::beside][2][4] = {}, sum[2][8] = {};
-  Vectors<C> const of_x;
-  Vectors<K> const of_y;
-  int const of_warp = warp % 4 * 16, from_rows = rows_first(pitch(K)) + of_warp * pitch(K);
+  X const of_x;
+  Y const of_y;
+  constexpr int row_blocks = pixels / 16, parts = warps / row_blocks;
+  int const of_warp = warp % row_blocks * 16, part = warp / row_blocks, from_rows = rows_first(pitch(K)) + of_warp * pitch(K);
   auto const start = [&](int tile, std::uint32_t to) {
     std::int64_t const pixel = std::int64_t(tile) * pixels;
     if (tile < w.tiles) {
-      fetch<K>(to, w.g, pixel, w.pixels);
-      fetch<K>(to + F::g, w.y, pixel, w.pixels);
-      fetch<C>(to + F::g + F::y_bytes, w.x, pixel, w.pixels);
+      fetch<Y>(to, w.g, pixel, w.pixels);
+      fetch<Y>(to + F::g, w.y, pixel, w.pixels);
+      fetch<X>(to + F::g + F::y_bytes, w.x, pixel, w.pixels);
     }
     copies_end();
   };
@@ -107,7 +115,7 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
         write_16(z + row * pitch(C) + of_x.vector * 16, packed(v));
       });
     }
-    uint4 residual[loads ? 1 : Vectors<C>::turns], other[loads ? 1 : Vectors<C>::turns];
+    uint4 residual[loads ? 1 : X::turns], other[loads ? 1 : X::turns];
     if constexpr (!loads)
       for_rows(of_x, [&](int row, int i) {
         std::int64_t const at = (pixel + row) * C + of_x.vector * 8;
@@ -139,10 +147,11 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
     }
     if (loads) __syncthreads();          // dx takes z's place
     // dx: rows of dy by the filter, some columns at a time.
-    constexpr int half_c = (F::c16 + 1) / 2, most = half_c < 3 ? half_c : 3;
-    int const begin = warp < 4 ? 0 : half_c, end = warp < 4 ? half_c : F::c16;
+    constexpr bool narrow = F::c16 * 2 == parts;         // a warp has 8 columns, not 16 or more
+    constexpr int share = (F::c16 + parts - 1) / parts, most = share < 3 ? share : 3;
+    int const begin = narrow ? part / 2 : part * share, end = begin + share < F::c16 ? begin + share : F::c16;
 #pragma unroll
-    for (int chunk = 0; chunk < half_c; chunk += most) {
+    for (int chunk = 0; chunk < share; chunk += most) {
       int const first = begin + chunk;
       float d[most][2][4] = {};
 #pragma unroll
@@ -151,10 +160,11 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
         load_matrices(a, g + from_rows + k * 32);
 #pragma unroll
         for (int j = 0; j < most; ++j) {
-          if (first + j >= end || chunk + j >= half_c) continue;
+          if (first + j >= end || chunk + j >= share) continue;
           std::uint32_t b[4];
           load_matrices_transposed(b, filter + rows_first(pitch(C)) + k * 16 * pitch(C) + (first + j) * 32);
-          mma_bf16(d[j][0], a, b[0], b[1]), mma_bf16(d[j][1], a, b[2], b[3]);
+          if (!narrow || part % 2 == 0) mma_bf16(d[j][0], a, b[0], b[1]);
+          if (!narrow || part % 2 == 1) mma_bf16(d[j][1], a, b[2], b[3]);
         }
       }
 #pragma unroll
@@ -162,7 +172,7 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           int const c = (first + j) * 16 + h * 8;
-          if (first + j >= end || chunk + j >= half_c || c >= C) continue;
+          if (first + j >= end || chunk + j >= share || c >= C || (narrow && h != part % 2)) continue;
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             std::uint32_t const at = staged + (of_warp + lane / 4 + 8 * half) * F::staged;
@@ -227,16 +237,16 @@ __global__ void __launch_bounds__(threads, Shape<C, K, loads>::blocks) gradients
           int const block = warp + warps * j, k = (F::wide_x ? i : block) * 16 + lane / 4 + 8 * half, c = (F::wide_x ? block : i) * 16 + h * 8 + lane % 4 * 2;
           if (block < F::along && k < K && c < C) *reinterpret_cast<float2*>(partial + k * C + c) = make_float2(dw[j][i][h][2 * half], dw[j][i][h][2 * half + 1]);
         }
-  if (w.sums) add_rows<C>(sum, reinterpret_cast<float*>(memory), partial + K * C);
+  if (w.sums) add_rows<X>(sum, reinterpret_cast<float*>(memory), partial + K * C);
 }
 
 template <int C, int K, bool loads>
 void launch(ConvProblem const& p, Work const& w, cudaStream_t stream) {
   using F = Shape<C, K, loads>;
-  static_assert(2 * threads * 32 <= F::shared && F::fit >= F::blocks);
+  static_assert(2 * F::threads * 32 <= F::shared && F::blocks >= 1);
   static bool const allowed = (allow_shared_memory(gradients<C, K, loads>, F::shared), true);
   (void)allowed;
-  launch_ahead(gradients<C, K, loads>, dim3(unsigned(blocks_of(p))), dim3(threads), std::size_t(F::shared), 1, stream, w);
+  launch_ahead(gradients<C, K, loads>, dim3(unsigned(blocks_of(p))), dim3(F::threads), std::size_t(F::shared), 1, stream, w);
 }
 
 // Every pair of channels that is built: visit(C, K, loads) as constants.
@@ -247,7 +257,8 @@ void visit(int c, int k, bool loads, Visit const& visit) {
   };
   one.template operator()<16, 96, false>(), one.template operator()<24, 144, false>(), one.template operator()<32, 192, false>();
   one.template operator()<32, 16, true>(), one.template operator()<96, 24, true>(), one.template operator()<144, 24, true>();
-  one.template operator()<144, 32, true>(), one.template operator()<192, 32, true>();
+  one.template operator()<144, 32, true>(), one.template operator()<192, 32, true>(), one.template operator()<192, 64, true>();
+  one.template operator()<64, 384, false>(), one.template operator()<384, 64, true>();
 }
 
 }  // namespace
@@ -257,10 +268,10 @@ bool has_gradients(int c, int k, bool loads_x) {
   visit(c, k, loads_x, [&]<int C, int K, bool L>() { has = true; });
   return has;
 }
-int gradient_blocks(ConvProblem const& p) {
-  int blocks = 1;
-  visit(p.c, p.k, p.load_x != OnLoad{}, [&]<int C, int K, bool L>() { blocks = Shape<C, K, L>::blocks; });
-  return blocks;
+Launch gradients_launch(ConvProblem const& p) {
+  Launch l{64, 1};
+  visit(p.c, p.k, p.load_x != OnLoad{}, [&]<int C, int K, bool L>() { l = {Shape<C, K, L>::pixels, Shape<C, K, L>::blocks}; });
+  return l;
 }
 
 void launch_gradients(ConvProblem const& p, ConvArgs const& a, float* partial, cudaStream_t stream) {
@@ -273,7 +284,7 @@ void launch_gradients(ConvProblem const& p, ConvArgs const& a, float* partial, c
   w.load_dy = a.load_dy.as<float>();
   if (p.load_x.act == Activation::relu6) w.most = 6;
   w.step = a.step;
-  w.of_image = p.h * p.w, w.pixels = std::int64_t(p.n) * w.of_image, w.tiles = int((w.pixels + pixels - 1) / pixels);
+  w.of_image = p.h * p.w, w.pixels = std::int64_t(p.n) * w.of_image, w.tiles = tiles_of(p, gradients_launch(p));
   w.sums = p.store.stats != Stats::none, w.partial = partial;
   visit(p.c, p.k, p.load_x != OnLoad{}, [&]<int C, int K, bool L>() { launch<C, K, L>(p, w, stream); });
 }

@@ -4,7 +4,7 @@
 //   the filter of the slab, already transformed and laid as fragments of B -> shared memory (one slab ahead)
 //   products of the slab before, three TF32 ones for each of f32 (tile_products.h)
 // with one barrier a slab: while some warps transform the next slab, others multiply. Then the sums go through shared memory to A^T s A and the
-// store slots. No transformed tile meets memory; the tensor cores' sums run over all channels (so at most 256: their last bits are cut off).
+// store slots. No transformed tile meets memory; the tensor cores' sums run over all channels (so at most 64: their last bits are cut off).
 // Bytes of a slab from L2: 8 a^2 (32 + 64 | 32) * 4: 49 KB (m = 2) or 74 KB (m = 4) for 262,144 or 294,912 multiply-adds.
 #include <algorithm>
 #include <cmath>

@@ -5,7 +5,7 @@
 namespace falconet::winograd {
 
 // Channels of the source in whole vectors of four, up to fused_most_channels; read plainly or through scale_shift and an activation.
-constexpr int fused_most_channels = 256;
+constexpr int fused_most_channels = 64;   // the tensor cores' sums run over all of them, their last bits cut off; and beyond, the unfused form is as fast
 inline bool fused_accepts(ConvProblem const& p) {
   bool const data = p.direction == Direction::bwd_data;
   int const in = data ? p.k : p.c;
