@@ -89,9 +89,8 @@ SoftmaxLanes const softmax_lanes_kernels = {rows};
 }  // namespace falconet::FALCONET_ISA
 
 #else
-#include <algorithm>
-
 #include "falconet/ops/softmax/algorithms.h"
+#include "falconet/ops/softmax/cpu/rows.h"
 
 namespace falconet {
 FALCONET_DECLARE_KERNELS(SoftmaxLanes, softmax_lanes_kernels)
@@ -115,10 +114,8 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& args, View, 
   work.out = p.gradient ? args.dx.data : args.y.data;
   work.channels = long(p.channels());
   work.log = p.log, work.gradient = p.gradient, work.bf16 = p.x.dtype == DType::bf16;
-  long const rows = long(p.n() * p.places());
-  int const tasks = int(std::clamp<std::int64_t>(p.x.shape.elements() / 16384, 1, rows));
   auto const kernel = FALCONET_KERNELS(stream.isa(), softmax_lanes_kernels).rows;
-  stream.threads().run(tasks, [&](int task) { kernel(work, rows * task / tasks, rows * (task + 1) / tasks); });
+  run_rows(p, stream, [&](long begin, long end) { kernel(work, begin, end); });
 }
 
 }  // namespace

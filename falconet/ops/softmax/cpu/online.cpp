@@ -82,9 +82,8 @@ SoftmaxOnline const softmax_online_kernels = {int(hn::MaxLanes(D())), rows};
 }  // namespace falconet::FALCONET_ISA
 
 #else
-#include <algorithm>
-
 #include "falconet/ops/softmax/algorithms.h"
+#include "falconet/ops/softmax/cpu/rows.h"
 
 namespace falconet {
 FALCONET_DECLARE_KERNELS(SoftmaxOnline, softmax_online_kernels)
@@ -108,10 +107,8 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& args, View, 
   work.x = args.x.as<float const>(), work.y = args.y.as<float>();
   work.channels = long(p.channels());
   work.log = p.log;
-  long const rows = long(p.n() * p.places());
-  int const tasks = int(std::clamp<std::int64_t>(p.x.shape.elements() / 16384, 1, rows));
   auto const kernel = FALCONET_KERNELS(stream.isa(), softmax_online_kernels).rows;
-  stream.threads().run(tasks, [&](int task) { kernel(work, rows * task / tasks, rows * (task + 1) / tasks); });
+  run_rows(p, stream, [&](long begin, long end) { kernel(work, begin, end); });
 }
 
 }  // namespace

@@ -115,9 +115,8 @@ SoftmaxStored const softmax_stored_kernels = {int(hn::MaxLanes(D())), rows};
 }  // namespace falconet::FALCONET_ISA
 
 #else
-#include <algorithm>
-
 #include "falconet/ops/softmax/algorithms.h"
+#include "falconet/ops/softmax/cpu/rows.h"
 
 namespace falconet {
 FALCONET_DECLARE_KERNELS(SoftmaxStored, softmax_stored_kernels)
@@ -142,10 +141,8 @@ void run(SoftmaxProblem const& p, Config const&, SoftmaxArgs const& args, View, 
   work.out = (p.gradient ? args.dx : args.y).as<float>();
   work.channels = long(p.channels());
   work.log = p.log, work.gradient = p.gradient;
-  long const rows = long(p.n() * p.places());
-  int const tasks = int(std::clamp<std::int64_t>(p.x.shape.elements() / 16384, 1, rows));
   auto const kernel = FALCONET_KERNELS(stream.isa(), softmax_stored_kernels).rows;
-  stream.threads().run(tasks, [&](int task) { kernel(work, rows * task / tasks, rows * (task + 1) / tasks); });
+  run_rows(p, stream, [&](long begin, long end) { kernel(work, begin, end); });
 }
 
 }  // namespace
