@@ -9,6 +9,7 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/block_sums.cuh"
 #include "falconet/ops/conv/cuda/depthwise.cuh"
 
 namespace falconet {
@@ -18,31 +19,12 @@ namespace depthwise {
 // behind the taps are `rest`: db, or sums of channels.
 template <class Out>
 __global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blocks, int elements, int channels, int taps, Out* out, float* rest) {
-  constexpr int batch = 16;
-  __shared__ double shares[32][33];
-  int const lane = threadIdx.x, share = threadIdx.y, i = blockIdx.x * 32 + lane;
-  wait_for_work_ahead();
-  double total = 0;
-  for (int first = share; first < blocks; first += 32 * batch) {
-    float v[batch];   // all under way before the first is added
-#pragma unroll
-    for (int u = 0; u < batch; ++u) {
-      int const b = first + 32 * u;
-      v[u] = b < blocks && i < elements ? partial[std::int64_t(b) * elements + i] : 0.f;
-    }
-#pragma unroll
-    for (int u = 0; u < batch; ++u) total += double(v[u]);
-  }
-  shares[share][lane] = total;
-  __syncthreads();
-  if (share > 0 || i >= elements) return;
-  total = 0;
-#pragma unroll
-  for (int s = 0; s < 32; ++s) total += shares[s][lane];
-  int const set = i / channels, c = i - set * channels;
-  if (taps == 0) put(out[i], total);
-  else if (set < taps) put(out[c * taps + set], total);
-  else rest[(set - taps) * channels + c] = float(total);
+  add_over_blocks(partial, blocks, elements, [&](int i, double total) {
+    int const set = i / channels, c = i - set * channels;
+    if (taps == 0) put(out[i], total);
+    else if (set < taps) put(out[c * taps + set], total);
+    else rest[(set - taps) * channels + c] = float(total);
+  });
 }
 
 void add_partial_sums(float const* partial, int blocks, int sets, int channels, int taps, float* out, float* rest, cudaStream_t stream) {

@@ -6,6 +6,7 @@
 
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/block_sums.cuh"
 #include "falconet/ops/conv/cuda/pointwise_mma.cuh"
 
 namespace falconet {
@@ -16,28 +17,7 @@ constexpr int multiprocessors = 132;   // of the H100 and H200; fixed, so that r
 
 // out[i] = sum over the blocks of partial[block][i], in f64, 32 shares of the blocks first; from `split` on into rest.
 __global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blocks, int elements, int split, float* out, float* rest) {
-  constexpr int batch = 16;
-  __shared__ double shares[32][33];
-  int const lane = threadIdx.x, share = threadIdx.y, i = blockIdx.x * 32 + lane;
-  wait_for_work_ahead();
-  double total = 0;
-  for (int first = share; first < blocks; first += 32 * batch) {
-    float v[batch];   // all under way before the first is added
-#pragma unroll
-    for (int u = 0; u < batch; ++u) {
-      int const b = first + 32 * u;
-      v[u] = b < blocks && i < elements ? partial[std::int64_t(b) * elements + i] : 0.f;
-    }
-#pragma unroll
-    for (int u = 0; u < batch; ++u) total += double(v[u]);
-  }
-  shares[share][lane] = total;
-  __syncthreads();
-  if (share > 0 || i >= elements) return;
-  total = 0;
-#pragma unroll
-  for (int s = 0; s < 32; ++s) total += shares[s][lane];
-  (i < split ? out[i] : rest[i - split]) = float(total);
+  add_over_blocks(partial, blocks, elements, [&](int i, double total) { (i < split ? out[i] : rest[i - split]) = float(total); });
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
