@@ -97,10 +97,10 @@ class Recompute {
   };
   // Of the algorithm with the lowest estimate.
   Cost const& cost(Node const& node) const {
-    auto const [known, fresh] = costs_.try_emplace(std::string(node.op->name()) + " " + problem_of(graph_, node), Cost{0, 0});
+    auto const problem = problem_of(graph_, node);
+    auto const [known, fresh] = costs_.try_emplace(std::string(node.op->name()) + " " + problem, Cost{0, 0});
     if (!fresh) return known->second;
     auto const& table = algorithms_of(node.op->name());
-    auto const problem = problem_of(graph_, node);
     Candidate const* best = nullptr;
     auto const candidates = table.candidates(problem, context_.options.facts);
     for (auto const& c : candidates)
