@@ -8,9 +8,12 @@
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/ops/pool/cuda/algorithms.h"
+#include "falconet/ops/pool/cuda/place.cuh"
 
 namespace falconet {
 namespace {
+
+using pooling::Place, pooling::place_of;
 
 constexpr int threads = 256;
 
@@ -30,20 +33,6 @@ struct Geometry {
     return std::int64_t(i) * c * pixels + pixel * pixel_step + std::int64_t(c_) * (channel_step == 1 ? 1 : pixels);
   }
 };
-
-// Result element `index` as image, row, column and first channel.
-struct Place {
-  int n, row, column, c;
-};
-template <int v>
-__device__ Place place_of(Geometry const& g, int index) {
-  Place t;
-  int rest = g.by_channels(index, t.c);
-  t.c *= v;
-  rest = g.by_columns(rest, t.column);
-  t.n = g.by_rows(rest, t.row);
-  return t;
-}
 
 // size: of a square window, known when compiled, a row of it under way before the first is compared; 0: any window.
 template <class E, class A, class W, bool maximum, int size, int v>

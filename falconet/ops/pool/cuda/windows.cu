@@ -9,9 +9,12 @@
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"
 #include "falconet/ops/pool/cuda/algorithms.h"
+#include "falconet/ops/pool/cuda/place.cuh"
 
 namespace falconet {
 namespace {
+
+using pooling::Place, pooling::place_of;
 
 constexpr int threads = 256, block = 2, no_place = 256;   // block: results of a thread, each way; no_place: of no winner
 
@@ -19,18 +22,6 @@ struct Geometry {
   int c, h, w, p, q, r, s, st_h, st_w, pad_top, pad_left;
   FastDivide by_channels, by_columns, by_rows;   // of the squares of results, or of windows
 };
-struct Place {
-  int n, row, column, c;
-};
-template <int v>
-__device__ Place place_of(Geometry const& g, int index) {
-  Place t;
-  int rest = g.by_channels(index, t.c);
-  t.c *= v;
-  rest = g.by_columns(rest, t.column);
-  t.n = g.by_rows(rest, t.row);
-  return t;
-}
 
 template <class E, int size, int v>
 __global__ void __launch_bounds__(threads) max_of_squares(Geometry const g, int squares, E const* x, E* y, std::uint8_t* winner) {
