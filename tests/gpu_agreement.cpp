@@ -38,6 +38,7 @@ std::string run_on(Card& card, AlgorithmTable const& table, std::string const& p
   }
   std::size_t const scratch = used, scratch_bytes = table.scratch(problem, choice, DeviceKind::cuda);
   used += (scratch_bytes + 255) / 256 * 256 + guard;
+  if (used > card.memory.bytes()) return "needs " + std::to_string(used) + " bytes, more than the test's memory";
   fill_bytes(card.at(0), 0xff, used, card.stream);
   for (std::size_t i = 0; i < views.size(); ++i)
     if (!operands.list()[i].written) copy_to_device(views[i].data, operands.views()[i].data, views[i].type.bytes(), card.stream);
