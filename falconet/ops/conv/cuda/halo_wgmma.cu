@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   fence_async_shared();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < stages; ++i) barrier_init(shared_address(full + i), 1), barrier_init(shared_address(empty + i), 3);
+    for (int i = 0; i < stages; ++i) barrier_init(shared_address(full + i), 1), barrier_init(shared_address(empty + i), bias ? 12 : 3);
     barrier_init_done();
     prefetch_map(&work.dy);
     prefetch_map(&work.x);
@@ -356,6 +356,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
   }
   take_registers<160>();
   int const r = group - 1, thread = threadIdx.x & 127;
+  bool const releases = bias ? thread % 32 == 0 : thread == 0;   // for the bias each warp reads a stage itself and says when it has
   float d[3][32], bias_sums[4] = {0, 0, 0, 0};   // d begins with the first tile: every block has one
   int stage = 0, phase = 0, previous = -1, until = r;
   for (int tile = blockIdx.x; tile < work.tiles; tile += gridDim.x) {
@@ -377,7 +378,7 @@ __global__ void __launch_bounds__(512, 1) halo_filter(const __grid_constant__ Fi
     wgmma_wait<1>();
 #pragma unroll
     for (int s = 0; s < 3; ++s) hold(d[s]);
-    if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
+    if (previous >= 0 && releases) barrier_arrive(shared_address(empty + previous));
     previous = stage;
     if (++stage == stages) stage = 0, phase ^= 1;
   }

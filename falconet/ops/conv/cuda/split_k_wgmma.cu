@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   }
 
   if (threadIdx.x == 0) {
-    for (int i = 0; i < F::stages; ++i) barrier_init(shared_address(full + i), 4), barrier_init(shared_address(empty + i), F::groups);
+    for (int i = 0; i < F::stages; ++i) barrier_init(shared_address(full + i), 4), barrier_init(shared_address(empty + i), F::groups * (bias ? 4 : 1));
     barrier_init_done();
     prefetch_map(&work.x);
     prefetch_map(&work.dy);
@@ -174,6 +174,8 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
   if constexpr (F::groups == 2) take_registers<232>();
   else take_registers<160>();
   int const me = group - 1, thread = threadIdx.x & 127, row_group = me / F::across, column_group = me % F::across;
+  // Who says that a stage has been read: a warpgroup's first thread, of its products; each warp, where it has read the stage for the bias itself.
+  bool const releases = bias ? thread % 32 == 0 : thread == 0;
   float d[F::blocks][F::columns / 2], bias_sums[F::blocks][4] = {};
   int stage = 0, phase = 0;
   for (std::int64_t unit = begin; unit < end;) {
@@ -207,14 +209,14 @@ __global__ void __launch_bounds__(F::threads, 1) split_k(const __grid_constant__
       wgmma_wait<1>();
 #pragma unroll
       for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-      if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
+      if (previous >= 0 && releases) barrier_arrive(shared_address(empty + previous));
       previous = stage;
       if (++stage == F::stages) stage = 0, phase ^= 1;
     }
     wgmma_wait<0>();
 #pragma unroll
     for (int i = 0; i < F::blocks; ++i) hold(d[i]);
-    if (previous >= 0 && thread == 0) barrier_arrive(shared_address(empty + previous));
+    if (previous >= 0 && releases) barrier_arrive(shared_address(empty + previous));
     if (!bias && work.dw) {
       int const row = tile / work.box_tiles * F::filters + row_group * F::blocks * 64, box = tile % work.box_tiles * F::boxes + column_group * F::columns / 64;
       if (work.dw_f32) store_whole<F>(d, work, static_cast<float*>(work.dw), row, box, thread);
