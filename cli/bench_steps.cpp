@@ -130,6 +130,8 @@ void report(Settings const& settings, std::string const& what, Model const& mode
   for (auto const& t : times) above |= t.floor > 1.005 * t.seconds;   // "101 %"
   double sum = 0, floor = 0, operations = 0, bytes = 0;
   for (auto const& t : times) sum += t.seconds, floor += t.floor, operations += t.operations, bytes += t.bytes;
+  std::int64_t state = 0;   // weights, running statistics and the optimizer's states, which outlive a step
+  for (auto const& e : model.parameters()->entries()) state += std::int64_t(e.tensor.type().bytes());
   std::string const precision(name(options.precision)), device = session.plan().device.text(), isa(name(model.facts().isa));
   if (settings.flag("json")) {
     JsonRow row;
@@ -144,7 +146,7 @@ void report(Settings const& settings, std::string const& what, Model const& mode
         .add("ms_min", step.least * 1e3)
         .add("images_per_second", options.batch / step.median);
     row.add("gflops", operations / step.median * 1e-9).add("floor_ms", floor * 1e3).add("launches", std::int64_t(launches.size()));
-    row.add("arena_bytes", session.memory_bytes()).add("peak_bytes", peak);
+    row.add("arena_bytes", session.memory_bytes()).add("state_bytes", state).add("peak_bytes", peak);
     std::fputs(row.text().c_str(), stdout);
     for (std::size_t i = 0; i < launches.size(); ++i) {
       auto const& l = launches[i];
@@ -169,8 +171,8 @@ void report(Settings const& settings, std::string const& what, Model const& mode
               options.batch, precision.c_str(), short_number(step.median * 1e3).c_str(), static_cast<long long>(settings.whole("steps")),
               short_number(step.least * 1e3).c_str(), with_commas(std::int64_t(options.batch / step.median)).c_str(),
               short_number(operations / step.median * 1e-9).c_str());
-  std::printf("%zu launches, %s of memory for the step, %s at most in the process\n\n", launches.size(),
-              bytes_text(double(session.memory_bytes())).c_str(), bytes_text(double(peak)).c_str());
+  std::printf("%zu launches, %s of memory for the step, %s of weights and states, %s at most in the process\n\n", launches.size(),
+              bytes_text(double(session.memory_bytes())).c_str(), bytes_text(double(state)).c_str(), bytes_text(double(peak)).c_str());
   Table table({"layer", "direction", "operation", "algorithm", ">ms", ">share", ">GFLOP/s", ">MB", ">limit ms", ">of limit"});
   for (std::size_t i = 0; i < launches.size(); ++i) {
     auto const& l = launches[i];

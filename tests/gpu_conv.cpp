@@ -355,7 +355,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
 }
 
 // The three directions of one convolution, each by the algorithm of the lowest estimate, as three launches in one graph.
-void bench_together(Card& card, ConvProblem p, bool lanes) {
+void bench_together(Card& card, ConvProblem p, bool lanes, bool json) {
   struct Part {
     ConvProblem problem;
     Algorithm<ConvProblem> const* algorithm;
@@ -408,7 +408,9 @@ void bench_together(Card& card, ConvProblem p, bool lanes) {
   std::vector<double> us;
   for (int round = 0; round < 7; ++round) us.push_back(timed(1000));
   p.direction = Direction::fwd;
-  std::printf("%-40s three directions, one graph of %zu nodes: %6.2f us  min %6.2f  %s\n", p.text().c_str(), graph.nodes(), median(us), *std::min_element(us.begin(), us.end()), names.c_str());
+  double const least = *std::min_element(us.begin(), us.end());
+  if (json) std::printf("{\"problem\": \"%s\", \"lanes\": %s, \"us\": %.3f, \"us_min\": %.3f, \"algorithms\": \"%s\"}\n", p.text().c_str(), lanes ? "true" : "false", median(us), least, names.c_str());
+  else std::printf("%-40s three directions, one graph of %zu nodes: %6.2f us  min %6.2f  %s\n", p.text().c_str(), graph.nodes(), median(us), least, names.c_str());
 }
 
 int run_bench(Card& card, std::vector<std::string> const& arguments) {
@@ -434,7 +436,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
       p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;
       if (std::string const& together = settings["together"]; together == "true" || together == "lanes") {
-        bench_together(card, p, together == "lanes");
+        bench_together(card, p, together == "lanes", settings["json"] == "true");
         continue;
       }
       for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
