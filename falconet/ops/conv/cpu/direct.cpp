@@ -443,7 +443,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   return p.direction == Direction::bwd_filter ? direct_filter_reject(p, facts.isa) : reject_gather(p, facts.isa);
 }
 
-bool sparse(ConvProblem const& p, Config const& config) { return p.x_type == DType::f32 && !config.get("dense", 0) && direct_unpool_accepts(p); }
+bool sparse(ConvProblem const& p, Config const& config) { return !config.get("dense", 0) && direct_unpool_accepts(p); }
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.direction == Direction::bwd_filter) return {Config{}};
@@ -451,7 +451,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   Config const two{{"vectors", 2}}, half{{"half", 1}};
   if (wide > 32) return {Config{}, two};
-  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4) return {Config{}};
+  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4 || (p.x_type == DType::bf16 && in_pairs(facts.isa, p.direction == Direction::fwd ? p.c : p.k))) return {Config{}};
   // Processors that split AVX-512 loads gain from half vectors of 8 channels; the others from two input channels in one vector.
   bool const split = facts.name.find("AMD") != std::string::npos;
   return split ? std::vector{half, Config{}} : std::vector{Config{}, half};

@@ -117,9 +117,11 @@ struct DirectUnpool {
   int size, p, q;                                        // windows and how many there are
   int lanes, tile_rows, tile_vectors, k_chunk;
   long row_floats, filter_floats, pitch;                 // of the table's rows and filters; of the padded image's rows
-  float const *dy, *filter, *residual, *mask;            // residual and mask: null where unused
+  int bf16;                                              // dy, filter, residual, mask and dx, else f32
+  void const *dy, *filter, *residual, *mask;             // residual and mask: null where unused
   std::uint8_t const* winner;
-  float *dx, *table;
+  void* dx;
+  float* table;
 };
 
 struct DirectGatherKernels {
