@@ -476,7 +476,7 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   double const used = wide / (std::ceil(wide / lanes) * lanes);
   int const summed = p.direction == Direction::fwd ? p.c : p.k;
   bool const pairs = p.x_type == DType::bf16 && (p.direction == Direction::bwd_filter || in_pairs(facts.isa, summed));
-  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (pairs ? 1.7 * used : wide * 2 > lanes ? used : 0.8);
+  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (pairs ? (p.direction == Direction::bwd_filter ? 1.45 : 1.7) * used : wide * 2 > lanes ? used : 0.8);
   bool const filter_1x1 = p.direction == Direction::bwd_filter && p.r * p.s == 1;
   double const seconds = std::max(p.operations() / per_second, bytes_of(p.operands()) / (filter_1x1 ? 15e9 : 12e9));
   return seconds + 2e-6;
