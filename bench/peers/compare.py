@@ -2,7 +2,7 @@
 """falconet beside PyTorch (and OpenVINO) on this CPU, in one run: they take turns, so that a noisy spell of the machine meets both.
 
 usage: compare.py [--python PYTHON with torch] [--program build/falconet] [--rounds 5] [--threads 2]
-                  [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--modes eager,channels_last,compile] [--out FILE.md]
+                  [--jobs train:mnist_cnn:64,predict:mnist_cnn:1,...] [--modes eager,channels_last,compile] [--precision bf16] [--out FILE.md]
 
 A round runs every job once by falconet (bench train|predict, falconet's own algorithms) and once by each of PyTorch's modes; each
 is a process of its own. On a busy machine start it as `chrt -f 50 compare.py ...` (root): a barrier of OpenMP that has to wait for
@@ -61,16 +61,16 @@ def measure(args, jobs, contenders):
                     continue  # it did not run in the first round
                 if name == "falconet":
                     command = [args.program, "bench", what, f"model={model}", f"batch={batch}", f"threads={args.threads}",
-                               f"steps={steps_of(what, model)}", "device=cpu", "json=true"]
+                               f"steps={steps_of(what, model)}", f"precision={args.precision}", "device=cpu", "json=true"]
                 elif name == "openvino":
                     if what != "predict":
                         continue
                     command = [args.python, HERE / "openvino_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
-                               "--steps", steps_of(what, model)]
+                               "--steps", steps_of(what, model), "--precision", args.precision]
                 else:
                     mode, allocator = name.split("+")
                     command = [args.python, HERE / "pytorch_cpu.py", what, "--model", model, "--batch", batch, "--threads", args.threads,
-                               "--steps", steps_of(what, model), "--mode", mode, "--allocator", allocator]
+                               "--steps", steps_of(what, model), "--mode", mode, "--allocator", allocator, "--precision", args.precision]
                 row = row_of(what, command)
                 if row:
                     rows[job][name].append(row | {"by": name, "round": turn})
@@ -109,6 +109,7 @@ def main():
     parser.add_argument("--jobs", default=JOBS)
     parser.add_argument("--modes", default="eager,channels_last", help="of PyTorch, or none; compile takes minutes more, the first time")
     parser.add_argument("--allocators", default="glibc,tcmalloc")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--openvino", action="store_true", help="OpenVINO's predictions too (PyPI package openvino)")
     parser.add_argument("--without-falconet", action="store_true", help="the peers alone")
     parser.add_argument("--out", type=pathlib.Path)
@@ -124,8 +125,8 @@ def main():
     peer = ", ".join(sorted({row["peer"] for by in rows.values() for list_ in by.values() for row in list_ if "peer" in row})) or "no peer"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     head = (f"{processor()}, {os.cpu_count()} processors seen, {args.threads} threads; {peer}; falconet {commit}; {time.strftime('%Y-%m-%d')}; "
-            f"{args.rounds} rounds taken in turn; f32; load average at the start {load:.1f}.\n\n"
-            f"`bench/peers/compare.py --rounds {args.rounds} --modes {args.modes} --allocators {args.allocators} --jobs {args.jobs}`\n")
+            f"{args.rounds} rounds taken in turn; {args.precision}; load average at the start {load:.1f}.\n\n"
+            f"`bench/peers/compare.py --rounds {args.rounds} --modes {args.modes} --allocators {args.allocators} --precision {args.precision} --jobs {args.jobs}`\n")
     text = head + "\n" + table(rows) + "\n"
     print(text)
     if args.out:

@@ -10,20 +10,23 @@
 //   Cost: 2 n c p q r s operations at 1.1 loads per multiply-add; x is read once from memory and r times from L2, y written once.
 //   Statistics: f64 sums of each task, added in their order.
 // The filter gradient is in depthwise_filter.cpp.
-// Limits: f32, nhwc, g = c = k, at least 4 channels, any filter, stride up to 8, padding and dilation; store {bias, residual, relu or relu6,
+// bf16: loads widen, a row's sums are of f32 until it is complete and rounded.
+// Limits: f32 or bf16, nhwc, g = c = k, at least 4 channels, any filter, stride up to 8, padding and dilation; store {bias, residual, relu or relu6,
 // mask of either, statistics}.
 #include "falconet/ops/conv/cpu/depthwise.h"
 
 #ifdef FALCONET_ISA
 
 #include "falconet/device/cpu/simd.h"
+#include "falconet/device/cpu/simd_load.h"
 #include "falconet/ops/conv/cpu/direct_tile.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
 
+template <class T>
 struct Strip {
-  float const* x;                       // the first pixel's first tap
+  T const* x;                       // the first pixel's first tap
   long row_step, tap_step, pixel_step;  // floats from tap row to tap row, tap to tap, result pixel to result pixel
   float const* w;
   long w_row, w_tap;                    // floats of the packed filter, from tap row to tap row and tap to tap
@@ -34,8 +37,8 @@ struct Strip {
   long out_step;
 };
 
-template <class D, int pixels>
-void strip(Strip const& a) {
+template <class T, class D, int pixels>
+void strip(Strip<T> const& a) {
   D const d;
   constexpr int lanes = int(hn::MaxLanes(D()));
   for (int c = 0; c < a.channels; c += lanes) {
@@ -45,11 +48,12 @@ void strip(Strip const& a) {
 #pragma GCC unroll 8
     for (int i = 0; i < pixels; ++i) sum[i] = start;
     for (int r = 0; r < a.rows; ++r) {
-      float const *x = a.x + r * a.row_step + c, *w = a.w + r * a.w_row + c;
+      T const* x = a.x + r * a.row_step + c;
+      float const* w = a.w + r * a.w_row + c;
       for (int s = 0; s < a.taps; ++s, x += a.tap_step, w += a.w_tap) {
         auto const weight = hn::LoadU(d, w);
 #pragma GCC unroll 8
-        for (int i = 0; i < pixels; ++i) sum[i] = hn::MulAdd(hn::LoadU(d, x + i * a.pixel_step), weight, sum[i]);
+        for (int i = 0; i < pixels; ++i) sum[i] = hn::MulAdd(load_f32(d, x + i * a.pixel_step), weight, sum[i]);
       }
     }
     float* const out = a.out + c;
@@ -63,13 +67,15 @@ void strip(Strip const& a) {
 }
 
 constexpr int kPixels = 8;
-using StripKernel = void (*)(Strip const&);
-template <class D, int pixels = kPixels>
-inline StripKernel strip_of(int wanted) {
-  if constexpr (pixels == 1) return strip<D, 1>;
-  else return wanted == pixels ? strip<D, pixels> : strip_of<D, pixels - 1>(wanted);
+template <class T>
+using StripKernel = void (*)(Strip<T> const&);
+template <class T, class D, int pixels = kPixels>
+inline StripKernel<T> strip_of(int wanted) {
+  if constexpr (pixels == 1) return strip<T, D, 1>;
+  else return wanted == pixels ? strip<T, D, pixels> : strip_of<T, D, pixels - 1>(wanted);
 }
-StripKernel strip_for(int lanes, int pixels) { return lanes == kLanes ? strip_of<Wide>(pixels) : strip<hn::CappedTag<float, 4>, 1>; }
+template <class T>
+StripKernel<T> strip_for(int lanes, int pixels) { return lanes == kLanes ? strip_of<T, Wide>(pixels) : strip<T, hn::CappedTag<float, 4>, 1>; }
 
 // Result positions of a class all of whose taps lie inside.
 struct Inside {
@@ -95,7 +101,8 @@ Inside taps_inside(GatherAxis const& a, GatherTaps const& t, int at) {
   return out;
 }
 
-void task(DepthwiseGather const& g, int number) {
+template <class T>
+void task_in(DepthwiseGather const& g, int number) {
   int const image = number / g.bands, begin = number % g.bands * g.band, end = begin + g.band < g.row.out ? begin + g.band : g.row.out;
   int const row_classes = classes_of(g.row), col_classes = classes_of(g.col);
   long const c = g.channels;
@@ -104,14 +111,15 @@ void task(DepthwiseGather const& g, int number) {
     GatherTaps const rows = taps_of(g.row, h % row_classes);
     int const row = h / row_classes * step_in(g.row) + rows.first;
     Inside const r = taps_inside(g.row, rows, row);
-    float const* const in = g.in + (long(image) * g.row.in + row + long(r.begin) * rows.step) * g.col.in * c;
-    float* const row_out = g.out + (long(image) * g.row.out + h) * g.col.out * c;
-    float* const out = g.stream ? buffer : row_out;
+    T const* const in = static_cast<T const*>(g.in) + (long(image) * g.row.in + row + long(r.begin) * rows.step) * g.col.in * c;
+    long const row_at = (long(image) * g.row.out + h) * g.col.out * c;
+    bool const buffered = g.stream || sizeof(T) == 2;    // sums of bf16 results are of f32 until their row is complete
+    float* const out = buffered ? buffer : static_cast<float*>(g.out) + row_at;
     for (int j = 0; j < col_classes; ++j) {
       GatherTaps const cols = taps_of(g.col, j);
       int const positions = positions_of(g.col, j);
       Inside const whole = inside(g.col, cols, positions);
-      Strip a{};
+      Strip<T> a{};
       a.row_step = long(rows.step) * g.col.in * c, a.tap_step = cols.step * c, a.pixel_step = step_in(g.col) * c;
       a.w_row = long(rows.tap_step) * g.col.taps * c, a.w_tap = cols.tap_step * c;
       a.rows = r.end - r.begin, a.channels = g.channels, a.bias = g.bias, a.out_step = col_classes * c;
@@ -130,23 +138,21 @@ void task(DepthwiseGather const& g, int number) {
         a.w = w + (cols.tap + taps.begin * cols.tap_step) * c;
         a.out = out + (long(i) * col_classes + j) * c;
         if (g.finishes && j == 0) {                      // what the slots will read of these pixels
-          long const next = a.out - out + (row_out - g.out), count = long(pixels) * a.out_step;
-          float const* const operands[] = {g.slots.residual, g.slots.mask, g.slots.other};
-          for (float const* from : operands)
-            for (long k = 0; from && k < count; k += 16) __builtin_prefetch(from + next + k, 0, 2);
+          long const next = a.out - out + row_at, count = long(pixels) * a.out_step;
+          long const size = g.slots.bf16 ? 2 : 4;
+          void const* const operands[] = {g.slots.residual, g.slots.mask, g.slots.other};
+          for (void const* from : operands)
+            for (long k = 0; from && k < count * size; k += 64) __builtin_prefetch(static_cast<char const*>(from) + next * size + k, 0, 2);
         }
-        strip_for(g.lanes, pixels)(a);
+        strip_for<T>(g.lanes, pixels)(a);
         i += pixels;
       }
     }
-    if (g.finishes || g.stream) {
+    if (g.finishes || buffered) {
       StoredRows s = g.slots;
-      long const at = row_out - g.out;
-      s.from = out, s.out = row_out;
+      s.from = out;
       s.stream = g.stream;
-      s.residual = s.residual ? s.residual + at : nullptr;
-      s.mask = s.mask ? s.mask + at : nullptr;
-      s.other = s.other ? s.other + at : nullptr;
+      advance(s, row_at);
       s.totals = s.totals && image < g.valid_images ? s.totals + 2 * s.second * number : nullptr;
       store_kernels.rows(s);
     }
@@ -155,6 +161,8 @@ void task(DepthwiseGather const& g, int number) {
   if (g.stream) __builtin_ia32_sfence();                 // before other threads are told that the results are there
 #endif
 }
+
+void task(DepthwiseGather const& g, int number) { g.bf16 ? task_in<std::uint16_t>(g, number) : task_in<float>(g, number); }
 
 }  // namespace
 
@@ -169,6 +177,7 @@ extern DepthwiseKernels const depthwise_kernels{kLanes, task};
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cpu/depthwise_plan.h"
 #include "falconet/ops/conv/cpu/stored_statistics.h"
+#include "falconet/tensor/bf16.h"
 
 namespace falconet {
 namespace {
@@ -186,7 +195,8 @@ DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
   g.bands = (g.row.out + g.band - 1) / g.band;
   g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
   std::int64_t const row = std::int64_t(g.col.out) * p.c;
-  g.stream = row * g.row.out * p.n >= std::int64_t(direct_stream_floats) && p.c % 16 == 0 && row <= std::int64_t(direct_row_floats);
+  g.bf16 = p.x_type == DType::bf16;
+  g.stream = !g.bf16 && row * g.row.out * p.n >= std::int64_t(direct_stream_floats) && p.c % 16 == 0 && row <= std::int64_t(direct_row_floats);
   g.finishes = p.store.residual || p.store.mask != Mask::none || p.store.stats != Stats::none;
   return g;
 }
@@ -194,12 +204,14 @@ DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.groups != p.c || p.groups != p.k) return "needs as many groups as channels and filters";
-  if (!p.one_type(DType::f32)) return "needs f32";
+  bool const filter_of_bf16 = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !filter_of_bf16) return "needs f32 or bf16";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.c < 4) return "needs at least 4 channels";
   if (p.stride_h > direct_max_classes || p.stride_w > direct_max_classes) return "strides up to 8";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
   if (p.direction == Direction::bwd_filter) return p.store.bias ? "db" : "";
+  if (p.x_type == DType::bf16 && double(p.direction == Direction::fwd ? p.q() : p.w) * p.c > double(direct_row_floats)) return "result rows exceed its buffer of 128 KiB";
   return stored_rows_refusal(p);
 }
 
@@ -212,11 +224,13 @@ std::size_t scratch(ConvProblem const& p, Config const&) {
 }
 
 void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream&) {
-  float const* const w = args.w.as<float const>();
+  bool const bf16_filter = p.w_type == DType::bf16;
+  auto const* const w = args.w.as<float const>();
+  auto const* const w_bf16 = args.w.as<bf16 const>();
   float* const packed = to.as<float>();
   int const taps = p.r * p.s;
   for (int c = 0; c < p.c; ++c)
-    for (int t = 0; t < taps; ++t) packed[std::int64_t(t) * p.c + c] = w[std::int64_t(c) * taps + t];
+    for (int t = 0; t < taps; ++t) packed[std::int64_t(t) * p.c + c] = bf16_filter ? to_float(w_bf16[std::int64_t(c) * taps + t]) : w[std::int64_t(c) * taps + t];
 }
 
 // One core of 3.5 GHz with a vector loaded for each multiply-add, at half its rate; memory, or the caches.
@@ -233,15 +247,16 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   bool const back = p.direction == Direction::bwd_data;
   if (!args.prepared) prepare(p, config, args, scratch, stream);
   g.packed = (args.prepared ? args.prepared : scratch).as<float const>();
-  g.in = (back ? args.y : args.x).as<float const>();
-  g.out = (back ? args.x : args.y).as<float>();
+  g.in = (back ? args.y : args.x).data;
+  g.out = (back ? args.x : args.y).data;
   g.bias = p.store.bias ? args.bias.as<float const>() : nullptr;
   int const tasks = g.images * g.bands;
   if (reinterpret_cast<std::uintptr_t>(g.out) % 64) g.stream = 0;
-  if (g.finishes || g.stream) {
+  if (g.finishes || g.stream || g.bf16) {
     double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : packed_bytes(p)));
     g.slots = stored_rows_of(p, args, totals);
     g.slots.pixels = g.col.out, g.slots.channels = g.channels, g.slots.from_step = g.slots.step = g.channels;
+    g.slots.out = g.out;
     g.slots.bias = nullptr;                              // the sums begin with it
     g.relu = 0;
     g.valid_images = args.step ? std::clamp<int>(args.step->valid_count, 0, p.n) : p.n;

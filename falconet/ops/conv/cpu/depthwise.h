@@ -13,10 +13,11 @@ struct DepthwiseGather {
   int band, bands;                                       // result rows of a task; tasks of an image
   int lanes;                                             // of a vector of channels: all, or 4 where there are fewer channels
   int finishes, valid_images;                            // rows pass through `slots` once they are complete; images that statistics count
-  int relu;
+  int relu, bf16;                                        // bf16: in and out, else f32
   int stream;                                            // rows are made in a buffer and written past the caches: of a result that no cache keeps
-  float const *in, *packed, *bias;                       // packed: [r][s][channels]
-  float* out;
+  void const* in;
+  float const *packed, *bias;                            // packed: [r][s][channels]
+  void* out;
   StoredRows slots;                                      // of the whole result
 };
 
@@ -24,8 +25,9 @@ struct DepthwiseFilter {
   int images, h, w, c, p, q, r, s;
   int stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int lanes, parts;                                      // rows of dy are dealt to the parts
-  float const *x, *dy;
-  float *dw, *partial;                                   // partial: parts x [r][s][c]
+  int bf16;                                              // x and dy, else f32
+  void const *x, *dy;
+  float* partial;                                        // parts x [r][s][c]
 };
 
 struct DepthwiseKernels {

@@ -11,20 +11,22 @@
 #ifdef FALCONET_ISA
 
 #include "falconet/device/cpu/simd.h"
+#include "falconet/device/cpu/simd_load.h"
 #include "falconet/ops/conv/cpu/direct_tile.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
 
+template <class T>
 struct Taps {
-  float const *x, *dy;                                   // the first pixel's first tap, and the first pixel
+  T const *x, *dy;                                       // the first pixel's first tap, and the first pixel
   long pixel_step, tap_step;                             // of x, floats
   int pixels, channels;
   float* sums;                                           // [tap][channels]
 };
 
-template <class D, int taps>
-void add_taps(Taps const& a) {
+template <class T, class D, int taps>
+void add_taps(Taps<T> const& a) {
   D const d;
   constexpr int lanes = int(hn::MaxLanes(D()));
   for (int c = 0; c < a.channels; c += lanes) {
@@ -33,19 +35,19 @@ void add_taps(Taps const& a) {
     hn::Vec<D> even[taps], odd[taps];
 #pragma GCC unroll 8
     for (int t = 0; t < taps; ++t) even[t] = hn::LoadU(d, a.sums + long(t) * a.channels + c), odd[t] = hn::Zero(d);
-    float const *x = a.x + c, *dy = a.dy + c;
+    T const *x = a.x + c, *dy = a.dy + c;
     int pixel = 0;
     for (; pixel + 2 <= a.pixels; pixel += 2, dy += 2 * long(a.channels), x += 2 * a.pixel_step) {
-      auto const first = hn::LoadU(d, dy), second = hn::LoadU(d, dy + a.channels);
+      auto const first = load_f32(d, dy), second = load_f32(d, dy + a.channels);
 #pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(hn::LoadU(d, x + t * a.tap_step), first, even[t]);
+      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(load_f32(d, x + t * a.tap_step), first, even[t]);
 #pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) odd[t] = hn::MulAdd(hn::LoadU(d, x + a.pixel_step + t * a.tap_step), second, odd[t]);
+      for (int t = 0; t < taps; ++t) odd[t] = hn::MulAdd(load_f32(d, x + a.pixel_step + t * a.tap_step), second, odd[t]);
     }
     if (pixel < a.pixels) {
-      auto const last = hn::LoadU(d, dy);
+      auto const last = load_f32(d, dy);
 #pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(hn::LoadU(d, x + t * a.tap_step), last, even[t]);
+      for (int t = 0; t < taps; ++t) even[t] = hn::MulAdd(load_f32(d, x + t * a.tap_step), last, even[t]);
     }
     auto const fresh = hn::Not(hn::FirstN(d, std::size_t(done)));
 #pragma GCC unroll 8
@@ -58,13 +60,17 @@ void add_taps(Taps const& a) {
   }
 }
 
-using TapsKernel = void (*)(Taps const&);
-TapsKernel taps_for(int lanes, int taps) {
-  if (lanes != kLanes) return add_taps<hn::CappedTag<float, 4>, 1>;
-  return taps == 5 ? add_taps<Wide, 5> : taps == 3 ? add_taps<Wide, 3> : add_taps<Wide, 1>;
+template <class T>
+using TapsKernel = void (*)(Taps<T> const&);
+template <class T>
+TapsKernel<T> taps_for(int lanes, int taps) {
+  if (lanes != kLanes) return add_taps<T, hn::CappedTag<float, 4>, 1>;
+  return taps == 5 ? add_taps<T, Wide, 5> : taps == 3 ? add_taps<T, Wide, 3> : add_taps<T, Wide, 1>;
 }
 
-void task(DepthwiseFilter const& g, int part) {
+template <class T>
+void task_in(DepthwiseFilter const& g, int part) {
+  auto const *const x = static_cast<T const*>(g.x), *const dy = static_cast<T const*>(g.dy);
   float* const sums = g.partial + long(part) * g.r * g.s * g.c;
   __builtin_memset(sums, 0, sizeof(float) * std::size_t(g.r) * std::size_t(g.s) * std::size_t(g.c));
   long const rows = long(g.images) * g.p, c = g.c;
@@ -86,8 +92,8 @@ void task(DepthwiseFilter const& g, int part) {
           int const left = q * g.stride_w - g.pad_left + s * g.dilation_w, left_over = g.s - s;
           int const taps = !whole || g.lanes != kLanes || left_over < 3 ? 1 : left_over < 5 ? 3 : 5;
           if (whole || (left >= 0 && left < g.w))
-            taps_for(g.lanes, taps)({g.x + ((image * g.h + h) * g.w + left) * c, g.dy + (row * g.q + q) * c, g.stride_w * c, g.dilation_w * c, pixels, g.c,
-                                     sums + long(r * g.s + s) * c});
+            taps_for<T>(g.lanes, taps)({x + ((image * g.h + h) * g.w + left) * c, dy + (row * g.q + q) * c, g.stride_w * c, g.dilation_w * c, pixels, g.c,
+                                        sums + long(r * g.s + s) * c});
           s += taps;
         }
       }
@@ -95,6 +101,8 @@ void task(DepthwiseFilter const& g, int part) {
     }
   }
 }
+
+void task(DepthwiseFilter const& g, int part) { g.bf16 ? task_in<std::uint16_t>(g, part) : task_in<float>(g, part); }
 
 }  // namespace
 
@@ -107,6 +115,7 @@ extern DepthwiseFilterKernels const depthwise_filter_kernels{kLanes, task};
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/cpu/depthwise_plan.h"
+#include "falconet/tensor/bf16.h"
 
 namespace falconet {
 namespace {
@@ -126,18 +135,21 @@ void depthwise_filter_run(ConvProblem const& p, ConvArgs const& args, View scrat
   g.stride_h = p.stride_h, g.stride_w = p.stride_w, g.dilation_h = p.dilation_h, g.dilation_w = p.dilation_w, g.pad_top = p.pad_top, g.pad_left = p.pad_left;
   g.lanes = depthwise_lanes(p.c, kernels.vector_lanes);
   g.parts = parts_of(p);
-  g.x = args.x.as<float const>(), g.dy = args.y.as<float const>();
+  g.bf16 = p.x_type == DType::bf16;
+  g.x = args.x.data, g.dy = args.y.data;
   g.partial = scratch.as<float>();
   stream.threads().run(g.parts, [&](int part) { kernels.task(g, part); });
 
   float* const dw = args.w.as<float>();
+  bool const rounded = p.w_type == DType::bf16;
   int const taps = p.r * p.s, channels = p.c;
   stream.threads().run((channels + 63) / 64, [&](int block) {
     for (int c = block * 64; c < std::min(channels, (block + 1) * 64); ++c)
       for (int t = 0; t < taps; ++t) {
         float sum = 0;
         for (int part = 0; part < g.parts; ++part) sum += g.partial[(std::int64_t(part) * taps + t) * channels + c];
-        dw[std::int64_t(c) * taps + t] = sum;
+        if (rounded) args.w.as<bf16>()[std::int64_t(c) * taps + t] = to_bf16(sum);
+        else dw[std::int64_t(c) * taps + t] = sum;
       }
   });
 }

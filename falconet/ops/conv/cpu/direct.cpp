@@ -11,9 +11,12 @@
 // the loops, and absent filter rows are skipped. Related: Georganas et al., "Anatomy of high-performance deep learning
 // convolutions on SIMD architectures", SC 2018.
 // The register tiles are in direct_tile.h, the store slots in direct_store.h.
+// bf16: where the processor has AVX512-BF16 and channels are even, two neighbouring ones are an element, the filter is packed in pairs, and a tile
+// multiplies pairs (vdpbf16ps, f32 sums, subnormals as zero) at twice f32's rate; elsewhere rows are widened as they are staged.
 //   Tile (AVX-512): 24 sums: 24x1, 12x2, 8x3 or 6x4 (pixels x vectors); loads per multiply-add 1/pixels + 1/vectors.
 //   Cost: 2 n k p q c r s operations; reads x, writes y once, streams the packed filter from L1 or L2 per tile.
-// Limits: f32, nhwc, groups 1; store {bias, residual, relu or relu6, mask} or {bias, relu, max_pool}, bwd_data also load_dy {max_unpool}.
+// Limits: f32 or bf16, nhwc, groups 1; store {bias, residual, relu or relu6, mask} or {bias, relu, max_pool}, bwd_data also load_dy {max_unpool}; in
+// bf16 also statistics and masks of relu6, and no filter of which a pass exceeds L2.
 #include "falconet/ops/conv/cpu/direct.h"
 
 #ifdef FALCONET_ISA
@@ -130,9 +133,12 @@ void pack(DirectGather const& g, int block) {
 
 void stage_rows(DirectGather const& g, int image, int begin, int end, float* to) {
   int const columns = int(g.pitch / g.in_c);
+  auto const* const in_bf16 = reinterpret_cast<std::uint16_t const*>(g.in);
   for (int row = begin; row < end; ++row, to += g.pitch) {
     if (!g.unpool) {
-      copy_row(g.in + (long(image) * g.row.in + row) * g.col.in * g.in_c, g.col.in, g.in_c, g.first_col, columns, to);
+      long const at = (long(image) * g.row.in + row) * g.col.in * g.in_c;
+      if (g.bf16 && !g.pairs) copy_row(in_bf16 + at, g.col.in, g.in_c, g.first_col, columns, to);
+      else copy_row(g.in + at, g.col.in, g.in_c, g.first_col, columns, to);
       continue;
     }
     int const rows = g.row.in / g.unpool, width = g.col.in / g.unpool, pooled = row / g.unpool;
@@ -141,11 +147,15 @@ void stage_rows(DirectGather const& g, int image, int begin, int end, float* to)
       continue;
     }
     long const at = (long(image) * rows + pooled) * width * g.in_c;
-    unpool_row(g.in + at, g.in_winner + at, width, g.unpool, row % g.unpool, g.in_c, g.first_col, columns, to, g.in_c);
+    if (g.pairs)
+      unpool_row(in_bf16 + 2 * at, g.in_winner + 2 * at, width, g.unpool, row % g.unpool, 2 * g.in_c, g.first_col, columns, reinterpret_cast<std::uint16_t*>(to), 2 * g.in_c);
+    else if (g.bf16) unpool_row(in_bf16 + at, g.in_winner + at, width, g.unpool, row % g.unpool, g.in_c, g.first_col, columns, to, g.in_c);
+    else unpool_row(g.in + at, g.in_winner + at, width, g.unpool, row % g.unpool, g.in_c, g.first_col, columns, to, g.in_c);
   }
 }
 
-void task(DirectGather const& g, int number) {
+void task(DirectGather const& g, int const task_number) {
+  int number = task_number;
   HWY_ALIGN float stage[direct_stage_floats];
   HWY_ALIGN float row_sums[direct_row_floats];
   int const split = number / (g.images * g.bands), first_block = g.blocks * split / g.splits, end_block = g.blocks * (split + 1) / g.splits;
@@ -180,7 +190,7 @@ void task(DirectGather const& g, int number) {
   for (int block = first_block; block < end_block; ++block) {
     Block const b = block_of(g, block);
     int const first = b.first * g.lanes, width = b.vectors * g.lanes;
-    bool const in_place = !g.pool && first + width <= g.out_c;          // sums go straight to the result
+    bool const in_place = !g.pool && !g.bf16 && first + width <= g.out_c;          // sums go straight to the result
     bool const finish = !in_place || g.mask_on;
     float const* const bias = !finish && g.bias_on ? g.bias + first : nullptr;   // as the sums are stored, where that is all
     float const* const residual = !finish && g.residual_on ? g.residual : nullptr;
@@ -236,6 +246,10 @@ void task(DirectGather const& g, int number) {
           }
         }
         if (!last || !finish) continue;
+        if (g.bf16 && !g.pool) {
+          finish_bf16(g, out, out_step, image, task_number, pixel, first, first + width < g.out_c ? width : g.out_c - first);
+          continue;
+        }
         with_lanes(g.lanes, [&](auto d) {
           if (!g.pool) finish_row(d, g, out, out_step, pixel, first, b.vectors);
           else if (h % g.pool == g.pool - 1)
@@ -259,6 +273,7 @@ extern DirectGatherKernels const direct_gather{kLanes, kRegisters, pack, task};
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cpu/direct_plan.h"
+#include "falconet/ops/conv/cpu/stored_statistics.h"
 
 namespace falconet {
 namespace {
@@ -285,6 +300,9 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.images = p.n;
   g.in_c = back ? p.k : p.c;
   g.out_c = back ? p.c : p.k;
+  g.bf16 = p.x_type == DType::bf16;
+  g.pairs = g.bf16 && in_pairs(isa, g.in_c);
+  if (g.pairs) g.in_c /= 2;
   g.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
   g.pool = p.store.pool.kind == PoolSlot::max ? p.store.pool.size : 0;
   g.bias_on = p.store.bias, g.relu = p.store.act == Activation::relu ? 1 : p.store.act == Activation::relu6 ? 6 : 0;
@@ -294,18 +312,18 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
 
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   g.group = 1;
-  bool const half = V == 16 && g.out_c <= 8 && g.out_c > 4 && config.get("half", 0);
-  while (!half && g.group < V / 4 && g.out_c <= V / (2 * g.group)) g.group *= 2;
+  bool const half = V == 16 && !g.pairs && g.out_c <= 8 && g.out_c > 4 && config.get("half", 0);
+  while (!half && !g.pairs && g.group < V / 4 && g.out_c <= V / (2 * g.group)) g.group *= 2;
   g.lanes = half ? 8 : V / g.group;
   int const all = (g.out_c + g.lanes - 1) / g.lanes;
   int const most = std::clamp(config.get("vectors", kernels.registers == 32 ? 4 : 3), 1, 4);
   g.blocks = (all + most - 1) / most;
   g.vectors = (all + g.blocks - 1) / g.blocks;
-  g.max_tile = std::clamp(config.get("tile", sums), 1, sums);
+  g.max_tile = std::clamp(config.get("tile", sums), 1, g.pairs ? 12 : sums);
 
   auto const met = met_columns(g.col);
   g.first_col = met.first;
-  g.staged = g.unpool || met.first < 0 || met.first + met.count > g.col.in;
+  g.staged = g.unpool || (g.bf16 && !g.pairs) || met.first < 0 || met.first + met.count > g.col.in;
   g.pitch = long(g.staged ? met.count : g.col.in) * g.in_c;
   long const run_bytes = 4L * g.col.taps * g.in_c * g.vectors * g.lanes, chunk_bytes = 192 << 10;
   g.row_chunk = int(std::max<long>(1, chunk_bytes / run_bytes));
@@ -329,23 +347,44 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   return g;
 }
 
+// The filter as floats or pairs in the order of w, from which it is packed; forward, bf16 already lies in pairs.
+long unpacked_floats(ConvProblem const& p, bool pairs) {
+  if (p.w_type != DType::bf16 || (pairs && p.direction == Direction::fwd)) return 0;
+  return long(p.k) / (pairs ? 2 : 1) * p.r * p.s * p.c;
+}
 long packed_floats(DirectGather const& g, int vector_lanes) {
   long const all = (g.out_c + g.lanes - 1) / g.lanes;
   long const taps = long(g.row.taps) * g.col.taps * g.in_c;             // one vector each at most
   return all * vector_lanes * taps;
 }
 
-std::string reject_gather(ConvProblem const& problem) {
+// What statistics begin behind.
+std::size_t filter_bytes(ConvProblem const& p, Config const& config) {
+  std::size_t most = 0;
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    DirectGather const g = plan_of(p, config, isa);
+    long const floats = (packed_floats(g, FALCONET_KERNELS(isa, direct_gather).vector_lanes) + 15) / 16 * 16 + unpacked_floats(p, g.pairs);
+    most = std::max(most, sizeof(float) * std::size_t(floats));
+  }
+  return (most + 63) / 64 * 64;
+}
+int tasks_of(DirectGather const& g) { return g.images * g.bands * g.splits; }
+
+std::string reject_gather(ConvProblem const& problem, Isa here) {
   ConvProblem const p = flattened(problem);
   bool const back = p.direction == Direction::bwd_data;
   if (back && std::max(p.stride_h, p.stride_w) > direct_max_classes) return "strides of a data gradient are at most 8";
-  if (p.store.affine != Affine::none || p.store.stats != Stats::none) return "store slots are bias, residual, relu, mask and max_pool";
+  bool const bf16 = p.x_type == DType::bf16;
+  if (p.store.affine != Affine::none || (p.store.stats != Stats::none && !bf16)) return "store slots are bias, residual, relu, mask and max_pool";
   if (p.store.act != Activation::none && p.store.act != Activation::relu && p.store.act != Activation::relu6) return "of the activations it has relu and relu6";
   if (p.store.act == Activation::relu6 && p.pooled_y()) return "before max_pool it has relu alone";
-  if (p.store.mask == Mask::relu6) return "a mask of relu6";
+  if (p.store.mask == Mask::relu6 && !bf16) return "a mask of relu6";
+  if (p.store.stats != Stats::none && (p.n != problem.n || p.c != problem.c || p.pooled_y())) return "statistics of 1x1 filters, or of a pooled map";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    if (bf16 && isa != here) continue;
     DirectGather const g = plan_of(problem, {}, isa);
+    if (bf16 && 4L * g.row.taps * g.col.taps * g.in_c * g.vectors * g.lanes > (1 << 20)) return "the filter of a block of channels exceeds L2";
     long const rows = g.row.transposed ? (g.row.taps - 1) * g.row.dilation / g.row.stride + 2 : (std::max(1, g.pool) - 1) * g.row.stride + (g.row.taps - 1) * g.row.dilation + 1;
     if (g.staged && (g.band > std::max(1, g.pool) ? 0 : rows) * g.pitch > long(direct_stage_floats)) return "input rows of one result row exceed its buffer of 256 KiB";
     if (long(std::max(1, g.pool)) * g.col.out * g.lanes * 4 > long(direct_row_floats)) return "result rows exceed its buffer of 128 KiB";
@@ -358,6 +397,16 @@ void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, V
   DirectGather g = plan_of(p, config, stream.isa());
   g.filter = args.w.as<float const>();
   g.packed = to.as<float>();
+  if (g.bf16 && unpacked_floats(p, g.pairs)) {
+    float* const unpacked = g.packed + (packed_floats(g, kernels.vector_lanes) + 15) / 16 * 16;
+    long const row = long(p.r) * p.s * p.c;
+    if (g.pairs) join_rows(args.w.as<bf16 const>(), p.k, row, unpacked, stream);
+    else {
+      bf16 const* const w = args.w.as<bf16 const>();
+      stream.threads().run(p.k, [&](int k) { std::transform(w + k * row, w + (k + 1) * row, unpacked + k * row, [](bf16 v) { return to_float(v); }); });
+    }
+    g.filter = unpacked;
+  }
   stream.threads().run(g.blocks, [&](int block) { kernels.pack(g, block); });
 }
 
@@ -374,15 +423,24 @@ void run_gather(ConvProblem const& p, Config const& config, ConvArgs const& args
   g.out_winner = back ? nullptr : args.winner.as<std::uint8_t>();
   if (args.prepared) g.packed = args.prepared.as<float>();
   else prepare(p, config, args, scratch, stream), g.packed = scratch.as<float>();
-  stream.threads().run(g.images * g.bands * g.splits, [&](int task) { kernels.task(g, task); });
+  double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : filter_bytes(p, config)));
+  if (g.bf16) {
+    g.slots = stored_rows_of(p, args, totals);
+    g.slots.out = g.out, g.slots.step = g.out_c;
+    g.valid_images = args.step ? std::clamp<int>(args.step->valid_count, 0, p.n) : p.n;
+    if (g.slots.totals) clear_statistics(p, tasks_of(g), totals, stream);
+  }
+  stream.threads().run(tasks_of(g), [&](int task) { kernels.task(g, task); });
+  if (g.slots.totals) add_statistics(p, tasks_of(g), totals, args, stream);
 }
 
-std::string reject(ConvProblem const& p, DeviceFacts const&) {
+std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.direction == Direction::bwd) return "both gradients at once";
-  if (!p.one_type(DType::f32)) return "needs f32";
+  bool const filter_of_bf16 = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !filter_of_bf16) return "needs f32 or bf16";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";
-  return p.direction == Direction::bwd_filter ? direct_filter_reject(p) : reject_gather(p);
+  return p.direction == Direction::bwd_filter ? direct_filter_reject(p, facts.isa) : reject_gather(p, facts.isa);
 }
 
 bool sparse(ConvProblem const& p, Config const& config) { return !config.get("dense", 0) && direct_unpool_accepts(p); }
@@ -393,7 +451,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   Config const two{{"vectors", 2}}, half{{"half", 1}};
   if (wide > 32) return {Config{}, two};
-  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4) return {Config{}};
+  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4 || (p.x_type == DType::bf16 && in_pairs(facts.isa, p.direction == Direction::fwd ? p.c : p.k))) return {Config{}};
   // Processors that split AVX-512 loads gain from half vectors of 8 channels; the others from two input channels in one vector.
   bool const split = facts.name.find("AMD") != std::string::npos;
   return split ? std::vector{half, Config{}} : std::vector{Config{}, half};
@@ -402,21 +460,23 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   if (p.direction == Direction::bwd_filter) return direct_filter_scratch(p);
   if (sparse(p, config)) return direct_unpool_scratch(p);
-  std::size_t most = 0;
-  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512})
-    most = std::max(most, sizeof(float) * std::size_t(packed_floats(plan_of(p, config, isa), FALCONET_KERNELS(isa, direct_gather).vector_lanes)));
-  return most;
+  int tasks = 0;
+  if (p.store.stats != Stats::none)
+    for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) tasks = std::max(tasks, tasks_of(plan_of(p, config, isa)));
+  return filter_bytes(p, config) + statistics_bytes(p, tasks);
 }
 
-// All that run_gather has in scratch memory is the packed filter.
-std::size_t prepared(ConvProblem const& p, Config const& config) { return p.direction == Direction::bwd_filter || sparse(p, config) ? 0 : scratch(p, config); }
+// Of run_gather, the packed filter.
+std::size_t prepared(ConvProblem const& p, Config const& config) { return p.direction == Direction::bwd_filter || sparse(p, config) ? 0 : filter_bytes(p, config); }
 
 // One core of 3.5 GHz with two (plain: one) multiply-adds a cycle at 60 % of its peak, and its share of memory bandwidth.
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 2;
   int const wide = p.direction == Direction::bwd_data ? p.c : p.k;
   double const used = wide / (std::ceil(wide / lanes) * lanes);
-  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (wide * 2 > lanes ? used : 0.8);
+  int const summed = p.direction == Direction::fwd ? p.c : p.k;
+  bool const pairs = p.x_type == DType::bf16 && (p.direction == Direction::bwd_filter || in_pairs(facts.isa, summed));
+  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (pairs ? (p.direction == Direction::bwd_filter ? 1.45 : 1.7) * used : wide * 2 > lanes ? used : 0.8);
   bool const filter_1x1 = p.direction == Direction::bwd_filter && p.r * p.s == 1;
   double const seconds = std::max(p.operations() / per_second, bytes_of(p.operands()) / (filter_1x1 ? 15e9 : 12e9));
   return seconds + 2e-6;
@@ -429,6 +489,16 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 }
 
 }  // namespace
+
+bool in_pairs(Isa isa, int channels) { return isa == Isa::avx512 && channels % 2 == 0 && has_bf16_products(); }
+
+void join_rows(bf16 const* from, int rows, long row, float* to, Stream& stream) {
+  stream.threads().run(rows / 2, [&](int pair) {
+    bf16 const *const even = from + 2L * pair * row, *const odd = even + row;
+    auto* const joined = reinterpret_cast<std::uint32_t*>(to) + pair * row;
+    for (long i = 0; i < row; ++i) joined[i] = even[i].bits | std::uint32_t(odd[i].bits) << 16;
+  });
+}
 
 ConvProblem flattened(ConvProblem p) {
   if (p.pooled_y() || p.stride_h != 1 || p.stride_w != 1 || p.pad_top || p.pad_left || p.pad_bottom || p.pad_right) return p;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "falconet/device/cpu/isa.h"
+#include "falconet/ops/conv/cpu/store_rows.h"
 
 namespace falconet {
 
@@ -57,6 +58,8 @@ constexpr int direct_max_classes = 8;                    // strides of a data gr
 constexpr std::size_t direct_stage_floats = 64 << 10;    // on the stack of each thread: input rows of one task
 constexpr std::size_t direct_row_floats = 32 << 10;      // on the stack: result rows that cannot be written where they belong
 
+// Images of bf16, whose sums are of f32 in a buffer until store_rows.h rounds them. `pairs` (AVX512-BF16): two neighbouring channels are one
+// 32-bit element of `in`, so that in_c counts pairs, and nothing but the tile and the packed filter knows it. Else rows are widened as they are staged.
 struct DirectGather {
   GatherAxis row, col;
   int images, in_c, out_c;
@@ -71,16 +74,22 @@ struct DirectGather {
   int unpool, pool;                                      // window size or 0
   int splits;                                            // tasks among which the blocks are dealt: with few pixels weights are read once
   int bias_on, relu, mask_on, residual_on;               // relu: 1, or 6 for relu6
+  int bf16, pairs, valid_images;                         // images that statistics count
   int far, heavy, stream;                                // the result exceeds the caches, the weights exceed L2; the result may pass by the caches
   float const *in, *filter, *bias, *residual, *mask;
   std::uint8_t const* in_winner;
   std::uint8_t* out_winner;
   float *out, *packed;
+  StoredRows slots;                                      // bf16: of the whole result
 };
 
 struct DirectFilter {
   int images, h, w, c, p, q, k, r, s;
   int stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  // x and dy are of bf16, staged as floats or (pairs) as pairs of neighbouring pixels, see direct_pairs.h; dw is of bf16. A row of dy then is so
+  // many pixels, or pairs of them, which lie x_step floats apart in x.
+  int bf16, pairs, dw_bf16, pixels;
+  long x_step;
   // A run: (s,c) as one where columns lie side by side (dilation 1), else one per filter column.
   int runs, run;
   // lanes_over_k = 0: vectors along the run of x, dy broadcast; 1: vectors along k of dy, x broadcast.
@@ -108,9 +117,11 @@ struct DirectUnpool {
   int size, p, q;                                        // windows and how many there are
   int lanes, tile_rows, tile_vectors, k_chunk;
   long row_floats, filter_floats, pitch;                 // of the table's rows and filters; of the padded image's rows
-  float const *dy, *filter, *residual, *mask;            // residual and mask: null where unused
+  int bf16;                                              // dy, filter, residual, mask and dx, else f32
+  void const *dy, *filter, *residual, *mask;             // residual and mask: null where unused
   std::uint8_t const* winner;
-  float *dx, *table;
+  void* dx;
+  float* table;
 };
 
 struct DirectGatherKernels {

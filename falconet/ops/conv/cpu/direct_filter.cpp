@@ -9,6 +9,7 @@
 // are added in order: the same bytes for any number of threads.
 //   Tile (AVX-512): up to 24 sums, such as 3 vectors x 8 filters: (3 + 8) / 24 loads per multiply-add.
 //   Cost: 2 n k p q c r s operations; x and dy are read once per tile of a band, from L2 at worst.
+// bf16: x and dy are staged, widened to f32; where the processor has AVX512-BF16, in pairs of pixels (direct_pairs.h) at twice the rate.
 // Where dy comes max-pooled, one pixel of each window has a gradient: the winners of a filter are listed, and each adds its
 // dy times a window of x, 1/size^2 of the operations.
 #include "falconet/ops/conv/cpu/direct.h"
@@ -17,6 +18,7 @@
 
 #include "falconet/device/cpu/simd.h"
 #include "falconet/ops/conv/cpu/direct_rows.h"
+#include "falconet/ops/conv/cpu/direct_pairs.h"
 
 namespace falconet::FALCONET_ISA {
 namespace {
@@ -92,7 +94,11 @@ OuterKernel outer_for(int vectors, int taps, int scalars) {
     default: return outer_of<D, 1, 1, kSums + (kSums == 24)>(scalars);
   }
 }
-OuterKernel outer_for(int lanes, int vectors, int taps, int scalars) {
+OuterKernel outer_for(DirectFilter const& f, int vectors, int taps, int scalars) {
+  int const lanes = f.lanes;
+#if HWY_TARGET <= HWY_AVX3
+  if (f.pairs) return pairs_for<Outer>(vectors, taps, scalars);
+#endif
   if constexpr (kLanes >= 16)
     if (lanes == 16) return outer_for<hn::CappedTag<float, 16>>(vectors, taps, scalars);
   if constexpr (kLanes >= 8)
@@ -225,33 +231,46 @@ void task(DirectFilter const& f, int number) {
     int const unpooled = f.unpool ? f.unpool : 1;                         // rows and columns of the full map to one of dy
     int const low = begin * unpooled * f.stride_h - f.pad_top;           // first row of x that is met
     float const* x = f.x + (long(image) * f.h + low) * f.x_pitch;
+    auto const* const x_bf16 = reinterpret_cast<std::uint16_t const*>(f.x);
     if (f.every_h) {
       for (int i = 0; i < end - begin; ++i)
-        for (int q = 0; q < f.q; ++q)
-          copy(f.x + ((long(image) * f.image_h + (begin + i) * f.every_h) * f.image_w + q * f.every_w) * f.c, stage_x + (i * long(f.q) + q) * f.c, f.c);
+        for (int q = 0; q < f.q; ++q) {
+          long const at = ((long(image) * f.image_h + (begin + i) * f.every_h) * f.image_w + q * f.every_w) * f.c;
+          float* const to = stage_x + (i * long(f.q) + q) * f.c;
+          if (f.pairs) join(x_bf16 + at, q + 1 < f.q ? x_bf16 + at + long(f.every_w) * f.c : nullptr, f.c, reinterpret_cast<std::uint32_t*>(to));
+          else f.bf16 ? copy(x_bf16 + at, to, f.c) : copy(f.x + at, to, f.c);
+        }
       x = stage_x;
     } else if (f.stage_x) {
       int const columns = (f.q * unpooled - 1) * f.stride_w + (f.s - 1) * f.dilation_w + 1;
       int const rows = ((end - begin) * unpooled - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1;
       for (int i = 0; i < rows; ++i) {
         float* const to = stage_x + i * f.x_pitch;
+        long const at = (long(image) * f.h + low + i) * f.w * f.c;
         if (low + i < 0 || low + i >= f.h) zero(to, f.x_pitch);
-        else copy_row(f.x + (long(image) * f.h + low + i) * f.w * f.c, f.w, f.c, -f.pad_left, columns, to);
+        else if (f.pairs) join_columns(x_bf16 + at, f.w, f.c, -f.pad_left, columns, f.stride_w, reinterpret_cast<std::uint32_t*>(to));
+        else if (f.bf16) copy_row(x_bf16 + at, f.w, f.c, -f.pad_left, columns, to);
+        else copy_row(f.x + at, f.w, f.c, -f.pad_left, columns, to);
       }
       x = stage_x;
     }
     float const* dy = f.dy + (long(image) * f.p + begin) * f.y_pitch;
     if (f.stage_y) {
-      dy = stage_y;
+      auto const* const dy_bf16 = reinterpret_cast<std::uint16_t const*>(f.dy);
+      int const count = k_end - k_first, each = f.pairs ? 2 : 1;
       for (int p = begin; p < end; ++p)
-        for (int q = 0; q < f.q; ++q) {
-          float* const to = stage_y + (p - begin) * f.y_pitch + q * f.y_step;
-          copy(f.dy + ((long(image) * f.p + p) * f.q + q) * f.k, to, f.k);
-          zero(to + f.k, f.y_step - f.k);
+        for (int q = 0; q < f.q; q += each) {
+          float* const to = stage_y + (p - begin) * f.y_pitch + q / each * f.y_step;
+          long const at = ((long(image) * f.p + p) * f.q + q) * f.k + k_first;
+          if (f.pairs) join(dy_bf16 + at, q + 1 < f.q ? dy_bf16 + at + f.k : nullptr, count, reinterpret_cast<std::uint32_t*>(to));
+          else f.bf16 ? copy(dy_bf16 + at, to, count) : copy(f.dy + at, to, count);
+          zero(to + count, f.y_step - count);
         }
+      dy = stage_y - k_first;
     }
     if (f.unpool) {
       std::uint8_t const* const winner = f.winner + (long(image) * f.p + begin) * f.y_pitch;
+      auto const* const pooled = reinterpret_cast<std::uint16_t const*>(f.dy) + (long(image) * f.p + begin) * f.y_pitch;
       int offset[256] = {};                                              // of a window's pixels in x
       for (int i = 0; i < f.unpool * f.unpool; ++i) offset[i] = int(i / f.unpool * f.stride_h * f.x_pitch) + i % f.unpool * f.stride_w * f.c;
       for (int k = k_first; k < k_end; ++k) {
@@ -260,7 +279,7 @@ void task(DirectFilter const& f, int number) {
           long at = p * f.y_pitch + k;
           int place = int(p * f.unpool * f.stride_h * f.x_pitch);
           for (int q = 0; q < f.q; ++q, at += f.y_step, place += f.unpool * f.stride_w * f.c) {
-            list[count] = {place + offset[winner[at]], dy[at]};
+            list[count] = {place + offset[winner[at]], f.bf16 ? to_float(bf16{pooled[at]}) : dy[at]};
             count += winner[at] < f.unpool * f.unpool;                   // overwritten where no one won: no branch to predict
           }
         }
@@ -277,18 +296,19 @@ void task(DirectFilter const& f, int number) {
       }
       continue;
     }
-    if (f.bias_on) add_bias(dy, end - begin, f.y_pitch, f.q, f.y_step, k_first, k_end, db);
+    if (f.bias_on) (f.pairs ? add_bias_of_pairs : add_bias)(dy, end - begin, f.y_pitch, f.pixels, f.y_step, k_first, k_end, db);
 
     if (f.lanes_over_k) {
       int const all_vectors = int(f.y_step + f.lanes - 1) / f.lanes;
-      strips(f.q, end - begin, [&](int q0, int pixels) {
-        float const* const from = x + long(q0) * f.stride_w * f.c;
-        pieces(f.r, f.max_scalars / f.run > 0 ? (f.max_scalars / f.run < 5 ? f.max_scalars / f.run : 5) : 1, [&](int r, int taps) {
+      strips(f.pixels, end - begin, [&](int q0, int pixels) {
+        float const* const from = x + q0 * f.x_step;
+        int const most_taps = f.pairs ? 4 : 5;
+        pieces(f.r, f.max_scalars / f.run > 0 ? (f.max_scalars / f.run < most_taps ? f.max_scalars / f.run : most_taps) : 1, [&](int r, int taps) {
           for (int u = 0; u < f.runs; ++u)
             pieces(f.run, f.max_scalars / taps, [&](int t, int scalars) {
               pieces(all_vectors, taps > 1 ? 1 : f.max_vectors, [&](int v, int vectors) {
-                outer_for(f.lanes, vectors, taps, scalars)({dy + q0 * f.y_step + v * f.lanes, from + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + t, f.y_step,
-                                                            f.y_pitch, long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.dilation_h * f.x_pitch, end - begin, pixels,
+                outer_for(f, vectors, taps, scalars)({dy + q0 * f.y_step + v * f.lanes, from + r * f.dilation_h * f.x_pitch + u * f.dilation_w * f.c + t, f.y_step,
+                                                            f.y_pitch, f.x_step, f.stride_h * f.x_pitch, f.dilation_h * f.x_pitch, end - begin, pixels,
                                                             sums + ((long(r) * f.runs + u) * f.run + t) * f.row_floats + v * f.lanes, f.runs * f.run * f.row_floats,
                                                             f.row_floats});
               });
@@ -305,10 +325,10 @@ void task(DirectFilter const& f, int number) {
       if (from >= to) continue;
       for (int u = 0; u < f.runs; ++u) {
         float const* const row = x + (long(from) * f.stride_h - up - low) * f.x_pitch + u * f.dilation_w * f.c;
-        strips(f.q, to - from, [&](int q0, int pixels) {
+        strips(f.pixels, to - from, [&](int q0, int pixels) {
           // 1x1: what the next strip reads comes from memory, a few pixels with each tile of this one.
           int const tiles = ((int(f.row_floats / f.lanes) + f.max_vectors - 1) / f.max_vectors) * ((k_end - k_first + f.max_scalars - 1) / f.max_scalars);
-          int const ahead = f.r == 1 && f.runs == 1 && !f.every_h ? pixels * (to - from) : 0;
+          int const ahead = f.r == 1 && f.runs == 1 && !f.every_h && !f.bf16 ? pixels * (to - from) : 0;
           float const* const next_x = row + long(q0 + ahead) * f.c;
           float const* const next_dy = dy + (from - begin) * f.y_pitch + (q0 + ahead) * f.y_step + k_first;
           int tile = 0;
@@ -319,8 +339,8 @@ void task(DirectFilter const& f, int number) {
                 for (int at = 0; at < k_end - k_first; at += 16) __builtin_prefetch(next_dy + i * f.y_step + at, 0, 2);
               }
               ++tile;
-              outer_for(f.lanes, vectors, 1, scalars)({row + long(q0) * f.stride_w * f.c + v * f.lanes, dy + (from - begin) * f.y_pitch + q0 * f.y_step + k_first + k,
-                                                       long(f.stride_w) * f.c, f.stride_h * f.x_pitch, f.y_step, f.y_pitch, 0, to - from, pixels,
+              outer_for(f, vectors, 1, scalars)({row + q0 * f.x_step + v * f.lanes, dy + (from - begin) * f.y_pitch + q0 * f.y_step + k_first + k,
+                                                       f.x_step, f.stride_h * f.x_pitch, f.y_step, f.y_pitch, 0, to - from, pixels,
                                                        sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
             });
           });
@@ -336,6 +356,15 @@ void sum(DirectFilter const& f, int k) {
     float* const dw = f.dw + (k * taps + tap) * f.run;
     float const* const from = f.lanes_over_k ? f.partial + tap * f.run * f.row_floats + k : f.partial + (k * taps + tap) * f.row_floats;
     long const step = f.lanes_over_k ? f.row_floats : 1;
+    if (f.dw_bf16) {
+      auto* const rounded = reinterpret_cast<bf16*>(f.dw) + (k * taps + tap) * f.run;
+      for (int t = 0; t < f.run; ++t) {
+        float v = 0;
+        for (int part = 0; part < f.parts; ++part) v += from[part * f.part_floats + t * step];
+        rounded[t] = to_bf16(v);
+      }
+      continue;
+    }
     for (int t = 0; t < f.run; ++t) dw[t] = from[t * step];
     for (int part = 1; part < f.parts; ++part) {
       float const* const more = from + part * f.part_floats;
@@ -388,13 +417,17 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   f.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
   if (f.unpool) f.p = p.stored_p(), f.q = p.stored_q();                  // dy as it lies in memory; windows leave out the rest
   f.bias_on = p.store.bias;
+  f.bf16 = p.x_type == DType::bf16, f.dw_bf16 = p.w_type == DType::bf16;
+  f.pairs = f.bf16 && !f.unpool && in_pairs(isa, 2);
+  f.pixels = f.pairs ? (f.q + 1) / 2 : f.q;
+  f.x_step = (f.pairs ? 2L : 1L) * f.stride_w * f.c;
   bool const joined = p.dilation_w == 1 || p.s == 1;
   f.runs = joined ? 1 : p.s;
   f.run = joined ? p.s * p.c : p.c;
 
   // Which operand lies across the lanes: the one that fills them better; half vectors where those are filled much better.
   auto const use = [](long n, long lanes) { return double(n) / double(rounded(n, lanes)); };
-  auto const lanes_for = [&](long n) { return V > 4 && use(n, V / 2) > 1.15 * use(n, V) ? V / 2 : V; };
+  auto const lanes_for = [&](long n) { return V > 4 && !f.pairs && use(n, V / 2) > 1.15 * use(n, V) ? V / 2 : V; };
   // Of a 1x1 layer from few channels to many, too: a tile of one vector of x would have a broadcast for each multiply-add.
   bool const thin = !f.unpool && f.r * f.s == 1 && 2 * f.run <= 3 * V && f.k % V == 0 && f.k >= 3 * V;
   f.lanes_over_k = thin || (!f.unpool && use(f.k, lanes_for(f.k)) > 1.1 * use(f.run, lanes_for(f.run)));
@@ -417,20 +450,24 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
     f.max_scalars = f.max_vectors == 5 ? 5 : sums / f.max_vectors;
   }
 
+  if (f.pairs) {                                                          // as many shapes of tiles as pairs_for has
+    if (f.max_vectors > 4) f.max_vectors = 4, f.max_scalars = 6;
+    if (f.max_vectors == 1) f.max_scalars = 12;
+  }
   f.row_floats = rounded(f.lanes_over_k ? f.k : f.run, f.lanes);
-  f.stage_y = f.lanes_over_k && f.row_floats != f.k;
-  f.y_step = f.lanes_over_k ? f.row_floats : f.k;
-  f.y_pitch = f.y_step * f.q;
+  f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
+  f.stage_y = f.bf16 ? !f.unpool : f.lanes_over_k && f.row_floats != f.k;
+  f.y_step = f.lanes_over_k ? f.row_floats : f.bf16 && f.stage_y ? f.k_block : f.k;
+  f.y_pitch = f.y_step * f.pixels;
   bool const reads_beyond = !f.lanes_over_k && f.row_floats != f.run;
-  f.stage_x = f.every_h || f.pad_left || columns > f.w || reads_beyond || ((f.lanes_over_k || f.unpool) && (f.pad_top || p.pad_bottom));
+  f.stage_x = f.bf16 || f.every_h || f.pad_left || columns > f.w || reads_beyond || ((f.lanes_over_k || f.unpool) && (f.pad_top || p.pad_bottom));
   f.x_pitch = long(f.stage_x ? columns : f.w) * f.c;
 
   auto const x_rows = [&](int band) { return (band * std::max(1, f.unpool) - 1) * f.stride_h + (f.r - 1) * f.dilation_h + 1; };
-  f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
   // The sums of a task are read and written for each band: where rows have few pixels, bands are as large as L2 and the stage allow.
-  bool const short_rows = f.q < 48 && !f.stage_y && !f.unpool;
+  bool const short_rows = f.q < 48 && (f.bf16 || !f.stage_y) && !f.unpool;
   long const limit = long(direct_stage_floats) / 4, x_limit = short_rows ? long(direct_stage_floats) * 7 / 8 : limit;
-  long const y_floats = short_rows ? long(f.q) * f.k_block : f.y_pitch;
+  long const y_floats = short_rows && !f.bf16 ? long(f.q) * f.k_block : f.y_pitch;
   f.band = f.p;
   while (f.band > 1 && (x_rows(f.band) * f.x_pitch > x_limit || f.band * y_floats > limit || (f.unpool && f.band * f.q > 1024) || (f.images == 1 && f.p / f.band < 4))) f.band = (f.band + 1) / 2;
   f.bands = (f.p + f.band - 1) / f.band;
@@ -440,15 +477,16 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   f.part_floats = (f.lanes_over_k ? long(f.r) * f.runs * f.run : long(f.k) * f.r * f.runs) * f.row_floats + f.k;
   long const by_memory = std::max<long>(1, (8 << 20) / (4 * f.part_floats));
   f.parts = int(std::min<long>({long(f.images) * f.bands, by_memory, std::max(1, 32 / f.k_blocks)}));
-  f.in_place = f.parts == 1 && !f.lanes_over_k && f.row_floats == f.run;
+  f.in_place = f.parts == 1 && !f.dw_bf16 && !f.lanes_over_k && f.row_floats == f.run;
   return f;
 }
 
 }  // namespace
 
-std::string direct_filter_reject(ConvProblem const& p) {
+std::string direct_filter_reject(ConvProblem const& p, Isa here) {
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none || p.load_x != OnLoad{}) return "of the load slots it has max_unpool";
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    if (p.x_type == DType::bf16 && isa != here) continue;
     DirectFilter const f = plan_of(p, isa);
     if (f.stage_x && f.x_rows * f.x_pitch > long(direct_stage_floats)) return "input rows of one result row exceed its buffer of 256 KiB";
     if (f.unpool && f.band * f.q > 2048) return "a row of windows exceeds 2048";

@@ -28,6 +28,16 @@ void finish_row(D d, DirectGather const& g, float const* from, long from_step, l
     }
   }
 }
+// The same for rows of bf16, of image `image` in task `number`.
+inline void finish_bf16(DirectGather const& g, float const* from, long from_step, int image, int number, long pixel, int first, int channels) {
+  StoredRows s = g.slots;
+  s.pixels = g.col.out, s.channels = channels;
+  s.from = from, s.from_step = from_step;
+  advance(s, pixel * g.out_c + first);
+  s.bias = s.bias ? s.bias + first : nullptr;
+  s.totals = s.totals && image < g.valid_images ? s.totals + 2 * s.second * number + first : nullptr;
+  store_kernels.rows(s);
+}
 // `size` rows of sums into one pooled row: maximum, bias, relu, and which element of the window it was.
 template <class D>
 void pool_row(D d, DirectGather const& g, float const* from, long from_row, long from_step, long pixel, int first, int vectors) {
@@ -57,11 +67,12 @@ void pool_row(D d, DirectGather const& g, float const* from, long from_row, long
       }
       long const at = (pixel + j) * g.out_c + c;
       auto const index = hn::DemoteTo(bytes, winner);
-      if (n == lanes) {
-        hn::StoreU(best, d, g.out + at);
-        hn::StoreU(index, bytes, g.out_winner + at);
-      } else {
-        store_first(best, d, g.out + at, n);
+      if (g.bf16) {
+        auto* const out = reinterpret_cast<std::uint16_t*>(g.out) + at;
+        n == lanes ? store_f32(best, d, out) : store_first(best, d, out, n);
+      } else n == lanes ? hn::StoreU(best, d, g.out + at) : store_first(best, d, g.out + at, n);
+      if (n == lanes) hn::StoreU(index, bytes, g.out_winner + at);
+      else {
         HWY_ALIGN std::uint8_t index_lanes[HWY_LANES(std::uint8_t)];
         hn::StoreU(index, bytes, index_lanes);
         for (int i = 0; i < n; ++i) g.out_winner[at + i] = index_lanes[i];

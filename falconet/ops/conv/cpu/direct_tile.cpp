@@ -34,6 +34,26 @@ inline hn::Vec<hn::CappedTag<float, hn::MaxLanes(D()) / group>> collect(hn::Vec<
     return v;
 }
 
+// What is done with results on their way from `from`: a loop for all shapes of tiles, which unrolled in each were half a megabyte.
+template <class D>
+HWY_NOINLINE void store_slots(D d, Tile const& a, float const* from, int pixels, int vectors) {
+  constexpr int lanes = int(hn::MaxLanes(D()));
+  for (int v = 0; v < vectors; ++v) {
+    auto const bias = a.bias ? hn::LoadU(d, a.bias + v * lanes) : hn::Zero(d);
+    float *out = a.out + v * lanes;
+    float const *residual = a.residual ? a.residual + v * lanes : nullptr, *result = from + v * lanes;
+    for (int px = 0; px < pixels; ++px, out += a.out_step, result += vectors * lanes) {
+      auto value = hn::LoadU(d, result);
+      if (a.add) value = hn::Add(value, hn::LoadU(d, out));
+      value = hn::Add(value, bias);
+      if (residual) value = hn::Add(value, hn::LoadU(d, residual)), residual += a.out_step;
+      if (a.relu) value = rectified(d, value, a.relu);
+      if (a.stream) hn::Stream(value, d, out);
+      else hn::StoreU(value, d, out);
+    }
+  }
+}
+
 // out[px][v] (+)= sum over rows, runs, t of x[px][t] * w[t][v]
 template <class D, int vectors, int pixels, int group>
 void tile(Tile const& a) {
@@ -47,9 +67,9 @@ void tile(Tile const& a) {
     for (int v = 0; v < vectors; ++v) sum[px][v] = hn::Zero(d);
 
   if (a.far)
-#pragma GCC unroll 32
+#pragma GCC unroll 1
     for (int px = 0; px < pixels; ++px)
-#pragma GCC unroll 4
+#pragma GCC unroll 1
       for (int v = 0; v < vectors; ++v) {
         if (!a.stream) __builtin_prefetch(a.out + px * a.out_step + v * lanes / group, 1);
         if (a.residual) __builtin_prefetch(a.residual + px * a.out_step + v * lanes / group);
@@ -95,20 +115,62 @@ void tile(Tile const& a) {
     }
 
   hn::CappedTag<float, lanes / group> const part;
+  HWY_ALIGN float buffer[pixels * vectors * lanes / group];
+  bool const plain = !a.add && !a.bias && !a.residual && !a.relu && !a.stream;
+  float* const to = plain ? a.out : buffer;
+  long const to_step = plain ? a.out_step : vectors * lanes / group;
 #pragma GCC unroll 32
   for (int px = 0; px < pixels; ++px)
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      float* const out = a.out + px * a.out_step + v * lanes / group;
-      auto result = collect<D, group>(sum[px][v]);
-      if (a.add) result = hn::Add(result, hn::LoadU(part, out));
-      if (a.bias) result = hn::Add(result, hn::LoadU(part, a.bias + v * int(hn::MaxLanes(part))));
-      if (a.residual) result = hn::Add(result, hn::LoadU(part, a.residual + px * a.out_step + v * lanes / group));
-      if (a.relu) result = rectified(part, result, a.relu);
-      if (a.stream) hn::Stream(result, part, out);
-      else hn::StoreU(result, part, out);
-    }
+    for (int v = 0; v < vectors; ++v) hn::StoreU(collect<D, group>(sum[px][v]), part, to + px * to_step + v * lanes / group);
+  if (!plain) store_slots(part, a, buffer, pixels, vectors);
 }
+
+#if HWY_TARGET <= HWY_AVX3
+// The same of pairs of bf16, as plain sums of f32: x and w hold a pair where they otherwise hold a float.
+template <int vectors, int pixels>
+__attribute__((target("avx512bf16"))) void tile_of_pairs(Tile const& a) {
+  __m512 sum[pixels][vectors];
+#pragma GCC unroll 32
+  for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sum[px][v] = _mm512_setzero_ps();
+  long const step = a.pixel_step, ahead_step = a.ahead_step;
+  float const *w = a.w, *ahead = a.ahead;
+  for (int r = 0; r < a.rows; ++r)
+    for (int u = 0; u < a.runs; ++u) {
+      float const* x[(pixels + 2) / 3];
+#pragma GCC unroll 16
+      for (int i = 0; i < (pixels + 2) / 3; ++i) x[i] = a.x + r * a.row_step + u * a.run_step + 3 * i * step;
+      for (int t = a.run; t > 0; --t, w += vectors * kLanes) {
+        __m512 weights[vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) weights[v] = _mm512_loadu_ps(w + v * kLanes);
+#pragma GCC unroll 32
+        for (int px = 0; px < pixels; ++px) {
+          __m512 const value = _mm512_set1_ps(x[px / 3][px % 3 * step]);
+#pragma GCC unroll 4
+          for (int v = 0; v < vectors; ++v) sum[px][v] = _mm512_dpbf16_ps(sum[px][v], (__m512bh)weights[v], (__m512bh)value);
+        }
+        if constexpr (vectors > 1) {
+          __builtin_prefetch(ahead);
+          ahead += ahead_step;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < (pixels + 2) / 3; ++i) ++x[i];
+      }
+    }
+#pragma GCC unroll 32
+  for (int px = 0; px < pixels; ++px)
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) _mm512_storeu_ps(a.out + px * a.out_step + v * kLanes, sum[px][v]);
+}
+template <int vectors, int pixels = vectors == 1 ? 12 : kSums / vectors>
+inline TileKernel pairs_of(int wanted) {
+  if constexpr (pixels == 1) return tile_of_pairs<vectors, 1>;
+  else return wanted == pixels ? tile_of_pairs<vectors, pixels> : pairs_of<vectors, pixels - 1>(wanted);
+}
+#endif
 
 template <class D, int vectors, int group, int pixels = kSums / vectors>
 inline TileKernel tile_of(int wanted) {
@@ -119,6 +181,9 @@ inline TileKernel tile_of(int wanted) {
 }  // namespace
 
 TileKernel tile_for(DirectGather const& g, int vectors, int pixels) {
+#if HWY_TARGET <= HWY_AVX3
+  if (g.pairs) return vectors == 1 ? pairs_of<1>(pixels) : vectors == 2 ? pairs_of<2>(pixels) : vectors == 3 ? pairs_of<3>(pixels) : pairs_of<4>(pixels);
+#endif
   if constexpr (kLanes >= 8)
     if (g.group == 2) return tile_of<Wide, 1, 2>(pixels);
   if constexpr (kLanes >= 16) {

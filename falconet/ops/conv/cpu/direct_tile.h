@@ -22,7 +22,7 @@ struct Tile {
   long ahead_step;                      //   16 floats, or 0 where there is nothing to ask for (ahead is then any address)
 };
 using TileKernel = void (*)(Tile const&);
-// The kernel of so many vectors and pixels, at most kSums together.
+// The kernel of so many vectors and pixels, at most kSums together; in pairs of bf16 at most 12 pixels, plain sums without add, bias, residual and relu.
 TileKernel tile_for(DirectGather const&, int vectors, int pixels);
 
 namespace {

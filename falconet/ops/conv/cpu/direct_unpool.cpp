@@ -9,6 +9,7 @@
 // thread; the store slots are applied as it is copied out. One task is one image.
 //   Tile (AVX-512): up to 24 vectors of the field; per filter one load of the table per multiply-add.
 //   Cost: 2 n k pooled_p pooled_q (r + size - 1) (s + size - 1) c operations; pays while the table of some filters stays in L1.
+// bf16: dy and the filter are widened as they are read, rows of dx are rounded as they are copied out.
 // Limits: stride and dilation 1; the padded image and a filter's table must be small (see fits).
 #include "falconet/ops/conv/cpu/direct.h"
 
@@ -95,8 +96,29 @@ void pack(DirectUnpool const& g, int k) {
   zero(to, g.filter_floats);
   long const row = long(g.s) * g.c;
   for (int shift = 0; shift < g.size; ++shift)
-    for (int r = 0; r < g.r; ++r)
-      copy(g.filter + (long(k) * g.r + r) * row, to + (long(shift) * (g.r + 2 * g.size - 2) + g.size - 1 + r) * g.row_floats + shift * g.c, row);
+    for (int r = 0; r < g.r; ++r) {
+      float* const at = to + (long(shift) * (g.r + 2 * g.size - 2) + g.size - 1 + r) * g.row_floats + shift * g.c;
+      long const from = (long(k) * g.r + r) * row;
+      if (g.bf16) copy(static_cast<std::uint16_t const*>(g.filter) + from, at, row);
+      else copy(static_cast<float const*>(g.filter) + from, at, row);
+    }
+}
+
+// One row of dx: its floats through residual and mask, which lie like dx at `at`.
+template <class T>
+void store_row(DirectUnpool const& g, float const* from, long at, long floats) {
+  hn::CappedTag<float, kLanes> const d;
+  int const lanes = int(hn::MaxLanes(d));
+  auto const none = hn::Zero(d);
+  T* const to = static_cast<T*>(g.dx) + at;
+  auto const *const residual = static_cast<T const*>(g.residual), *const mask = static_cast<T const*>(g.mask);
+  for (long i = 0; i < floats; i += lanes) {
+    int const n = floats - i < lanes ? int(floats - i) : lanes;
+    auto z = load_first(d, from + i, n);
+    if (residual) z = hn::Add(z, load_first(d, residual + at + i, n));
+    if (mask) z = hn::IfThenElseZero(hn::Gt(load_first(d, mask + at + i, n), none), z);
+    n == lanes ? store_f32(z, d, to + i) : store_first(z, d, to + i, n);
+  }
 }
 
 void task(DirectUnpool const& g, int image) {
@@ -132,10 +154,11 @@ void task(DirectUnpool const& g, int image) {
       for (int q = 0; q < g.q; ++q) {
         long const at = ((long(image) * g.p + p) * g.q + q) * g.k + first;
         std::uint8_t const* const winner = g.winner + at;
-        float const* const dy = g.dy + at;
+        auto const* const dy = static_cast<float const*>(g.dy) + at;
+        auto const* const dy_bf16 = static_cast<std::uint16_t const*>(g.dy) + at;
         int count = 0, filter = 0;
         for (int k = 0; k < chunk; ++k, filter += int(g.filter_floats)) {
-          shares[count] = {filter + offset[winner[k]], dy[k]};
+          shares[count] = {filter + offset[winner[k]], g.bf16 ? to_float(bf16{dy_bf16[k]}) : dy[k]};
           count += winner[k] < in_window;                                // overwritten where no one won: no branch to predict
         }
         float* const dx = padded + p * g.size * g.pitch + long(q) * g.size * g.c;
@@ -144,23 +167,15 @@ void task(DirectUnpool const& g, int image) {
       }
   }
 
-  hn::CappedTag<float, kLanes> const d;
-  int const lanes = int(hn::MaxLanes(d));
-  auto const none = hn::Zero(d);
+  HWY_ALIGN float row_sums[direct_row_floats];           // where dx cannot take them
   for (int h = 0; h < g.h; ++h) {
     long const at = (long(image) * g.h + h) * g.w * g.c, floats = long(g.w) * g.c;
-    float* const to = g.dx + at;
+    float* const to = g.bf16 ? row_sums : static_cast<float*>(g.dx) + at;
     int const row = h + g.pad_top, columns = g.q * g.size + g.s - 1;
     if (row < rows) copy_row(padded + row * g.pitch, columns, g.c, g.pad_left, g.w, to);
     else zero(to, floats);
-    if (!g.residual && !g.mask) continue;
-    for (long i = 0; i < floats; i += lanes) {
-      int const n = floats - i < lanes ? int(floats - i) : lanes;
-      auto z = load_first(d, to + i, n);
-      if (g.residual) z = hn::Add(z, load_first(d, g.residual + at + i, n));
-      if (g.mask) z = hn::IfThenElseZero(hn::Gt(load_first(d, g.mask + at + i, n), none), z);
-      store_first(z, d, to + i, n);
-    }
+    if (g.bf16) store_row<std::uint16_t>(g, to, at, floats);
+    else if (g.residual || g.mask) store_row<float>(g, to, at, floats);
   }
 }
 
@@ -185,6 +200,7 @@ DirectUnpool plan_of(ConvProblem const& p, Isa isa) {
   g.images = p.n, g.h = p.h, g.w = p.w, g.c = p.c, g.k = p.k, g.r = p.r, g.s = p.s;
   g.pad_top = p.pad_top, g.pad_left = p.pad_left;
   g.size = p.load_dy.unpool.size, g.p = p.stored_p(), g.q = p.stored_q();
+  g.bf16 = p.x_type == DType::bf16;
   int const floats = (g.s + g.size - 1) * g.c, V = kernels.vector_lanes;
   auto const rounded = [&](int lanes) { return (floats + lanes - 1) / lanes * lanes; };
   // Half vectors where whole ones would be filled much worse: a few empty lanes cost less.
@@ -213,7 +229,8 @@ bool fits(ConvProblem const& p, Isa isa) {
 
 bool direct_unpool_accepts(ConvProblem const& p) {
   return p.direction == Direction::bwd_data && p.load_dy.unpool.kind == PoolSlot::max && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 &&
-         p.dilation_w == 1 && !p.store.bias && p.store.act == Activation::none && fits(p, Isa::plain) && fits(p, Isa::avx2) && fits(p, Isa::avx512);
+         p.dilation_w == 1 && !p.store.bias && p.store.act == Activation::none && p.store.stats == Stats::none && p.store.mask != Mask::relu6 &&
+         (p.x_type == DType::f32 || double(p.w) * p.c <= double(direct_row_floats)) && fits(p, Isa::plain) && fits(p, Isa::avx2) && fits(p, Isa::avx512);
 }
 
 std::size_t direct_unpool_scratch(ConvProblem const& p) {
@@ -225,13 +242,13 @@ std::size_t direct_unpool_scratch(ConvProblem const& p) {
 void direct_unpool_run(ConvProblem const& p, ConvArgs const& args, View scratch, Stream& stream) {
   auto const& kernels = FALCONET_KERNELS(stream.isa(), direct_unpool);
   DirectUnpool g = plan_of(p, stream.isa());
-  g.dy = args.y.as<float const>();
+  g.dy = args.y.data;
   g.winner = args.winner.as<std::uint8_t const>();
-  g.filter = args.w.as<float const>();
-  g.residual = args.residual.as<float const>();
-  g.mask = p.store.mask != Mask::none ? args.mask.as<float const>() : nullptr;
+  g.filter = args.w.data;
+  g.residual = args.residual.data;
+  g.mask = p.store.mask != Mask::none ? args.mask.data : nullptr;
   g.table = scratch.as<float>();
-  g.dx = args.x.as<float>();
+  g.dx = args.x.data;
   stream.threads().run(g.k, [&](int k) { kernels.pack(g, k); });
   stream.threads().run(g.images, [&](int image) { kernels.task(g, image); });
 }

@@ -36,6 +36,7 @@ bool fits(ConvProblem const& p, int size) {
 
 std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd) return "both gradients at once";
+  if (!p.one_type(DType::f32)) return "needs f32";
   if (auto why = tiles::reject(p); !why.empty()) return why;
   if (span(p) > most_span) return "a filter spans at most 27 of a transform's 32 points";
   if (!fits(p, span(p) <= most_span_of_16 ? 16 : 32)) return "its transformed filter exceeds 64 MiB";

@@ -181,7 +181,7 @@ void filter_forward(TileFilter const& f, std::int64_t first, std::int64_t count,
       int const n = first + count - l < lanes ? int(first + count - l) : lanes;
       Packed const real = packed_at(f, 2 * l, k0), imaginary = packed_at(f, 2 * l, f.wide + k0);
       for (int i = 0; i < lanes; ++i) {
-        forward_filter(f, f.data + (k0 + i) * taps * f.c + l, k0 + i < f.k ? n : 0, spectrum);
+        forward_filter(f, static_cast<float const*>(f.data) + (k0 + i) * taps * f.c + l, k0 + i < f.k ? n : 0, spectrum);
         for (int e = 0; e < spectrum.elements; ++e) {
           float* const re = real.data + e * real.element;
           float* const im = imaginary.data + e * imaginary.element;
@@ -225,7 +225,7 @@ void filter_backward(TileFilter const& f, std::int64_t first, std::int64_t count
   for (std::int64_t l = first; l < first + count; ++l)
     for (std::int64_t c = out; c < out + out_count; c += lanes) {
       Packed const real = packed_at(f, 2 * l, c), imaginary = packed_at(f, 2 * l, f.wide + c);
-      forward_filter(f, f.data + l * f.r * f.s * f.c + c, c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes, spectrum);
+      forward_filter(f, static_cast<float const*>(f.data) + l * f.r * f.s * f.c + c, c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes, spectrum);
       for (int e = 0; e < spectrum.elements; ++e) {
         VF const wr = spectrum.re[e], wi = spectrum.im[e];
         hn::StoreU(wr, d, real.data + e * real.element);

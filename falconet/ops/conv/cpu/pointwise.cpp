@@ -9,7 +9,8 @@
 // deep learning convolutions on SIMD architectures", SC 2018, section II.
 // Tiles store bias, residual and ReLU themselves. Where there is more to do (masks, statistics) or channels end inside a vector, some tiles go into a
 // small buffer and from there through store_rows.h.
-// Limits: f32, nhwc, groups 1, no padding, at least 8 result channels; store {bias, residual, relu or relu6, mask of either, statistics}. The filter
+// bf16 (AVX512-BF16): two neighbouring channels are one 32-bit element, and tiles multiply pairs (direct_tile.cpp); all results pass through the buffer.
+// Limits: f32, or bf16 with an even number of channels summed over, nhwc, groups 1, no padding, at least 8 result channels; store {bias, residual, relu or relu6, mask of either, statistics}. The filter
 // gradient: pointwise_filter.cpp.
 #include "falconet/ops/conv/cpu/direct.h"
 #include "falconet/ops/conv/cpu/store_rows.h"
@@ -59,11 +60,8 @@ void finish(Pointwise const& g, int number, float const* from, long from_step, l
   StoredRows s = g.slots;
   s.channels = channels;
   s.from = from, s.from_step = from_step;
-  s.out = g.store.out + at, s.step = g.out_c;
+  advance(s, at);
   s.bias = s.bias ? s.bias + first : nullptr;
-  s.residual = s.residual ? s.residual + at : nullptr;
-  s.mask = s.mask ? s.mask + at : nullptr;
-  s.other = s.other ? s.other + at : nullptr;
   s.stream = g.store.stream;
   double* const totals = s.totals ? s.totals + 2 * s.second * number + first : nullptr;
   for (int done = 0; done < count;) {                    // images that count, then the others
@@ -72,16 +70,16 @@ void finish(Pointwise const& g, int number, float const* from, long from_step, l
     s.totals = counted > 0 ? totals : nullptr;
     store_kernels.rows(s);
     done += s.pixels;
-    s.from += s.pixels * s.from_step, s.out += s.pixels * s.step;
-    s.residual = s.residual ? s.residual + s.pixels * s.step : nullptr;
-    s.mask = s.mask ? s.mask + s.pixels * s.step : nullptr;
-    s.other = s.other ? s.other + s.pixels * s.step : nullptr;
+    s.from += s.pixels * s.from_step;
+    advance(s, s.pixels * s.step);
   }
 }
 
-void ask_for(float const* from, long step, int pixels, int vectors) {
+// Of what results meet, those of `pixels` pixels from element `at` on.
+void ask_for(StoredRows const& s, void const* from, long at, int pixels, int vectors) {
+  long const size = s.bf16 ? 2 : 4;
   for (int pixel = 0; from && pixel < pixels; ++pixel)
-    for (int v = 0; v < vectors; ++v) __builtin_prefetch(from + pixel * step + v * kLanes);
+    for (long v = 0; v < vectors * kLanes * size; v += 64) __builtin_prefetch(static_cast<char const*>(from) + (at + pixel * s.step) * size + v);
 }
 
 constexpr int kTiles = 4;               // in the buffer
@@ -91,9 +89,9 @@ void blocks(Pointwise const& g, int number, long begin, long end, int first_bloc
   HWY_ALIGN float buffer[kTiles * kSums * kLanes];
   for (int b = first_block; b < end_block; ++b) {
     PointwiseBlock const block = pointwise_block(g, kLanes, b);
-    int const first = block.first * kLanes, width = block.vectors * kLanes, most = kSums / block.vectors;
+    int const first = block.first * kLanes, width = block.vectors * kLanes, all_pixels = kSums / block.vectors, most = all_pixels < g.store.max_tile ? all_pixels : g.store.max_tile;
     int const channels = first + width > g.out_c ? g.out_c - first : width;
-    bool const buffered = channels < width || (g.finishes && g.chunk >= g.in_c);
+    bool const buffered = channels < width || g.store.bf16 || (g.finishes && g.chunk >= g.in_c);
     bool const finishes = buffered || g.finishes;
     int const chunk = buffered ? g.in_c : g.chunk;
     float const* const weights = g.packed + long(first) * g.in_c;
@@ -126,9 +124,8 @@ void blocks(Pointwise const& g, int number, long begin, long end, int first_bloc
           else t.ahead = weights, t.ahead_step = 0;
           if (finishes && last && g.store.far) {
             long const next = (pixel + pixels) * g.out_c + first;
-            ask_for(g.slots.mask ? g.slots.mask + next : nullptr, g.out_c, here, block.vectors);
-            ask_for(g.slots.other ? g.slots.other + next : nullptr, g.out_c, here, block.vectors);
-            ask_for(g.slots.residual ? g.slots.residual + next : nullptr, g.out_c, here, block.vectors);
+            void const* const operands[] = {g.slots.mask, g.slots.other, g.slots.residual, g.store.bf16 ? g.slots.out : nullptr};
+            for (void const* from : operands) ask_for(g.slots, from, next, here, block.vectors);
           }
           (i < more ? large : small)(t);
           t.x += here * g.pixel_step;
@@ -176,6 +173,7 @@ extern PointwiseKernels const pointwise_kernels{kLanes, kRegisters, task};
 
 #include "falconet/device/cpu/threads.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv/cpu/direct_plan.h"
 #include "falconet/ops/conv/cpu/pointwise_filter.h"
 #include "falconet/ops/conv/cpu/stored_statistics.h"
 #include "falconet/ops/gemm/cpu/packed.h"
@@ -194,6 +192,8 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   Pointwise g{};
   g.in_c = back ? p.k : p.c;
   g.out_c = back ? p.c : p.k;
+  g.store.bf16 = g.store.pairs = p.x_type == DType::bf16;
+  if (g.store.pairs) g.in_c /= 2;
   bool const joined = p.stride_h == 1 && p.stride_w == 1;
   g.rows = joined ? 1 : p.n * p.p();
   g.columns = joined ? p.n * p.h * p.w : p.q();
@@ -204,6 +204,7 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   g.pixel_step = long(p.stride_w) * g.in_c;
   auto& s = g.store;
   s.group = 1, s.lanes = lanes;
+  s.max_tile = s.pairs ? 12 : 24;
   s.out_c = g.out_c;
   s.bias_on = p.store.bias, s.residual_on = p.store.residual;
   g.finishes = p.store.mask != Mask::none || p.store.stats != Stats::none;
@@ -211,7 +212,7 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
 
   std::size_t const results = std::size_t(g.rows) * std::size_t(g.columns) * std::size_t(g.out_c);
   s.far = results >= direct_far_floats;
-  s.stream = results >= direct_stream_floats && g.out_c % 16 == 0;
+  s.stream = results >= direct_stream_floats && g.out_c % 16 == 0 && !s.bf16;
 
   int const all = (g.out_c + lanes - 1) / lanes;
   g.blocks = (all + 2) / 3;                              // of at most three vectors, the panels of the matrix product's packing
@@ -238,14 +239,15 @@ Pointwise plan_of(ConvProblem const& p, Isa isa) {
   return g;
 }
 
-std::string reject(ConvProblem const& p, DeviceFacts const&) {
+std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.r != 1 || p.s != 1) return "needs a 1x1 filter";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";
   if (p.pad_top || p.pad_left || p.pad_bottom || p.pad_right) return "needs no padding";
   if (p.direction == Direction::bwd_filter) return pointwise::filter_reject(p);
-  if (!p.one_type(DType::f32)) return "needs f32";
+  if (!p.one_type(DType::f32) && !p.one_type(DType::bf16)) return "needs f32 or bf16";
+  if (p.x_type == DType::bf16 && !in_pairs(facts.isa, p.direction == Direction::fwd ? p.c : p.k)) return "bf16 needs AVX512-BF16 and an even number of channels to sum over";
   if (p.direction == Direction::bwd_data && (p.stride_h != 1 || p.stride_w != 1)) return "of a stride, most of dx is zero: direct and im2col_gemm go by residues";
   if ((p.direction == Direction::fwd ? p.k : p.c) < 8) return "needs at least 8 result channels";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
@@ -254,15 +256,18 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   return {};
 }
 
+bool joins(ConvProblem const& p) { return p.x_type == DType::bf16 && p.direction == Direction::bwd_data; }
+
 std::size_t prepared(ConvProblem const& p, Config const&) {
   if (p.direction == Direction::bwd_filter) return 0;
   std::size_t most = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     std::size_t const lanes = std::size_t(FALCONET_KERNELS(isa, pointwise_kernels).vector_lanes);
     std::size_t const in = std::size_t(p.direction == Direction::fwd ? p.c : p.k), out = std::size_t(p.direction == Direction::fwd ? p.k : p.c);
-    most = std::max(most, sizeof(float) * in * ((out + lanes - 1) / lanes * lanes));
+    most = std::max(most, (p.x_type == DType::bf16 ? 2 : sizeof(float)) * in * ((out + lanes - 1) / lanes * lanes));
   }
-  return (most + 63) / 64 * 64;
+  // Behind it, for the data gradient in bf16, the filter in pairs from which it is packed.
+  return (most + 63) / 64 * 64 + (joins(p) ? (std::size_t(p.k) * std::size_t(p.c) * 2 + 63) / 64 * 64 : 0);
 }
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   if (p.direction == Direction::bwd_filter) return pointwise::filter_scratch(p);
@@ -279,10 +284,16 @@ void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to,
   int const lanes = g.store.lanes;
   bool const back = p.direction == Direction::bwd_data;
   GemmKernels const& gemm = gemm_kernels_of(stream.isa());
+  float const* w = args.w.as<float const>();
+  if (joins(p)) {
+    float* const joined = to.as<float>() + long(g.in_c) * ((g.out_c + lanes - 1) / lanes * lanes);
+    join_rows(args.w.as<bf16 const>(), p.k, p.c, joined, stream);
+    w = joined;
+  }
   stream.threads().run(g.blocks, [&](int b) {
     PointwiseBlock const block = pointwise_block(g, lanes, b);
     std::int64_t const first = std::int64_t(block.first) * lanes, columns = std::min<std::int64_t>(std::int64_t(block.vectors) * lanes, g.out_c - first);
-    GemmSource source{args.w.as<float const>() + (back ? first : first * g.in_c), false, back ? g.out_c : 1, back ? 1 : g.in_c};
+    GemmSource source{w + (back ? first : first * g.in_c), false, back ? g.out_c : 1, back ? 1 : g.in_c};
     gemm.pack_b(source, columns, g.in_c, to.as<float>() + first * g.in_c, g.in_c, 0);
   });
 }
@@ -294,8 +305,8 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   double const lanes = facts.isa == Isa::avx512 ? 16 : facts.isa == Isa::avx2 ? 8 : 2;
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   double const used = wide / (std::ceil(wide / lanes) * lanes);
-  double const bytes = bytes_of(p.operands());
-  return std::max(p.operations() / (0.62 * 3.5e9 * 4 * lanes * used), bytes / (bytes > 1.6e7 ? 16e9 : 60e9)) + 1.9e-6;
+  double const bytes = bytes_of(p.operands()), pairs = p.x_type == DType::bf16 ? 1.7 : 1;
+  return std::max(p.operations() / (0.62 * pairs * 3.5e9 * 4 * lanes * used), bytes / (bytes > 1.6e7 ? 16e9 : 60e9)) + 1.9e-6;
 }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, Stream& stream) {
@@ -313,6 +324,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   int const tasks = g.splits * g.pixel_tasks;
   double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : prepared(p, config)));
   g.slots = stored_rows_of(p, args, totals);
+  g.slots.out = g.store.out, g.slots.step = g.out_c;
   if (g.slots.totals) {
     g.valid_pixels = std::clamp<long>(args.step->valid_count, 0, p.n) * (back ? long(p.h) * p.w : long(p.p()) * p.q());
     clear_statistics(p, tasks, totals, stream);

@@ -1,5 +1,5 @@
 // The kernels of store_rows.h: one vector of channels at a time goes down the pixels. Statistics are summed in f32 over 32 pixels at most,
-// then in f64.
+// then in f64. Results of bf16 are rounded to nearest even, and statistics count what is stored.
 #ifdef FALCONET_ISA
 
 #include "falconet/ops/conv/cpu/store_rows.h"
@@ -12,9 +12,29 @@ namespace falconet::FALCONET_ISA {
 namespace {
 
 // The first n lanes: all of them, which is cheaper, or fewer.
-HWY_INLINE hn::Vec<Wide> load(float const* from, int n) {
+template <class T>
+HWY_INLINE hn::Vec<Wide> load(T const* from, int n) {
   Wide const d;
-  return n == kLanes ? hn::LoadU(d, from) : load_first(d, from, n);
+  return n == kLanes ? load_f32(d, from) : load_first(d, from, n);
+}
+HWY_INLINE void store(hn::Vec<Wide> v, float* to, int n, int stream) {
+  Wide const d;
+  if (n < kLanes) store_first(v, d, to, n);
+  else if (stream) hn::Stream(v, d, to);
+  else hn::StoreU(v, d, to);
+}
+HWY_INLINE void store(hn::Vec<Wide> v, std::uint16_t* to, int n, int) {
+  Wide const d;
+  n < kLanes ? store_first(v, d, to, n) : store_f32(v, d, to);
+}
+
+// What store() of a bf16 leaves: without conversions of its own, v is in a register.
+HWY_INLINE hn::Vec<Wide> rounded_bf16(hn::Vec<Wide> v) {
+  Wide const d;
+  hn::RebindToUnsigned<Wide> const bits;
+  auto const u = hn::BitCast(bits, v);
+  auto const up = hn::Add(u, hn::Add(hn::And(hn::ShiftRight<16>(u), hn::Set(bits, 1u)), hn::Set(bits, 0x7fffu)));
+  return hn::IfThenElse(hn::IsNaN(v), v, hn::BitCast(d, hn::And(up, hn::Set(bits, 0xffff0000u))));
 }
 
 void add_to(hn::Vec<Wide> sum, double* totals) {
@@ -25,10 +45,12 @@ void add_to(hn::Vec<Wide> sum, double* totals) {
 
 enum { no_statistics, squares, dot };
 
-template <bool plain, bool mask, int statistics>         // plain: without bias, residual and ReLU
+template <class T, bool plain, bool mask, int statistics>         // plain: without bias, residual and ReLU
 void rows_of(StoredRows const& slots) {
   StoredRows const s = slots;                            // a copy, which no store can change
   Wide const d;
+  auto* const out = static_cast<T*>(s.out);
+  auto const *const residual = static_cast<T const*>(s.residual), *const masks = static_cast<T const*>(s.mask), *const other = static_cast<T const*>(s.other);
   auto const none = hn::Zero(d);
   auto const limit = hn::Set(d, s.mask_on == 6 ? 6.0f : __builtin_nanf(""));   // nothing is as large as NaN
   for (int c = 0; c < s.channels; c += kLanes) {
@@ -42,21 +64,20 @@ void rows_of(StoredRows const& slots) {
         auto v = load(s.from + pixel * s.from_step + c, n);
         if constexpr (!plain) {
           v = hn::Add(v, bias);
-          if (s.residual) v = hn::Add(v, load(s.residual + at, n));
+          if (residual) v = hn::Add(v, load(residual + at, n));
           if (s.relu) v = rectified(d, v, s.relu);
         }
         if constexpr (mask) {
-          auto const m = load(s.mask + at, n);
+          auto const m = load(masks + at, n);
           v = hn::IfThenElseZero(hn::AndNot(hn::Ge(m, limit), hn::Gt(m, none)), v);
         }
-        if (n < kLanes) store_first(v, d, s.out + at, n);
-        else if (s.stream) hn::Stream(v, d, s.out + at);
-        else hn::StoreU(v, d, s.out + at);
+        store(v, out + at, n, s.stream);
+        if constexpr (statistics != no_statistics && sizeof(T) == 2) v = rounded_bf16(v);
         if constexpr (statistics == squares) {
           sum = hn::Add(sum, v);
           second = hn::MulAdd(v, v, second);
         } else if constexpr (statistics == dot) {
-          sum = hn::MulAdd(v, load(s.other + at, n), sum);
+          sum = hn::MulAdd(v, load(other + at, n), sum);
           second = hn::Add(second, v);
         }
       }
@@ -68,18 +89,20 @@ void rows_of(StoredRows const& slots) {
   }
 }
 
-template <bool plain, bool mask>
+template <class T, bool plain, bool mask>
 void rows_with(StoredRows const& s) {
-  if (!s.totals) rows_of<plain, mask, no_statistics>(s);
-  else if (s.squares) rows_of<plain, mask, squares>(s);
-  else rows_of<plain, mask, dot>(s);
+  if (!s.totals) rows_of<T, plain, mask, no_statistics>(s);
+  else if (s.squares) rows_of<T, plain, mask, squares>(s);
+  else rows_of<T, plain, mask, dot>(s);
 }
 
-void rows(StoredRows const& s) {
+template <class T>
+void rows_in(StoredRows const& s) {
   bool const plain = !s.bias && !s.residual && !s.relu;
-  if (s.mask_on) plain ? rows_with<true, true>(s) : rows_with<false, true>(s);
-  else plain ? rows_with<true, false>(s) : rows_with<false, false>(s);
+  if (s.mask_on) plain ? rows_with<T, true, true>(s) : rows_with<T, false, true>(s);
+  else plain ? rows_with<T, true, false>(s) : rows_with<T, false, false>(s);
 }
+void rows(StoredRows const& s) { s.bf16 ? rows_in<std::uint16_t>(s) : rows_in<float>(s); }
 
 }  // namespace
 

@@ -23,13 +23,14 @@ StoredRows stored_rows_of(ConvProblem const& p, ConvArgs const& args, double* to
   OnStore const& slot = p.store;
   StoredRows s{};
   s.bias = slot.bias ? args.bias.as<float const>() : nullptr;
-  s.residual = slot.residual ? args.residual.as<float const>() : nullptr;
+  s.residual = slot.residual ? args.residual.data : nullptr;
+  s.bf16 = (p.direction == Direction::bwd_data ? p.x_type : p.y_type) == DType::bf16;
   s.relu = slot.act == Activation::relu ? 1 : slot.act == Activation::relu6 ? 6 : 0;
   s.mask_on = slot.mask == Mask::relu ? 1 : slot.mask == Mask::relu6 ? 6 : 0;
-  s.mask = s.mask_on ? args.mask.as<float const>() : nullptr;
+  s.mask = s.mask_on ? args.mask.data : nullptr;
   if (slot.stats == Stats::none) return s;
   s.squares = slot.stats == Stats::squares;
-  s.other = s.squares ? nullptr : (slot.stats == Stats::dot ? args.mask : args.other).as<float const>();
+  s.other = s.squares ? nullptr : (slot.stats == Stats::dot ? args.mask : args.other).data;
   s.totals = totals;
   s.second = rounded(p);
   return s;

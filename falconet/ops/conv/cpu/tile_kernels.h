@@ -11,7 +11,8 @@ namespace {
 
 // Where a tile lies: its first element, and how far its rows are apart.
 struct Place {
-  float const* first;  // may lie outside the image
+  float const* first;  // may lie outside the image; of bf16: first_bf16
+  std::uint16_t const* first_bf16;
   int h, w;
   std::int64_t row;
 };
@@ -22,7 +23,9 @@ HWY_INLINE Place place_of(TileGrid const& s, std::int64_t tile) {
   p.h = i * s.step_h + s.first_h;
   p.w = j * s.step_w + s.first_w;
   p.row = std::int64_t(s.width) * s.channels;
-  p.first = s.data + (n * s.height + p.h) * p.row + std::int64_t(p.w) * s.channels;
+  std::int64_t const at = (n * s.height + p.h) * p.row + std::int64_t(p.w) * s.channels;
+  p.first = static_cast<float const*>(s.data) + at;
+  p.first_bf16 = static_cast<std::uint16_t const*>(s.data) + at;
   return p;
 }
 // Calls body(places, first tile, tiles) for at most 16 tiles at a time.
@@ -37,6 +40,16 @@ HWY_INLINE void for_tiles(TileGrid const& s, std::int64_t first, std::int64_t co
 }
 HWY_INLINE VF load_channels(float const* from, int n) { return n >= lanes ? hn::LoadU(d, from) : load_some(from, n); }
 HWY_INLINE void store_channels(VF v, float* to, int n) { n >= lanes ? hn::StoreU(v, d, to) : store_first(v, d, to, n); }
+HWY_INLINE VF load_channels(void const* from, bool bf16, std::int64_t at, int n) {
+  if (!bf16) return load_channels(static_cast<float const*>(from) + at, n);
+  auto const* const first = static_cast<std::uint16_t const*>(from) + at;
+  return n >= lanes ? load_vector(first) : load_some(first, n);
+}
+HWY_INLINE void store_channels(VF v, void* to, bool bf16, std::int64_t at, int n) {
+  if (!bf16) return store_channels(v, static_cast<float*>(to) + at, n);
+  auto* const first = static_cast<std::uint16_t*>(to) + at;
+  n >= lanes ? store_f32(v, d, first) : store_first(v, d, first, n);
+}
 
 // The vector of a packed filter at depth l and columns [column, column + lanes), element 0 of the domain; from there to the next element, and
 // to the next l of the same piece.
@@ -76,10 +89,10 @@ HWY_INLINE void store_tile(TileResult const& r, std::int64_t tile, int c, Get co
     for (int j = 0; j < columns; ++j) {
       std::int64_t const at = ((n * r.height + h + i) * r.width + w + j) * r.channels + c;
       VF v = hn::Add(get(i, j), bias);
-      if (r.residual) v = hn::Add(v, load_channels(r.residual + at, left));
+      if (r.residual) v = hn::Add(v, load_channels(r.residual, r.bf16, at, left));
       if (r.relu) v = hn::IfThenZeroElse(hn::Lt(v, hn::Zero(d)), v);  // a NaN stays visible
-      if (r.mask) v = hn::IfThenElseZero(hn::Gt(load_channels(r.mask + at, left), hn::Zero(d)), v);
-      store_channels(v, r.out + at, left);
+      if (r.mask) v = hn::IfThenElseZero(hn::Gt(load_channels(r.mask, r.bf16, at, left), hn::Zero(d)), v);
+      store_channels(v, r.out, r.bf16, at, left);
     }
 }
 
@@ -88,7 +101,7 @@ HWY_INLINE void add_tile(TileGrid const& s, Place const& place, int k, int n, fl
   VF sum = load_channels(db + k, n);
   for (int i = 0; i < s.extent_h && place.h + i < s.height; ++i)
     for (int j = 0; j < s.extent_w && place.w + j < s.width; ++j)
-      sum = hn::Add(sum, load_channels(place.first + i * place.row + std::int64_t(j) * s.channels + k, n));
+      sum = hn::Add(sum, load_channels(s.bf16 ? static_cast<void const*>(place.first_bf16) : place.first, s.bf16, i * place.row + std::int64_t(j) * s.channels + k, n));
   store_channels(sum, db + k, n);
 }
 

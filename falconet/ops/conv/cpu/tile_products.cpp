@@ -42,7 +42,6 @@ GatherSplit::GatherSplit(ConvProblem const& p, Domain const& d) {
 std::string reject(ConvProblem const& p) {
   if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.stride_h != 1 || p.stride_w != 1) return "a tile has all results of stride 1";
-  if (!p.one_type(DType::f32)) return "needs f32";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";
   ConvProblem plain = p;
@@ -65,7 +64,7 @@ std::size_t scratch(ConvProblem const& p, Domain const& d) {
 void prepare(ConvProblem const& p, Domain const& d, ConvArgs const& args, View to, Stream& stream) {
   GatherSplit const s(p, d);
   TileKernels const& kernels = d.kernels(stream.isa());
-  TileFilter filter{args.w.as<float const>(), p.k, p.c, p.r, p.s, p.dilation_h, p.dilation_w, d.size, p.direction == Direction::bwd_data, s.elements, s.wide, s.wide_columns,
+  TileFilter filter{args.w.data, p.w_type == DType::bf16, p.k, p.c, p.r, p.s, p.dilation_h, p.dilation_w, d.size, p.direction == Direction::bwd_data, s.elements, s.wide, s.wide_columns,
                     s.depth, s.block, s.piece, to.as<float>()};
   i64 const chunks = divide_up(s.channels, channels_of_task), out_chunk = block_of(s.wide), out_chunks = divide_up(s.wide, out_chunk);
   stream.threads().run(int(chunks * out_chunks), [&](int task) {
@@ -87,7 +86,7 @@ void run(ConvProblem const& p, Domain const& d, ConvArgs const& args, View scrat
 
   View const& image = data ? args.y : args.x;
   TileGrid tiles;
-  tiles.data = image.as<float const>();
+  tiles.data = image.data, tiles.bf16 = image.type.dtype == DType::bf16;
   tiles.height = data ? p.p() : p.h, tiles.width = data ? p.q() : p.w, tiles.channels = s.channels;
   tiles.size = d.size, tiles.extent_h = d.extent_h, tiles.extent_w = d.extent_w;
   tiles.step_h = d.step_h, tiles.step_w = d.step_w;
@@ -95,14 +94,14 @@ void run(ConvProblem const& p, Domain const& d, ConvArgs const& args, View scrat
   tiles.first_w = data ? p.pad_left - p.dilation_w * (p.s - 1) : -p.pad_left;
   tiles.rows = s.rows, tiles.columns = s.columns;
   TileResult result;
-  result.out = (data ? args.x : args.y).as<float>();
+  result.out = (data ? args.x : args.y).data, result.bf16 = tiles.bf16;
   result.height = data ? p.h : p.p(), result.width = data ? p.w : p.q(), result.channels = s.outputs;
   result.size = d.size, result.step_h = d.step_h, result.step_w = d.step_w;
   result.rows = s.rows, result.columns = s.columns;
   result.wide = s.wide;
   result.bias = args.bias.as<float const>();
-  result.residual = args.residual.as<float const>();
-  result.mask = args.mask.as<float const>();
+  result.residual = args.residual.data;
+  result.mask = args.mask.data;
   result.relu = p.store.act == Activation::relu;
 
   i64 const rows = gemm.rows[GemmPanels::of(int(s.block / gemm.lanes), gemm.max_vectors).widest()];

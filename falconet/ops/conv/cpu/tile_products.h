@@ -16,7 +16,8 @@ namespace falconet {
 // An image [n][height][width][channels] cut into tiles, counted through all images: tile (n, i, j) begins at row i * step_h + first_h and
 // column j * step_w + first_w. What lies outside the image is zero.
 struct TileGrid {
-  float const* data = nullptr;
+  void const* data = nullptr;                // f32, or (winograd) bf16
+  bool bf16 = false;
   int height = 0, width = 0, channels = 0;
   int size = 0;                              // of the domain: results of a tile (winograd), elements along an axis (fft)
   int extent_h = 0, extent_w = 0;            // rows and columns of a tile that are read; the rest counts as zero (fft)
@@ -28,7 +29,8 @@ struct TileGrid {
 // The filter [k][r][s][c] as packed B blocks of ops/gemm/cpu/packed.h: per block of columns, element of the domain and piece of the depth.
 // Depth: `parts` times the channels summed over; columns: `parts` times `wide`, the channels of the result in whole 16s, zero past their end.
 struct TileFilter {
-  float const* data = nullptr;
+  void const* data = nullptr;                // f32, or (winograd) bf16
+  bool bf16 = false;
   int k = 0, c = 0, r = 0, s = 0, dilation_h = 1, dilation_w = 1, size = 0;
   bool data_gradient = false;                // flipped, depth k and columns c; else depth c and columns k
   int elements = 0;
@@ -38,11 +40,13 @@ struct TileFilter {
 
 // Results of `count` tiles from first on: sums [domain element][tile][columns], through the store slots.
 struct TileResult {
-  float* out = nullptr;
+  void* out = nullptr;
+  bool bf16 = false;                         // so are out, residual and mask, else f32
   int height = 0, width = 0, channels = 0;
   int size = 0, step_h = 0, step_w = 0, rows = 0, columns = 0;        // rows, columns: of tiles in an image
   std::int64_t wide = 0;                                              // channels in whole 16s
-  float const *bias = nullptr, *residual = nullptr, *mask = nullptr;  // null: unused
+  float const* bias = nullptr;                                        // null: unused, like the next
+  void const *residual = nullptr, *mask = nullptr;
   bool relu = false;
 };
 

@@ -58,8 +58,8 @@ void filter_run(ConvProblem const& p, Domain const& d, ConvArgs const& args, Vie
   float* const sums = packed_y + s.elements * s.y_stride;
   float* const db = sums + s.elements * s.sum_stride;
   TileOperands x, y;
-  x.tiles = {args.x.as<float const>(), p.h, p.w, p.c, d.size, d.extent_h, d.extent_w, d.step_h, d.step_w, -p.pad_top, -p.pad_left, s.rows, s.columns};
-  y.tiles = {args.y.as<float const>(), p.p(), p.q(), p.k, d.size, d.step_h, d.step_w, d.step_h, d.step_w, 0, 0, s.rows, s.columns};
+  x.tiles = {args.x.data, p.x_type == DType::bf16, p.h, p.w, p.c, d.size, d.extent_h, d.extent_w, d.step_h, d.step_w, -p.pad_top, -p.pad_left, s.rows, s.columns};
+  y.tiles = {args.y.data, p.y_type == DType::bf16, p.p(), p.q(), p.k, d.size, d.step_h, d.step_w, d.step_h, d.step_w, 0, 0, s.rows, s.columns};
   x.packed = packed_x, y.packed = packed_y;
   x.domain_stride = s.x_stride, y.domain_stride = s.y_stride;
   x.block = s.block;

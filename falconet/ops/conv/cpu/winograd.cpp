@@ -14,7 +14,8 @@
 // large, stay in the cache.
 // Error: the transforms amplify rounding errors, in the root mean square over the results of a tile by 1.7 (m = 2) and 10.8 (m = 4),
 // for its worst result by 1.7 and 31.5 (README.md derives it). For m = 2 sums of small whole numbers stay exact.
-// Limits: f32, nhwc, groups 1, 3x3 filters, stride and dilation 1; slots bias, residual, relu and mask, and db.
+// bf16: tiles and filters are widened as they are transformed, everything between the transforms is of f32, results are rounded as they are stored.
+// Limits: f32, or bf16 with dw in f32, nhwc, groups 1, 3x3 filters, stride and dilation 1; slots bias, residual, relu and mask, and db.
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cpu/tile_plan.h"
 
@@ -29,13 +30,18 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd) return "both gradients at once";
   if (p.r != 3 || p.s != 3) return "its transforms are those of 3x3 filters";
   if (p.dilation_h != 1 || p.dilation_w != 1) return "neighbouring results share products only with dilation 1";
+  bool const filter_of_bf16 = p.direction == Direction::bwd_filter && p.x_type == DType::bf16 && p.y_type == DType::bf16 && p.w_type == DType::f32;
+  if (!p.one_type(DType::f32) && !filter_of_bf16 && (p.direction == Direction::bwd_filter || !p.one_type(DType::bf16))) return "needs f32, or bf16 with a filter gradient in f32";
   return tiles::reject(p);
 }
 
 double cycles(ConvProblem const& p, DeviceFacts const& facts, int m) { return tiles::cycles(p, domain(m), facts, 12); }
 int best_tile(ConvProblem const& p, DeviceFacts const& facts) { return cycles(p, facts, 4) < 0.9 * cycles(p, facts, 2) ? 4 : 2; }
 // An eighth on top: where another is about as fast, its smaller errors are preferred.
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return 1.125 * cycles(p, facts, best_tile(p, facts)) / 3.7e9; }
+// bf16 is widened through a buffer, which costs a fifth.
+double seconds(ConvProblem const& p, DeviceFacts const& facts) {
+  return (p.x_type == DType::bf16 && p.direction != Direction::bwd_filter ? 1.35 : 1.125) * cycles(p, facts, best_tile(p, facts)) / 3.7e9;
+}
 
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   int const best = best_tile(p, facts);

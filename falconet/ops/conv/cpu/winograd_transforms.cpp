@@ -145,12 +145,14 @@ HWY_INLINE void transform(Get const& get, Put const& put) {
   }
 }
 
-// Elements of one tile, channels [c, c + n), as vectors side by side; zero outside the image and past the last channel.
+// Elements of one tile, channels [c, c + n), as vectors of f32 side by side; zero outside the image and past the last channel.
 HWY_NOINLINE void copy_tile(TileGrid const& s, Place const& p, int c, int n, int size, float* to) {
   for (int i = 0; i < size; ++i)
     for (int j = 0; j < size; ++j, to += lanes) {
       bool const inside = unsigned(p.h + i) < unsigned(s.height) && unsigned(p.w + j) < unsigned(s.width);
-      hn::StoreU(inside ? load_channels(p.first + c + i * p.row + std::int64_t(j) * s.channels, n) : hn::Zero(d), d, to);
+      std::int64_t const at = c + i * p.row + std::int64_t(j) * s.channels;
+      void const* const first = s.bf16 ? static_cast<void const*>(p.first_bf16) : p.first;
+      hn::StoreU(inside ? load_channels(first, s.bf16, at, n) : hn::Zero(d), d, to);
     }
 }
 
@@ -161,7 +163,7 @@ HWY_INLINE void transform_tile(TileGrid const& s, Place const& p, int c, int n, 
   HWY_ALIGN float copied[size * size * lanes];
   float const* from = p.first + c;
   std::int64_t row = p.row, pixel = s.channels;
-  if (p.h < 0 || p.w < 0 || p.h + size > s.height || p.w + size > s.width || n < lanes) {
+  if (s.bf16 || p.h < 0 || p.w < 0 || p.h + size > s.height || p.w + size > s.width || n < lanes) {
     copy_tile(s, p, c, n, size, copied);
     from = copied, row = size * lanes, pixel = lanes;
   }
@@ -205,8 +207,8 @@ void filter_forward(TileFilter const& f, std::int64_t first, std::int64_t count,
           for (int e = 0; e < a * a; ++e) hn::Store(hn::Zero(d), d, temporary[e][i]);
           continue;
         }
-        float const* const from = f.data + (k0 + i) * 9 * f.c + l;
-        transform<typename Matrices<m>::Filter>([&](int r, int s) HWY_ATTR { return load_channels(from + (r * 3 + s) * std::int64_t(f.c), n); },
+        std::int64_t const from = (k0 + i) * 9 * f.c + l;
+        transform<typename Matrices<m>::Filter>([&](int r, int s) HWY_ATTR { return load_channels(f.data, f.bf16, from + (r * 3 + s) * std::int64_t(f.c), n); },
                                                 [&](int x, int y, VF u) HWY_ATTR { hn::Store(u, d, temporary[x * a + y][i]); });
       }
       Packed const to = packed_at(f, l, k0);
@@ -224,10 +226,10 @@ void filter_backward(TileFilter const& f, std::int64_t first, std::int64_t count
   for (std::int64_t l = first; l < first + count; ++l)
     for (std::int64_t c = out; c < out + out_count; c += lanes) {
       int const n = c >= f.c ? 0 : f.c - c < lanes ? int(f.c - c) : lanes;
-      float const* const from = f.data + l * 9 * f.c + c;
+      std::int64_t const from = l * 9 * f.c + c;
       Packed const to = packed_at(f, l, c);
       transform<typename Matrices<m>::Filter>(
-          [&](int r, int s) HWY_ATTR { return n > 0 ? load_channels(from + (8 - r * 3 - s) * std::int64_t(f.c), n) : hn::Zero(d); },
+          [&](int r, int s) HWY_ATTR { return n > 0 ? load_channels(f.data, f.bf16, from + (8 - r * 3 - s) * std::int64_t(f.c), n) : hn::Zero(d); },
           [&](int x, int y, VF u) HWY_ATTR { hn::StoreU(u, d, to.data + (x * a + y) * to.element); });
     }
 }
