@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <set>
 #include <tuple>
 
 #include "cli/commands.h"
@@ -22,6 +24,7 @@
 #include "falconet/ops/conv/problem.h"
 #include "falconet/ops/problem_list.h"
 #include "falconet/ops/problem_text.h"
+#include "falconet/plan/tune.h"
 
 namespace falconet::cli {
 namespace {
@@ -89,38 +92,6 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
   }
   return out;
 }
-// "fwd n1 c4 ... f32 nhwc" without its layout, where several stand side by side.
-std::string without_layout(std::string text) {
-  for (std::string_view layout : {" nhwc", " nchw"})
-    if (auto const at = text.find(layout); at != std::string::npos) text.erase(at, layout.size());
-  return text;
-}
-
-// "fft" for fft:1, "tile_m:64 tile_n:16" for tile_m:64,tile_n:16.
-std::string in_words(Config const& config) {
-  std::string out;
-  for (auto const& [key, value] : config.values())
-    if (key != "deterministic") out += (out.empty() ? "" : " ") + (value == 1 ? key : key + ":" + std::to_string(value));
-  return out;
-}
-
-// Every config worth trying, and over the ranges that may be set by hand the powers of two (or, of what need not be one, doublings), one range at a time.
-std::vector<Config> searched(Candidate const& c) {
-  std::vector<Config> out = c.configs;
-  for (auto const& r : c.ranges)
-    for (std::int64_t v = std::max(r.least, 1); v <= r.most; v *= 2) {
-      std::string text;
-      bool has = false;
-      for (auto const& [key, value] : c.configs.front().values()) {
-        has |= key == r.key;
-        text += (text.empty() ? "" : ",") + key + ":" + std::to_string(key == r.key ? int(v) : value);
-      }
-      if (!has) text += (text.empty() ? "" : ",") + r.key + ":" + std::to_string(v);
-      if (auto const config = Config::parse(text); std::find(out.begin(), out.end(), config) == out.end()) out.push_back(config);
-    }
-  return out;
-}
-
 // The same problem with every element type f64, and exact.
 std::string in_f64(std::string text) {
   if (auto const at = text.find(" math=tf32"); at != std::string::npos) text.erase(at, std::string_view(" math=tf32").size());
@@ -155,6 +126,19 @@ struct Pending {
   std::size_t row;
 };
 
+// plot= and roofline= of what was measured, or read again.
+void draw_rows(Settings const& settings, std::string const& operation, std::vector<BenchRow> const& all, Ceilings const& ceilings) {
+  bool const search = settings.flag("search");
+  auto const rows = for_picture(all, search);
+  std::string const title = operation + " on " + ceilings.name;
+  for (char const* key : {"plot", "roofline"}) {
+    if (!settings.has(key)) continue;
+    auto const file = settings.text(key);
+    write_atomically(file, key == std::string_view("roofline") ? roofline_picture(title, rows, ceilings) : search ? search_picture(title, rows) : bench_picture(title, rows));
+    if (!settings.flag("json")) std::printf("\ndrawn in %s\n", file.c_str());
+  }
+}
+
 class Bench {
  public:
   Bench(Settings const& settings, std::string operation)
@@ -178,6 +162,8 @@ class Bench {
     for (auto const& p : problems) problem_width_ = std::max(problem_width_, p.size());
     std::vector<std::int64_t> threads = {usable_cpus()};
     if (settings_.has("threads")) threads = settings_.wholes("threads");
+    std::optional<Tuner> tuner;   // remembers what a search over everything has found
+    if (search_ && wanted_.empty() && !calls_) tuner.emplace(TuneMode::cache);
     for (auto t : threads) {
       ThreadPool pool{int(t)};
       Limits limits(pool, isa_);
@@ -193,23 +179,33 @@ class Bench {
         line("problem", "algorithm", "config", "us", "least", "limit", "of limit", "err(f64)", "vs best");
       }
       for (auto const& problem : problems)
-        if (!stop_requested()) one(problem, pool, limits);
+        if (!stop_requested()) {
+          std::size_t const before = rows_.size();
+          one(problem, pool, limits);
+          if (tuner && !stop_requested()) remember(*tuner, problem, before, pool.size());
+        }
       if (stop_requested()) break;
     }
     if (above_limit_ && !json_) std::printf("%s\n", above_limit_note);
-    std::string const title = operation_ + " on " + devices_.front().name;
-    auto const draw = [&](char const* key, auto const& picture) {
-      if (!settings_.has(key)) return;
-      write_atomically(settings_.text(key), picture());
-      if (!json_) std::printf("\ndrawn in %s\n", settings_.text(key).c_str());
-    };
-    draw("plot", [&] { return settings_.flag("search") ? search_picture(title, rows_) : bench_picture(title, rows_); });
-    draw("roofline", [&] {
+    if (tuner) {
+      tuner->save();
+      if (!json_) std::printf("\nremembered for tune=cache in %s\n", tuner->file().c_str());
+    }
+    if (json_ || settings_.has("roofline")) {
       ThreadPool pool{int(threads.back())};
       Limits limits(pool, isa_);
-      bool const cpu = devices_.front().device.kind == DeviceKind::cpu;
-      return roofline_picture(title, rows_, cpu ? limits.fma() : limits_of(devices_.front().device).multiply_adds(Arithmetic::f32), cpu ? limits.copy(64 << 20) : limits_of(devices_.front().device).copy());
-    });
+      Ceilings ceilings{devices_.front().name, 0, 0};
+      if (devices_.front().device.kind == DeviceKind::cpu) ceilings.operations = limits.fma(), ceilings.bytes = limits.copy(64 << 20);
+      else ceilings.operations = limits_of(devices_.front().device).multiply_adds(Arithmetic::f32), ceilings.bytes = limits_of(devices_.front().device).copy();
+      if (json_) {
+        JsonRow row;
+        row.add("what", "limits").add("name", ceilings.name).add("operations", ceilings.operations).add("bytes", ceilings.bytes);
+        std::fputs(row.text().c_str(), stdout);
+      }
+      draw_rows(settings_, operation_, rows_, ceilings);
+    } else {
+      draw_rows(settings_, operation_, rows_, {devices_.front().name, 0, 0});
+    }
     if (stop_requested()) fail(ErrorKind::interrupted, format("stopped; {} rows are measured", rows_.size()));
   }
 
@@ -249,7 +245,7 @@ class Bench {
         std::vector<Choice> choices;
         auto const all = [&] {   // the best guess; of a rival every engine; in a search everything
           if (!c.refusal.empty()) return std::vector<Config>{Config{}};
-          auto configs = search_ ? searched(c) : c.rival ? c.configs : std::vector<Config>{c.configs.front()};
+          auto configs = search_ ? configs_to_search(c) : c.rival ? c.configs : std::vector<Config>{c.configs.front()};
           if (!calls_) std::erase_if(configs, [](Config const& config) { return config.get("descriptors_each", 0) == 1; });   // the host's work alone
           return configs;
         };
@@ -266,10 +262,7 @@ class Bench {
           row.problem = problem, row.algorithm = c.algorithm, row.config = choice.config.text(), row.threads = pool.size(), row.limit = limit;
           row.device = facts.device.text();
           row.operations = operations, row.bytes = bytes_of(list);
-          bool const layouts = layout_words(settings_).size() > 1;
-          row.category = layouts ? without_layout(problem) : problem;
-          row.name = c.algorithm + (choices.size() > 1 ? " " + in_words(choice.config) : "") + (layouts && problem.find(" nchw") != std::string::npos ? " nchw" : "");
-          row.estimate = c.seconds;
+          row.estimate = c.seconds, row.rival = c.rival;
           if (!c.refusal.empty()) row.refusal = "refused: " + c.refusal;
           rows.push_back(row);
           if (row.refusal.empty()) pending.push_back({choice, facts.device, c.seconds, c.baseline, c.rival, rows.size() - 1});
@@ -335,6 +328,16 @@ class Bench {
       rows_.push_back(row);
     }
     std::fflush(stdout);
+  }
+
+  // The rows from `first` on are this problem's.
+  void remember(Tuner& tuner, std::string const& problem, std::size_t first, int threads) const {
+    for (auto const& facts : devices_) {
+      std::map<std::string, double> microseconds;
+      for (std::size_t i = first; i < rows_.size(); ++i)
+        if (auto const& r = rows_[i]; r.refusal.empty() && r.device == facts.device.text()) microseconds[Choice{r.algorithm, Config::parse(r.config)}.text()] = r.seconds.least * 1e6;
+      if (!microseconds.empty()) tuner.remember(operation_, problem, microseconds, facts, threads);
+    }
   }
 
   static bool above(double limit, Spread const& seconds) { return limit > 1.005 * seconds.median; }  // "101 %"
@@ -460,6 +463,19 @@ std::string problem_lists(std::string_view operation) {
 
 int bench_algorithms(Settings& settings, std::string_view operation) {
   std::string const name(operation);
+  if (settings.has("rows")) {
+    if (!settings.has("plot") && !settings.has("roofline")) fail(ErrorKind::usage, "rows= draws what was recorded: plot=FILE, roofline=FILE or both are missing");
+    Ceilings ceilings;
+    auto rows = read_rows(name, settings.texts("rows"), ceilings);
+    if (settings.has("roofline") && ceilings.bytes == 0) fail(ErrorKind::data, "rows=" + settings.text("rows") + ": no row has the limits of the device, without which there is no roofline");
+    if (settings.has("problems")) {
+      auto const problems = problems_of(settings, name);
+      std::set<std::string> const wanted(problems.begin(), problems.end());
+      std::erase_if(rows, [&](BenchRow const& r) { return !wanted.contains(r.problem); });
+    }
+    draw_rows(settings, name, rows, ceilings);
+    return 0;
+  }
   auto const problems = problems_of(settings, name);
   Bench(settings, name).run(problems);
   return 0;

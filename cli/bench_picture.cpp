@@ -28,14 +28,13 @@ std::string bench_picture(std::string const& title, std::vector<BenchRow> const&
     values.resize(std::max(values.size(), c + 1), std::numeric_limits<double>::quiet_NaN());
     values[c] = seconds * 1e6;
   };
-  for (auto const& row : rows) {
-    std::string const category = row.category + (several ? ", " + std::to_string(row.threads) + " threads" : "");
-    if (row.refusal.empty()) set(category, row.name, row.seconds.median);
-  }
+  for (bool const rival : {false, true})
+    for (auto const& row : rows)
+      if (row.rival == rival) set(row.category + (several ? ", " + std::to_string(row.threads) + " threads" : ""), row.name, row.seconds.median);
   // Last, so that the limit stands at the right of each group; left out where starting a kernel takes so long that no limit is near.
-  bool const near = std::all_of(rows.begin(), rows.end(), [](BenchRow const& r) { return !r.refusal.empty() || r.ratio > 1 || r.limit > 0.02 * r.seconds.median; });
+  bool const near = std::all_of(rows.begin(), rows.end(), [](BenchRow const& r) { return r.ratio > 1 || r.limit > 0.02 * r.seconds.median; });
   for (auto const& row : rows)
-    if (near && row.refusal.empty()) set(row.category + (several ? ", " + std::to_string(row.threads) + " threads" : ""), "limit", row.limit);
+    if (near && row.limit > 0) set(row.category + (several ? ", " + std::to_string(row.threads) + " threads" : ""), "limit", row.limit);
   for (auto& b : chart.bars) b.values.resize(chart.categories.size(), std::numeric_limits<double>::quiet_NaN());
   chart.log_y = true;
   return svg::draw(chart);
@@ -49,32 +48,30 @@ std::string search_picture(std::string const& title, std::vector<BenchRow> const
     list.push_back(name);
     return list.size() - 1;
   };
-  for (auto const& row : rows)
-    if (row.refusal.empty()) index_in(map.rows, row.name), index_in(map.columns, row.category);
+  for (auto const& row : rows) index_in(map.rows, row.name), index_in(map.columns, row.category);
   std::sort(map.rows.begin(), map.rows.end());
   map.values.resize(map.rows.size() * map.columns.size(), std::numeric_limits<double>::quiet_NaN());
   std::vector<double> best(map.columns.size(), std::numeric_limits<double>::infinity());
-  for (auto const& row : rows)
-    if (row.refusal.empty()) best[index_in(map.columns, row.category)] = std::min(best[index_in(map.columns, row.category)], row.seconds.median);
-  for (auto const& row : rows)
-    if (row.refusal.empty()) {
-      auto const column = index_in(map.columns, row.category);
-      map.values[index_in(map.rows, row.name) * map.columns.size() + column] = 100 * best[column] / row.seconds.median;
-    }
+  for (auto const& row : rows) best[index_in(map.columns, row.category)] = std::min(best[index_in(map.columns, row.category)], row.seconds.median);
+  for (auto const& row : rows) {
+    auto const column = index_in(map.columns, row.category);
+    map.values[index_in(map.rows, row.name) * map.columns.size() + column] = 100 * best[column] / row.seconds.median;
+  }
   return svg::draw(map);
 }
 
-std::string roofline_picture(std::string const& title, std::vector<BenchRow> const& rows, double operations, double bytes) {
+std::string roofline_picture(std::string const& title, std::vector<BenchRow> const& rows, Ceilings const& ceilings) {
+  double const operations = ceilings.operations, bytes = ceilings.bytes;
   svg::LineChart chart{.title = title + ", roofline", .x_label = "operations a byte (operands moved once)", .y_label = "GFLOP/s", .lines = {}};
   chart.log_x = chart.log_y = true;
   chart.width = 1100, chart.height = 720;
   double least = 1e30, most = 0;
   for (auto const& row : rows) {
-    if (!row.refusal.empty() || row.bytes <= 0 || row.operations <= 0) continue;
+    if (row.bytes <= 0 || row.operations <= 0) continue;
     double const x = row.operations / row.bytes;
     least = std::min(least, x), most = std::max(most, x);
     auto at = std::find_if(chart.lines.begin(), chart.lines.end(), [&](svg::Line const& l) { return l.name == row.name; });
-    if (at == chart.lines.end()) at = chart.lines.insert(at, svg::Line{.name = row.name, .x = {}, .y = {}, .dots = true});
+    if (at == chart.lines.end()) at = chart.lines.insert(at, svg::Line{.name = row.name, .x = {}, .y = {}, .dots = true, .hollow = row.rival});
     at->x.push_back(x), at->y.push_back(row.operations / row.seconds.median * 1e-9);
   }
   if (most > 0) {

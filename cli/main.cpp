@@ -22,7 +22,7 @@ namespace {
 constexpr struct {
   std::string_view name;
   int (*run)(Settings&);
-} commands[] = {{"train", train}, {"eval", evaluate}, {"predict", predict}, {"summary", summary}, {"checks", checks}};
+} commands[] = {{"train", train}, {"eval", evaluate}, {"predict", predict}, {"summary", summary}, {"tune", tune}, {"checks", checks}};
 
 std::string networks() {
   std::string out;

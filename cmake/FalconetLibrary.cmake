@@ -70,11 +70,16 @@ endif()
 # What measurements of kernels are remembered by: a hash of their sources, compiler and flags.
 file(GLOB_RECURSE falconet_kernel_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/falconet/ops/*.cpp ${PROJECT_SOURCE_DIR}/falconet/ops/*.h
      ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.cpp ${PROJECT_SOURCE_DIR}/falconet/device/cpu/*.h)
+if(FALCONET_WITH_CUDA)
+  file(GLOB_RECURSE falconet_gpu_kernel_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/falconet/ops/*.cu ${PROJECT_SOURCE_DIR}/falconet/ops/*.cuh
+       ${PROJECT_SOURCE_DIR}/falconet/device/cuda/*.cuh ${PROJECT_SOURCE_DIR}/falconet/device/cuda/*.h)
+  list(APPEND falconet_kernel_files ${falconet_gpu_kernel_files})
+endif()
 set(falconet_fingerprint ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_fingerprint.cpp)
 list(JOIN falconet_kernel_files "\n" falconet_kernel_lines)
 file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "${falconet_kernel_lines}\n")
 add_custom_command(OUTPUT ${falconet_fingerprint} DEPENDS ${falconet_kernel_files} cmake/KernelFingerprint.cmake WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-                   COMMAND ${CMAKE_COMMAND} -DLIST=${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "-DSALT=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS_RELEASE}"
+                   COMMAND ${CMAKE_COMMAND} -DLIST=${CMAKE_CURRENT_BINARY_DIR}/generated/kernel_files.txt "-DSALT=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_CUDA_COMPILER_VERSION} ${CMAKE_CUDA_FLAGS} ${CMAKE_BUILD_TYPE} ${CMAKE_CXX_FLAGS_RELEASE}"
                            -DOUT=${falconet_fingerprint} -P cmake/KernelFingerprint.cmake VERBATIM)
 target_sources(falconet PRIVATE ${falconet_fingerprint})
 

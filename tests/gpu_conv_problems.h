@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "conv_case.h"
@@ -13,27 +14,49 @@
 
 namespace falconet::gpu_test {
 
-inline std::vector<std::string> problems_to_check() {
-  std::vector<std::string> out;
-  std::set<std::string> seen;
+// Of every list, each problem as large as li2019's, or of the same kind.
+inline std::vector<ConvProblem> listed_problems() {
   std::vector<std::filesystem::path> lists;
   for (auto const& file : std::filesystem::directory_iterator(FALCONET_SOURCE_DIR "/problems/conv")) lists.push_back(file.path());
   std::sort(lists.begin(), lists.end());
+  std::vector<ConvProblem> out;
   for (auto const& list : lists)
     for (auto const& line : read_problem_list(list.string())) {
-      ConvProblem p = ConvProblem::parse(line);
-      if (p.operations() > 3e7) p = within_reach(p);      // as large as li2019's, or of the same kind
-      for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
-        p.direction = d;
-        p.math = Math::exact;
-        for (DType t : {DType::f64, DType::f32, DType::bf16}) {
-          p.x_type = p.w_type = p.y_type = t;
-          if (seen.insert(p.text()).second) out.push_back(p.text());
-        }
-        p.x_type = p.w_type = p.y_type = DType::f32;
-        p.math = Math::tf32;
+      ConvProblem const p = ConvProblem::parse(line);
+      out.push_back(p.operations() > 3e7 ? within_reach(p) : p);
+    }
+  return out;
+}
+
+// What vendor libraries are compared with the reference on: f32 in both layouts, and bf16 as networks have it.
+inline std::vector<std::string> problems_for_rivals() {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (ConvProblem p : listed_problems())
+    for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter})
+      for (auto [type, math, layout] : {std::tuple{DType::f32, Math::exact, Layout::nhwc}, {DType::f32, Math::exact, Layout::nchw}, {DType::f32, Math::tf32, Layout::nhwc},
+                                        {DType::bf16, Math::exact, Layout::nhwc}}) {
+        p.direction = d, p.math = math, p.layout = layout;
+        p.x_type = p.w_type = p.y_type = type;
         if (seen.insert(p.text()).second) out.push_back(p.text());
       }
+  return out;
+}
+
+inline std::vector<std::string> problems_to_check() {
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (ConvProblem p : listed_problems())
+    for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {
+      p.direction = d;
+      p.math = Math::exact;
+      for (DType t : {DType::f64, DType::f32, DType::bf16}) {
+        p.x_type = p.w_type = p.y_type = t;
+        if (seen.insert(p.text()).second) out.push_back(p.text());
+      }
+      p.x_type = p.w_type = p.y_type = DType::f32;
+      p.math = Math::tf32;
+      if (seen.insert(p.text()).second) out.push_back(p.text());
     }
   // Channels that fit the copy engine, geometry that does not sit on tiles.
   char const* const geometry[] = {
@@ -116,6 +139,10 @@ inline std::vector<std::string> problems_to_check() {
     for (std::string s : {"", " store=residual+mask", " store=mask6", " load_dy=max_unpool2", " load_dy=two_operand store=mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
     for (std::string s : {"", " store=bias", " load_x=scale_shift+relu", " load_dy=two_operand store=bias", " load_dy=max_unpool2 store=bias", " load_x=relu load_dy=two_operand"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
+  // Filter gradients of other filters than 3x3 in f32: rows of taps, strides, lines that are cut, 1x1 with and without pixels that are left out.
+  for (std::string g : {"n3 c72 hw13 k96 rs1", "n2 c33 h9 w7 k70 rs1 st2", "n1 c130 hw5 k129 rs1 p1", "n7 c20 h3 w5 k200 rs1 st2.1", "n5 c40 h11 w61 k72 rs5 p2", "n2 c36 h9 w30 k20 rs7 p3 st2", "n2 c33 hw12 k65 r1 s5 p0.2",
+                        "n3 c64 h8 w19 k64 r5 s3 p2.1", "n2 c64 h9 w130 k32 r1 s3 p0.1", "n9 c34 hw7 k68 rs7 p3", "n2 c48 h12 w57 k40 r2 s7 p1.3 st2.2"})
+    out.push_back("bwd_filter " + g + " f32 nhwc");
   // Larger filters in f32: fft's tiles at every border, of both sizes, its slots, spans by dilation.
   for (std::string g : {"n2 c5 h20 w33 k7 rs7 p3", "n1 c16 hw40 k12 rs11 p5", "n3 c6 h17 w9 k9 r5 s7 p2.3", "n2 c4 hw33 k20 rs5 p8 d4", "n1 c3 h30 w21 k34 rs19 p9", "n9 c18 hw12 k10 rs7 p3"}) {
     for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias"}) out.push_back(g + " f32 nhwc" + s);

@@ -535,8 +535,19 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
     EXPECT_NE(b.out.substr(0, b.out.find('\n')).find("\"" + std::string(key) + "\": "), std::string::npos) << key << " in " << b.out;
   EXPECT_NE(contents(folder.path / "conv.svg").find("</svg>"), std::string::npos);
   expect_refusal(falconet({"bench", "conv", "problems=n2 c4 hw8 k4 rs3 p1 f32 nhwc", "plot=nowhere/conv.svg"}), 1, {"nowhere/conv.svg"});
+  write(folder.path / "rows.jsonl", b.out);                // drawn again from what was recorded
+  auto const drawn = falconet({"bench", "conv", "rows=rows.jsonl", "plot=again.svg", "roofline=roof.svg"});
+  EXPECT_EQ(drawn.code, 0) << drawn.err;
+  for (char const* file : {"again.svg", "roof.svg"}) EXPECT_NE(contents(folder.path / file).find("im2col_gemm"), std::string::npos) << file;
+  expect_refusal(falconet({"bench", "conv", "rows=rows.jsonl"}), 2, {"plot=FILE"});
+  write(folder.path / "torn.jsonl", "{\"problem\": \"fwd n2 c4\", \"algorithm\": \"direct\", \"us\": 3}\n");
+  expect_refusal(falconet({"bench", "conv", "rows=torn.jsonl", "plot=again.svg"}), 1, {"torn.jsonl", "line 1"});
+  write(folder.path / "none.jsonl", "nothing\n");
+  expect_refusal(falconet({"bench", "conv", "rows=none.jsonl", "plot=again.svg"}), 1, {"none.jsonl", "holds no row"});
+  setenv("FALCONET_CACHE", folder.path.c_str(), 1);        // where a search is remembered
   auto const searched = falconet({"bench", "conv", "problems=n1 c4 hw6 k8 rs3 p1 f32 nhwc", "directions=fwd", "layouts=nhwc,nchw", "search=true", "repetitions=2", "budget=0.05", "rivals=off",
                                   "plot=heat.svg", "roofline=roofline.svg"});
+  unsetenv("FALCONET_CACHE");
   ASSERT_EQ(searched.code, 0) << searched.err;
   EXPECT_NE(searched.out.find(" nchw"), std::string::npos) << searched.out;
   EXPECT_NE(contents(folder.path / "heat.svg").find("percent of the fastest"), std::string::npos);

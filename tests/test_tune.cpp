@@ -7,6 +7,7 @@
 #include "falconet/base/error.h"
 #include "falconet/nn/layers.h"
 #include "falconet/ops/algorithms.h"
+#include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/plan/step.h"
 #include "program.h"
 
@@ -174,6 +175,66 @@ TEST(Tune, of_a_step_that_trains_changes_no_weights_before_it) {
   ASSERT_EQ(x.size(), y.size());
   for (std::size_t i = 0; i < x.size(); ++i)
     EXPECT_EQ(std::memcmp(x[i].tensor.as<void>(), y[i].tensor.as<void>(), x[i].tensor.type().bytes()), 0) << x[i].name;
+}
+
+// On a GPU the cache is read without one: a plan is a pure function of graph, facts and rows.
+TEST(Tune, a_gpu_s_plan_goes_by_what_was_remembered_of_such_a_gpu) {
+  if (conv_cuda_algorithms().empty()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  Folder const folder;
+  std::string const file = (folder.path / "tune.tsv").string();
+  DeviceFacts hopper;
+  hopper.device = {DeviceKind::cuda, 0};
+  hopper.name = "NVIDIA H200";
+  hopper.compute_capability = 90, hopper.multiprocessors = 132, hopper.shared_memory_bytes = 232448, hopper.memory_bytes = std::int64_t(141) << 30;
+  Model const model = small_model();
+  auto const plan = [&](DeviceFacts const& facts, Tuner* tuner) {
+    Graph graph;
+    CompileContext context;
+    trace_training(graph, context, model, {.batch = 4}, cross_entropy(), OptimizerOptions{});
+    context.options.facts = facts;
+    context.options.tuner = tuner;
+    return compile(graph, context);
+  };
+  Plan const estimated = plan(hopper, nullptr);
+  auto const& launch = launch_of(estimated, "first", "bwd_filter");
+  Tuner writing(TuneMode::cache, file);
+  writing.remember("conv", launch.problem, {{launch.choice.text(), 5.0}, {"im2col_v2:threads:256,blocks:0", 4.0}, {"im2col_v1:threads:64,blocks:512", 3.0}, {"naive", 2.0}, {"im2col_v2:warps:3", 1.0},
+                                            {"cudnn:algo_1:1", 0.7}, {"im2col_atomic:threads:256,blocks:0,deterministic:0", 0.5}, {"no choice:at:all", 0.1}},
+                   hopper, 0);
+  writing.save();
+  EXPECT_NE(contents(file).find("NVIDIA H200\tsm_90\t0\t"), std::string::npos) << contents(file);
+  Tuner cache(TuneMode::cache, file);
+  EXPECT_EQ(launch_of(plan(hopper, &cache), "first", "bwd_filter").choice.text(), "im2col_v1:threads:64,blocks:512") << "a baseline, other parameters, rivals and what has no fixed order are no choices";
+  EXPECT_EQ(launch_of(plan(hopper, &cache), "first", "fwd").choice.text(), launch_of(estimated, "first", "fwd").choice.text());
+  EXPECT_EQ(cache.count().measured, 0);
+  DeviceFacts other = hopper;
+  other.name = "NVIDIA H100";
+  EXPECT_EQ(launch_of(plan(other, &cache), "first", "bwd_filter").choice.text(), launch.choice.text());
+}
+
+TEST(Tune, a_search_over_launch_parameters_is_remembered) {
+  Folder const folder;
+  setenv("FALCONET_CACHE", folder.path.c_str(), 1);
+  auto const falconet = [&](std::vector<std::string> const& words) { return testing::Process(words, folder.path).wait(); };
+  auto const tuned = falconet({"tune", "model=lenet5", "batch=2", "threads=2", "plot=heat.svg"});
+  ASSERT_EQ(tuned.code, 0) << tuned.err;
+  EXPECT_NE(tuned.out.find(" 0 left for the next time"), std::string::npos) << tuned.out;
+  EXPECT_NE(contents(folder.path / "heat.svg").find("percent of the fastest"), std::string::npos);
+  std::string problem;                                     // a convolution of the step
+  std::istringstream lines(contents(folder.path / "tune.tsv"));
+  for (std::string line; std::getline(lines, line);)
+    if (auto const at = line.find("\tconv\tbwd_data"); at != std::string::npos) problem = line.substr(at + 6, line.find('\t', at + 6) - at - 6);
+  ASSERT_NE(problem, "");
+  std::filesystem::remove(folder.path / "tune.tsv");
+  auto const searched = falconet({"bench", "conv", "problems=" + problem, "search=true", "threads=2", "budget=0.05", "repetitions=2", "rivals=off"});
+  ASSERT_EQ(searched.code, 0) << searched.err;
+  EXPECT_NE(searched.out.find("remembered for tune=cache in " + (folder.path / "tune.tsv").string()), std::string::npos) << searched.out;
+  auto const cache = falconet({"summary", "model=lenet5", "batch=2", "threads=2", "tune=cache"});
+  EXPECT_NE(cache.out.find("tune: 1 problems as remembered, 0 measured"), std::string::npos) << problem << cache.out;
+  std::filesystem::remove(folder.path / "tune.tsv");
+  EXPECT_EQ(falconet({"bench", "conv", "problems=" + problem, "search=true", "algorithms=im2col_gemm", "budget=0.05", "repetitions=2", "rivals=off"}).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(folder.path / "tune.tsv")) << "a part of the algorithms says nothing of the others";
+  unsetenv("FALCONET_CACHE");
 }
 
 TEST(Tune, the_program_says_what_was_measured) {

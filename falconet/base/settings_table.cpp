@@ -7,10 +7,10 @@ namespace {
 using enum SettingType;
 
 // Verbs that several rows share.
-constexpr std::string_view all_that_run = "train, eval, predict, summary, bench conv, bench train, bench predict";
-constexpr std::string_view networks_with_checks = "train, eval, predict, summary, bench train, bench predict, checks";
-constexpr std::string_view networks = "train, eval, predict, summary, bench train, bench predict";
-constexpr std::string_view compiled = "train, summary, bench train, bench predict";
+constexpr std::string_view all_that_run = "train, eval, predict, summary, tune, bench conv, bench train, bench predict";
+constexpr std::string_view networks_with_checks = "train, eval, predict, summary, tune, bench train, bench predict, checks";
+constexpr std::string_view networks = "train, eval, predict, summary, tune, bench train, bench predict";
+constexpr std::string_view compiled = "train, summary, tune, bench train, bench predict";
 constexpr double most_count = 1e6;   // of epochs, steps and repetitions: they are counted in an int
 constexpr std::string_view with_rows = "train, eval, predict, summary, bench conv, bench train, bench predict, checks";
 
@@ -19,6 +19,7 @@ constexpr Verb verbs[] = {
     {"eval", "test loss and accuracy of a trained network", "eval model=runs/train1 data=mnist:data/mnist"},
     {"predict", "labels of images", "predict model=runs/train1 cat.png dogs/", "PNG or JPEG files, or folders of them"},
     {"summary", "layers, shapes, parameters, memory and plan of a network", "summary model=resnet20 batch=128"},
+    {"tune", "measure every algorithm and launch parameter for a network, and remember", "tune model=resnet20 batch=128"},
     {"bench conv", "algorithms of an operation side by side (also gemm, pool ...)", "bench conv problems=li2019"},
     {"bench train", "time of a training step", "bench train model=mnist_cnn batch=64"},
     {"bench predict", "time of a prediction (on a GPU, of several in flight)", "bench predict model=mnist_cnn batch=1"},
@@ -28,17 +29,17 @@ constexpr Verb verbs[] = {
 
 constexpr Setting settings[] = {
     // What is trained, and on what
-    {"recipe", text, "", "train, eval, summary, bench train, bench predict", "a recipe by name (recipes/NAME.toml) or file"},
+    {"recipe", text, "", "train, eval, summary, tune, bench train, bench predict", "a recipe by name (recipes/NAME.toml) or file"},
     {"config", text, "", all_that_run, "a TOML file with settings, above the recipe and below the command line"},
     {"model", text, "", "train", "the network: {networks}"},
-    {"model", text, "", "summary, bench train, bench predict", "a run folder, a .safetensors file, or the network: {networks}"},
+    {"model", text, "", "summary, tune, bench train, bench predict", "a run folder, a .safetensors file, or the network: {networks}"},
     {"model", text, "", "eval, predict", "a run folder or a .safetensors file; with weights=: the name of a network"},
     {"data", text, "", "train, eval, predict", "the data set, KIND:FOLDER: mnist, fashion_mnist, cifar10, or folder:PATH with images of your own (`falconet help data`)"},
     {"data", text, "", "summary", "take image size and classes from this data set"},
 
     // How it is trained
     {"epochs", whole, "10", "train", "passes over the training set", "", 1, most_count},
-    {"batch", whole, "64", "train, bench train, summary", "samples of a step", "", 1, 1 << 20},
+    {"batch", whole, "64", "train, bench train, summary, tune", "samples of a step", "", 1, 1 << 20},
     {"batch", whole, "256", "eval", "samples at a time", "", 1, 1 << 20},
     {"batch", whole, "1", "predict, bench predict", "samples at a time", "", 1, 1 << 20},
     {"label_smoothing", real, "0", "train", "share of a label spread over all classes", "", 0, 1, false, true},
@@ -54,11 +55,11 @@ constexpr Setting settings[] = {
     {"augment", texts, "", "train", "random changes to training images: cropN (shifts of up to N pixels), flip"},
     {"examples", whole, "", "train", "only so many samples, drawn by the seed evenly over the set; of the validation set too", "", 1, 1e9},
     {"validation", real, "0", "train", "share of the training set held out to choose the best weights by; 0: the test set, which val is then", "", 0, 1, false, true},
-    {"seed", whole, "1", "train, summary, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
+    {"seed", whole, "1", "train, summary, tune, bench train, bench predict", "of everything random: same seed, same bytes", "", 0},
     {"run", text, "", "train", "the run folder; default: the next free runs/trainN"},
     {"resume", text, "", "train", "a run folder to go on with"},
     {"weights", text, "", networks, "read the weights in this .safetensors file, as PyTorch names them; train: partial:FILE takes what fits"},
-    {"classes", whole, "", "eval, predict, summary, bench train, bench predict", "outputs of the network; default: the data's, or its own number", "", 1, 1 << 20},
+    {"classes", whole, "", "eval, predict, summary, tune, bench train, bench predict", "outputs of the network; default: the data's, or its own number", "", 1, 1 << 20},
     {"accuracy", real, "", "train", "what a recipe promises; the report says whether it was reached", "", 0, 1},
 
     // Where and how it is computed
@@ -70,7 +71,8 @@ constexpr Setting settings[] = {
     {"isa", choice, "", all_that_run, "highest instruction set; default: the machine's", "plain, avx2, avx512"},
     {"rivals", flag, "off", compiled, "let vendor libraries compete"},
     {"rivals", flag, "on", "bench conv", "run vendor libraries too"},
-    {"tune", choice, "off", compiled, "choose by measurement; cache: by what this machine remembers; full: measure the rest, within a minute", "off, cache, full"},
+    {"tune", choice, "off", "train, summary, bench train, bench predict", "choose by measurement; cache: by what this machine remembers; full: measure the rest, within a minute", "off, cache, full"},
+    {"tune", choice, "search", "tune", "search: every launch parameter of every algorithm, anew, up to ten minutes; full: what nobody measured yet, within one", "full, search"},
     {"pin", text, "", compiled, "run a layer by this algorithm: pin.conv1=direct, pin.conv1:fwd=naive:threads=128,blocks=64"},
     {"memory", text, "", "train, summary, bench train", "what a step may take with weights and optimizer states, 8GiB or 900MiB: some results are made again, the bytes stay the same"},
     {"feed", choice, "auto", "train", "how batches come to a GPU; the bytes are the same", "auto, resident, staged"},
@@ -85,12 +87,14 @@ constexpr Setting settings[] = {
     {"directions", texts, "fwd,bwd_data,bwd_filter", "bench conv", "directions to run; of convolution only"},
     {"layouts", texts, "", "bench conv", "nhwc, nchw or both side by side; of convolution; default: as the list has it, and both in a picture of a GPU"},
     {"algorithms", texts, "", "bench conv", "algorithms to run; default: all"},
-    {"search", flag, "false", "bench conv", "try every launch parameter of every algorithm; plot= then draws a heat map of them"},
+    {"search", flag, "false", "bench conv", "try every launch parameter of every algorithm, and remember for tune=cache; plot= then draws a heat map"},
+    {"rows", texts, "", "bench conv", "draw what json=true has printed into these files, instead of measuring; problems=: of these alone"},
     {"launches", choice, "graph", "bench conv", "how a GPU is timed: ten launches of one graph, or ten calls, the host's work included", "graph, calls"},
     {"repetitions", whole, "50", "bench conv", "timed runs of each algorithm, fewer for slow ones", "", 1, most_count},
     {"budget", real, "1", "bench conv", "seconds for each problem, shared by its algorithms", "", 0, 1e6, true},
     {"check", flag, "true", "bench conv", "compare results with the reference in f64, where that takes seconds at most"},
     {"plot", text, "", "bench conv", "draw the medians into this SVG file"},
+    {"plot", text, "", "tune", "draw a heat map of the convolutions into this SVG file"},
     {"roofline", text, "", "bench conv", "draw every algorithm under the measured ceilings of the device into this SVG file"},
     {"steps", whole, "50", "bench train, bench predict", "timed steps", "", 1, most_count},
     {"json", flag, "false", with_rows, "one JSON object a row, for machines"},

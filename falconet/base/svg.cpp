@@ -86,6 +86,9 @@ class Canvas {
   void dot(double x, double y, double radius, char const* fill) {
     out_ += format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:.1f}\" fill=\"{}\"/>\n", x, y + down_, radius, fill);
   }
+  void ring(double x, double y, double radius, char const* stroke) {
+    out_ += format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{:.1f}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>\n", x, y + down_, radius, stroke);
+  }
   void path(std::string const& steps, char const* stroke, bool dashed, double width = 2) {   // where it says, never moved down
     if (steps.empty()) return;
     out_ += format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linejoin=\"round\" stroke-linecap=\"round\"{}/>\n", steps, stroke, width,
@@ -203,8 +206,10 @@ Axis make_axis(std::vector<double> const& values, bool log, int count, bool wide
   return axis;
 }
 
-// Marks with names, in as many rows as they need; returns the height. Without a canvas it only measures.
-double legend(Canvas* canvas, std::vector<std::string> const& names, double left, double top, double room, std::vector<bool> const& dashed) {
+enum class Mark { box, line, dashed, dot, ring };
+
+// Marks (boxes, if they are not said) with names, in as many rows as they need; returns the height. Without a canvas it only measures.
+double legend(Canvas* canvas, std::vector<std::string> const& names, double left, double top, double room, std::vector<Mark> const& marks) {
   constexpr double size = 13, row = 22, mark = 24;
   double x = left, y = top;
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -215,8 +220,11 @@ double legend(Canvas* canvas, std::vector<std::string> const& names, double left
       y += row;
     }
     if (canvas) {
-      if (dashed.empty()) canvas->box(x, y - 10, 14, 12, colour(i), 2);
-      else canvas->path(format("M{:.1f} {:.1f}h17", x, y - 4), colour(i), dashed[i]);
+      Mark const which = marks.empty() ? Mark::box : marks[i];
+      if (which == Mark::box) canvas->box(x, y - 10, 14, 12, colour(i), 2);
+      else if (which == Mark::dot) canvas->dot(x + 11, y - 4, 4, colour(i));
+      else if (which == Mark::ring) canvas->ring(x + 11, y - 4, 4, colour(i));
+      else canvas->path(format("M{:.1f} {:.1f}h17", x, y - 4), colour(i), which == Mark::dashed);
       canvas->text(x + mark, y, name, size, "start");
     }
     x += width;
@@ -332,7 +340,7 @@ std::vector<double> round_ticks(double low, double high, int count) {
 std::string draw(LineChart const& chart) {
   std::vector<double> xs, left_values, right_values;
   std::vector<std::string> names;
-  std::vector<bool> dashed;
+  std::vector<Mark> marks;
   bool has_right = false;
   for (auto const& l : chart.lines) {
     append(xs, l.x);
@@ -341,21 +349,21 @@ std::string draw(LineChart const& chart) {
   }
   for (auto const& l : chart.lines) {
     names.push_back(l.name + (has_right ? l.right ? " (right)" : " (left)" : ""));
-    dashed.push_back(l.dashed);
+    marks.push_back(l.dots ? l.hollow ? Mark::ring : Mark::dot : l.dashed ? Mark::dashed : Mark::line);
   }
   Axis y = make_axis(left_values, chart.log_y, 6, true, near_zero(left_values));
   Axis right = make_axis(right_values, false, 6, true, near_zero(right_values));
   double const width = chart.width, height = chart.height;
   double const left = 24 + y.widest(12) + (chart.y_label.empty() ? 0 : 24);
   double const right_edge = width - (has_right ? 24 + right.widest(12) + (chart.right_label.empty() ? 0 : 24) : 28);
-  double const top = 52 + legend(nullptr, names, left, 0, right_edge - left, dashed), bottom = height - (chart.x_label.empty() ? 36 : 60);
+  double const top = 52 + legend(nullptr, names, left, 0, right_edge - left, marks), bottom = height - (chart.x_label.empty() ? 36 : 60);
   Axis x = make_axis(xs, chart.log_x, std::max(2, int((right_edge - left) / 90)), false, false);
   x.from = left, x.to = right_edge;
   y.from = right.from = bottom, y.to = right.to = top;
 
   Canvas canvas(width, height);
   canvas.title(chart.title, left, right_edge - left);
-  legend(&canvas, names, left, 56, right_edge - left, dashed);
+  legend(&canvas, names, left, 56, right_edge - left, marks);
   draw_y_axis(canvas, y, chart.y_label, left, false, right_edge, 20);
   if (has_right) draw_y_axis(canvas, right, chart.right_label, right_edge, true, 0, width - 12);
   canvas.line(left, bottom, right_edge, bottom, faint);
@@ -378,7 +386,10 @@ std::string draw(LineChart const& chart) {
     if (!l.dots) canvas.path(path, colour(i), l.dashed, double(count) > right_edge - left ? 1.2 : 2);
     for (std::size_t k = 0; k < count; ++k) {
       bool const lonely = !(k > 0 && shows(l.y[k - 1], axis.log)) && !(k + 1 < count && shows(l.y[k + 1], axis.log));
-      if ((count <= 40 || lonely || l.dots) && shows(l.x[k], x.log) && shows(l.y[k], axis.log)) canvas.dot(x.at(l.x[k]), axis.at(l.y[k]), 3, colour(i));
+      if ((count <= 40 || lonely || l.dots) && shows(l.x[k], x.log) && shows(l.y[k], axis.log)) {
+        if (l.hollow) canvas.ring(x.at(l.x[k]), axis.at(l.y[k]), 3.5, colour(i));
+        else canvas.dot(x.at(l.x[k]), axis.at(l.y[k]), l.dots ? 4 : 3, colour(i));
+      }
     }
   }
   if (!any) canvas.text((left + right_edge) / 2, (top + bottom) / 2, "no data", 15, "middle", faint);

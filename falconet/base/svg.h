@@ -13,6 +13,7 @@ struct Line {
   bool right = false;            // read on the axis at the right
   bool dashed = false;
   bool dots = false;             // a dot for each value, joined by nothing
+  bool hollow = false;           // rings in place of dots
 };
 
 struct LineChart {

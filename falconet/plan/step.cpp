@@ -26,8 +26,6 @@ CompileOptions compile_options(Model const& model, StepOptions const& o) {
   c.pins = o.pins;
   c.recorded = o.recorded;
   if (o.tuner && o.tuner->mode() != TuneMode::off) {
-    if (model.device().kind != DeviceKind::cpu)
-      fail(ErrorKind::usage, "tune= measures the algorithms of a CPU, not those of " + model.device().text() + ": pin.LAYER=ALGORITHM chooses there");
     c.tuner = o.tuner.get();
     c.threads = model.threads().get();
   }

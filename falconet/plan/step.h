@@ -24,7 +24,7 @@ struct StepOptions {
   std::int64_t memory = 0;                     // training: bytes on the device, as in CompileOptions; 0: no limit
   std::map<std::string, std::string> pins = {};
   Plan const* recorded = nullptr;
-  std::shared_ptr<Tuner> tuner = {};           // chooses by measurement (plan/tune.h); on a CPU alone
+  std::shared_ptr<Tuner> tuner = {};           // chooses by measurement (plan/tune.h)
 };
 
 // Forward, loss, backward and update. For a training loop of one's own:

@@ -110,7 +110,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
           if (c.refusal.empty() && !prepared)
             if (auto const once = table.preparation(problem, {c.algorithm, c.configs.front()}, options.facts.device.kind); once.bytes > 0)
               prepared = constant(graph, context, node.in[std::size_t(once.operand)]);
-      choice = options.tuner->choose(node.op->name(), problem, prepared, candidates, options.facts, options.rivals, *options.threads);
+      choice = options.tuner->choose(node.op->name(), problem, prepared, candidates, options.facts, options.rivals, options.threads);
     }
     if (!choice) {
       Candidate const* best = nullptr;
