@@ -292,7 +292,7 @@ StepOptions step_options(Settings const& settings) {
   if (trains && settings.has("memory")) options.memory = bytes_of("memory", settings.text("memory"));
   for (auto const& pin : settings.pins()) options.pins[pin.layer] = pin.choice;
   if (auto const mode = parse_tune_mode(settings.text("tune")); mode != TuneMode::off) {
-    options.tuner = std::make_shared<Tuner>(mode);
+    options.tuner = settings.verb() == "tune" ? std::make_shared<Tuner>(mode, tune_file(), settings.real("budget")) : std::make_shared<Tuner>(mode);
     if (isatty(2))
       options.tuner->on_measured = [](Tuner::Count const& c) { std::fprintf(stderr, "\rmeasured %d problems, %.0f s\r", c.measured, c.seconds); };
   }

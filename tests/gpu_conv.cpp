@@ -4,7 +4,7 @@
 //                                   zones, small integers (exact) and normal numbers, each run twice (same bytes); TF32 also on
 //                                   operands that are TF32 numbers, which only the sums may change
 //                                   rivals=true: every engine of vendor libraries in their place, over all lists of problems in both layouts, on normal numbers;
-//                                   refusals=true: what each refuses, by its own words, and how often
+//                                   refusals=true: what each refuses, by its own words, and how often; seconds=N: stops after so many
 //   gpu_conv bench FILE... [KEY=V]  times over lists of problems (a line that begins with its direction is run as it stands), batch=N replaces the lists' batch,
 //                                   type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64;
@@ -13,6 +13,7 @@
 //                                   each; rivals=true: every engine of vendor libraries, too; json=true: rows for bench/conv_ratio.py
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -221,7 +222,10 @@ int run_checks(Card& card, std::vector<std::string> parts) {
   asked.rivals = std::erase(parts, "rivals=true") > 0;
   bool const reasons = std::erase(parts, "refusals=true") > 0;
   auto& only = asked.only;
-  int index = 0;
+  double seconds = HUGE_VAL;
+  std::erase_if(parts, [&](std::string const& part) { return part.starts_with("seconds=") && (seconds = std::stod(part.substr(8)), true); });
+  auto const begin = std::chrono::steady_clock::now();
+  int index = 0, left_out = 0;
   for (auto const* algorithm : conv_cuda_algorithms())
     if (std::erase(parts, algorithm->name)) only.insert(algorithm->name);
   for (auto const& p : asked.rivals ? gpu_test::problems_for_rivals() : gpu_test::problems_to_check()) {
@@ -229,8 +233,11 @@ int run_checks(Card& card, std::vector<std::string> parts) {
       return only.contains(a->name) && a->reject(ConvProblem::parse(p), card.facts).empty();
     });
     bool const wanted = named && (parts.empty() || std::any_of(parts.begin(), parts.end(), [&](auto const& part) { return p.find(part) != p.npos; }));
-    if (wanted && gpu_test::in_shard(index++)) check(card, p, asked, tally);
+    if (!wanted || !gpu_test::in_shard(index++)) continue;
+    if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < seconds) check(card, p, asked, tally);
+    else ++left_out;
   }
+  if (left_out) std::printf("stopped after %g s: %d problems are left out\n", seconds, left_out);
   std::printf("%d problems, %d runs, %d failures\n", tally.problems, tally.runs, tally.failures);
   for (auto const& [name, count] : tally.accepted) std::printf("  %-24s accepted %d, refused %d\n", name.c_str(), count, tally.refused[name]);
   if (reasons)
@@ -361,12 +368,13 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
           for (int run = 0; run < inside; ++run) algorithm->run(p, configs[i], args, scratch, s);
         });
         auto const timed = [&](int launches) { return time_of(card, graph, launches) / inside; };
-        timed(2);
-        double const once = timed(2);
+        double& best = fastest[algorithm->rival];
+        double once = timed(2);
+        bool const hopeless = json && once > 4 * best && once > 200;   // said, but not measured again
+        if (!hopeless) once = timed(2);
         int const launches = int(std::clamp(600 / once, 1.0, 50.0));
         std::vector<double> warm, cold;
-        double& best = fastest[algorithm->rival];
-        if (json && once > 3 * best) warm.push_back(once);   // out of the question; said, but not measured again
+        if (hopeless || (json && once > 3 * best)) warm.push_back(once);
         for (int round = 0; round < (json ? 3 : 7) && (round > 0 || warm.empty()); ++round) warm.push_back(timed(launches));
         best = std::min(best, median(warm));
         if (json) {
