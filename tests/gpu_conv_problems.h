@@ -63,7 +63,7 @@ inline std::vector<std::string> problems_to_check() {
       "n3 c64 hw14 k64 rs3 p1", "n2 c64 h9 w13 k128 rs1", "n2 c128 h7 w11 k72 r3 s5 p0.1.2.3", "n1 c16 hw15 k24 rs3 p1", "n5 c40 hw6 k264 rs1",
       "n2 c64 hw12 k64 rs3 p2 d2", "n2 c32 h10 w20 k320 r1 s7 p0.3", "n7 c8 h5 w3 k8 rs3 p1", "n3 c64 h14 w12 k64 rs3 p1 st2", "n3 c72 h13 w15 k96 rs3 p1 st2",
       "n2 c128 hw9 k64 rs1 st2", "n2 c64 hw8 k40 rs1 st2", "n2 c24 h17 w11 k64 rs5 p2 st2", "n2 c64 h11 w9 k64 rs2 st2.1", "n9 c192 hw5 k200 rs3 p1", "n1 c64 hw1 k64 rs1",
-      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n3 c64 h13 w60 k192 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
+      "n1 c64 hw2 k64 rs3 p1 st2", "n2 c16 hw19 k64 rs7 p3 st2", "n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w56 k64 rs3 p1", "n2 c64 h5 w112 k64 rs3 p1", "n2 c64 h9 w61 k64 rs3 p1", "n3 c64 h13 w60 k192 rs3 p1", "n3 c64 hw31 k64 rs3 p1", "n2 c64 h20 w29 k64 rs3 p1", "n70 c64 h17 w12 k64 rs3 p1", "n2 c64 h9 w30 k128 rs3 p1", "n150 c64 h2 w3 k64 rs3 p1", "n33 c16 hw4 k16 rs3 p1", "n2 c256 hw7 k512 rs1", "n2 c16 hw32 k16 rs3 p1",
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
@@ -93,6 +93,10 @@ inline std::vector<std::string> problems_to_check() {
       for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc" + s);
     }
   }
+  // The data gradient of a first convolution: odd sizes, several strips and bands, more of them than places, filters that leave taps out.
+  for (std::string g : {"n3 c3 hw32 k64 rs7 p3 st2", "n2 c3 h48 w224 k64 rs7 p3 st2", "n5 c3 h30 w261 k40 r7 s5 p0.1.2.3 st2", "n2 c3 h13 w17 k8 rs3 p1 st2", "n600 c3 h9 w7 k16 rs2 st2", "n1 c3 hw1 k64 rs1 st2",
+                        "n2 c3 h131 w129 k32 rs6 p2 st2", "n3 c3 h10 w12 k56 r4 s7 p5.0.1.6 st2"})
+    for (std::string t : {" bf16", " bf16,f32,bf16"}) out.push_back("bwd_data " + g + t + " nhwc");
   out.push_back("bwd_data n70 c8456 hw1 k64 rs1 bf16 nhwc store=mask");   // more channels than a block per 64 of them keeps
   out.push_back("n70 c64 hw1 k8520 rs1 bf16 nhwc store=bias+relu");
   for (std::string g : {"n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w61 k64 rs3 p1", "n2 c64 h10 w112 k128 rs3 p1"})   // the halo's pooled ending
@@ -111,7 +115,8 @@ inline std::vector<std::string> problems_to_check() {
     }
   // Few channels in f32: the direct kernels, their slots, sizes that do not sit on their tiles, batches that do not fill a cluster.
   for (std::string g : {"n3 c1 hw28 k8 rs5", "n2 c8 hw24 k8 rs5", "n9 c8 hw12 k8 rs5", "n5 c1 hw14 k6 rs5 p2", "n3 c6 hw14 k16 rs5", "n1 c4 hw32 k1 rs3 p1", "n17 c4 h9 w7 k16 rs3 p1", "n2 c5 h11 w13 k7 rs3 p0.1.2.1",
-                        "n140 c3 h6 w5 k3 rs3 p1", "n1 c2 hw5 k9 rs5", "n2 c20 h10 w33 k36 rs3 p2", "n11 c8 h7 w6 k4 rs5 p4", "n2 c64 hw9 k64 rs3 p1", "n1 c1 hw1 k1 rs3 p1"}) {
+                        "n140 c3 h6 w5 k3 rs3 p1", "n1 c2 hw5 k9 rs5", "n2 c20 h10 w33 k36 rs3 p2", "n11 c8 h7 w6 k4 rs5 p4", "n2 c64 hw9 k64 rs3 p1", "n1 c1 hw1 k1 rs3 p1",
+                        "n2 c4 h9 w32 k16 rs3 p1", "n1 c8 h5 w64 k24 rs3 p1", "n3 c16 h6 w32 k32 rs3 p1", "n2 c12 h7 w96 k48 rs3 p0.1.2.1", "n40 c4 h5 w32 k16 rs3 p2.1.0.1"}) {
     for (std::string s : {"", " store=bias+relu", " store=bias+tanh", " store=residual+relu", " store=mask"}) out.push_back(g + " f32 nhwc" + s);
     for (std::string s : {"", " store=mask", " store=residual", " store=residual+mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
     for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);

@@ -15,10 +15,12 @@ extern Algorithm<ConvProblem> const conv_cuda_halo_mma;               // 16, 32,
 extern Algorithm<ConvProblem> const conv_cuda_halo_mma_filter;        // their filter gradient
 extern Algorithm<ConvProblem> const conv_cuda_stem_wgmma;             // 7x7 stride 2, 3 to 64 channels, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_stem_3x3_wgmma;         // 3x3 stride 1 and 2, 3 to 32 or 64 channels, forward and filter gradient, bf16 nhwc, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_stem_data_wgmma;        // data gradient of a first convolution: 3 channels, stride 2, up to 7x7, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_wgmma;    // forward and data gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_split_k_wgmma;          // filter gradient, bf16 nhwc, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_unstaged;               // the smallest 3x3 problems, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_unstaged_clusters;      // their filter gradient, Hopper
+extern Algorithm<ConvProblem> const conv_cuda_unstaged_mma;           // small 3x3 problems by tensor cores at f32's accuracy, Hopper and later, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_lanes;           // the same problems as direct, input channels shared among lanes
 extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
