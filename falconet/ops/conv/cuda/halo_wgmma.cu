@@ -2,9 +2,9 @@
 // input pixel nine times from L2, which bounds these layers; here a tile of the input stays in shared memory with its halo, and the nine
 // taps read it at shifted addresses: a tile whose rows are 58 pixels apart turns tap (r, s) into a shift by 58 r + s rows of 128 bytes.
 //   forward, data gradient: channels by pixels, result[k][i*58 + j] = sum over taps, c of filter[tap][k][c] * tile[i*58 + j + 58 r + s][c].
-//     A tile is 8 x 56 pixels (two warpgroups of 4 rows, m64n232 with 2 unused columns per row), for images of up to 31 columns 16 x 31 (two of 8 rows, m64n256 with
-//     one unused, since the zeros between two rows serve both); the filter stays in shared memory for the whole launch; the result is staged where the input
-//     tile was. The data gradient reads the filter M/N-major with its taps reversed.
+//     A tile is 8 x 56 pixels (two warpgroups of 4 rows, m64n232 with 2 unused columns per row), for images of up to 31 columns 16 x 31 (two of 8
+//     rows, m64n256 with one unused, since the zeros between two rows serve both); the filter stays in shared memory for the whole launch; the
+//     result is staged where the input tile was. The data gradient reads the filter M/N-major with its taps reversed.
 //     More than 64 filters forward are parts of 64, each block's its own.
 //   filter gradient: halo_wgmma_filter.cu.
 // Limits: 64 channels both ways; forward without statistics any multiple of 64 filters. What an image leaves of its tiles is wasted.
@@ -26,8 +26,8 @@ namespace falconet {
 namespace {
 
 constexpr int most_blocks = 132;   // multiprocessors of the H100 and H200; fixed, so that results do not depend on the card
-// Columns and rows of a warpgroup's half of a tile, and pixels from one row of the halo to the next. Images of up to 31 columns fill tiles of their own, in which a row's
-// last zero is the next one's first.
+// Columns and rows of a warpgroup's half of a tile, and pixels from one row of the halo to the next. Images of up to 31 columns have tiles of their
+// own, in which a row's last zero is the next one's first.
 template <int width_, int pitch_, int rows_>
 struct Tile {
   static constexpr int width = width_, pitch = pitch_, rows = rows_, rows_of_tile = 2 * rows;

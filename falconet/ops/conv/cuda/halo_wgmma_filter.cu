@@ -1,5 +1,5 @@
-// The filter gradient of halo_wgmma: dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel + tap][c]. Tiles of 4 x 56 pixels, dy padded with zeros to rows of
-// 58; three warpgroups, one per filter row; a block sums over all its tiles, the blocks' sums are added in order.
+// The filter gradient of halo_wgmma: dw[k][tap][c] = sum over pixels of dy[pixel][k] * x[pixel + tap][c]. Tiles of 4 x 56 pixels, dy padded with
+// zeros to rows of 58; three warpgroups, one per filter row; a block sums over all its tiles, the blocks' sums are added in order.
 #include <algorithm>
 #include <type_traits>
 

@@ -1,9 +1,9 @@
-// The data gradient of a network's first convolution: 3 channels, up to 64 filters of up to 7x7 with stride 2, in bf16 on Hopper's tensor cores, channels-last.
-// A block of 2x2 pixels of dx, 12 numbers, gets products from 4x4 pixels of dy at most: of pixel (p, q) = (i + down, j + across) through tap
-// (r, s) = (a + pad_top - 2 down, b + pad_left - 2 across) for pixel (a, b) of the block. So a row of dy is multiplied once, shifted along itself by 0 to 3 pixels, with
-// the filter's parts for the four rows of blocks which it touches: 64 pixels by 48 columns (4 rows of blocks x 12), 64 filters deep.
-//   A warpgroup goes down a strip of 64 blocks. With each row of dy one row of blocks is complete and is stored; the sums of the other three move up by one: no partial
-//     sums leave the registers.
+// The data gradient of a network's first convolution: 3 channels, up to 64 filters of up to 7x7 with stride 2, in bf16 on Hopper's tensor cores,
+// channels-last. A block of 2x2 pixels of dx, 12 numbers, gets products from 4x4 pixels of dy at most: of pixel (i + down, j + across) through tap
+// (r, s) = (a + pad_top - 2 down, b + pad_left - 2 across) for pixel (a, b) of block (i, j). So a row of dy is multiplied at once, shifted along
+// itself by 0 to 3 pixels, with the filter's parts for the four rows of blocks that it touches: 64 pixels by 48 columns, 64 filters deep.
+//   A warpgroup goes down a strip of 64 blocks. With each row of dy one row of blocks is complete and is stored; the sums of the other three move
+//     up by one: no partial sums leave the registers.
 //   Rows of dy come by the copy engine, zeros beside the image; a shift by pixels is one of the operand's address.
 // Limits: 3 channels, filters a multiple of 8, nothing on load or store. Filters smaller than 7x7 pay for 8x8.
 // Cost: 2*48*4*64 operations per pixel of dy; bytes: dy and dx once (halos of 3 pixels in 67).
@@ -52,7 +52,8 @@ FALCONET_DEVICE int steps_of(Place const& place) { return place.rows + reach - 1
 // The row of dy with which a row of blocks is complete lies so many below it; the last of the four shifts is so many pixels to the right.
 FALCONET_DEVICE int ahead(int pad) { return (pad + 1) / 2; }
 
-// Column of the product for number e of the blocks that a row of dy completes (turn 0), or that the turn-th row after it does: eight of each, then four.
+// Column of the product for number e of the blocks that a row of dy completes (turn 0), or that the turn-th row after it does: eight of each, then
+// the other four of each.
 FALCONET_DEVICE int column_of(int turn, int e) { return e < 8 ? turn * 8 + e : reach * 8 + turn * 4 + e - 8; }
 
 // d[64 x 48] = a b (+ d), both k_major.
@@ -73,7 +74,8 @@ FALCONET_DEVICE void write_filter(Work const& work, char* to, bf16* plain) {
     plain[i] = work.f32_filter ? to_bf16(static_cast<float const*>(work.filter)[i]) : static_cast<bf16 const*>(work.filter)[i];
   __syncthreads();
   for (int i = threadIdx.x / 32; i < reach * reach * elements; i += threads / 32) {
-    int const e = i % elements, shift = i / elements % reach, turn = i / elements / reach;   // turn: row of dy, counted back from the one that completes the block
+    // turn: row of dy, counted back from the one that completes the block
+    int const e = i % elements, shift = i / elements % reach, turn = i / elements / reach;
     int const r = e / 6 + work.pad_top - 2 * (ahead(work.pad_top) - turn), s = e % 6 / 3 + work.pad_left - 2 * (ahead(work.pad_left) - reach + 1 + shift);
     bool const within = r >= 0 && r < work.r && s >= 0 && s < work.s;
     bf16 const* const tap = plain + (r * work.s + s) * 3 + e % 3;
@@ -137,7 +139,8 @@ __global__ void __launch_bounds__(threads, 1) stem_data(const __grid_constant__ 
     Place const at = place_of(work, item);
     int const steps = steps_of(at), left = work.w - 2 * (at.column + block);
     bf16* const to = work.dx + (std::int64_t(at.n) * work.h * work.w + 2 * (at.column + block)) * 3;
-    float sums[3][4], rest[2][4];   // of the rows of blocks to come, what the rows of dy so far gave; rest: as the product's last 16 columns lie, two rows of blocks each
+    // What the rows of dy so far gave to the rows of blocks to come; rest: as the product's last 16 columns lie, two rows of blocks each.
+    float sums[3][4], rest[2][4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = sums[2][i] = rest[0][i] = rest[1][i] = 0;
     for (int turn = 0; turn < steps; ++turn) {

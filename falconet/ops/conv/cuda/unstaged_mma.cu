@@ -1,13 +1,15 @@
-// Small 3x3 convolutions in f32 by tensor cores, where the launch and a round trip to the second-level cache are most of the time: nothing of x or dy is staged. A
-// factor is cut in two TF32 values and three products are taken, at f32's accuracy (docs/adr/0117); fragments come straight from global memory.
-//   forward          a warp: 16 pixels of a row by 16 (8) filters; depth 4 channels of two taps. A word a lane is a fragment's quarter: 8 pixels x 4 channels lie side by side.
-//   data gradient    16 pairs of neighbouring pixels by 2 pixels x 4 channels, so that no column is idle; depth the 3 x 4 pixels of dy around a pair x 16 filters, a vector of
-//                    4 filters a lane; a warp a row of dy, the three sums are added in shared memory.
-//   filter gradient  16 filters by two taps x 4 channels (in the tenth tap's place ones: the bias gradient), depth pixels. A warp takes 32 pixels of a row after another; up to 16
-//                    blocks of a cluster share the pixels and add their sums in a fixed order through the first one's shared memory.
+// Small 3x3 convolutions in f32 by tensor cores, where the launch and a round trip to the second-level cache are most of the time: nothing of x or
+// dy is staged, fragments come straight from global memory. A factor is cut in two TF32 values and three products are taken, at f32's accuracy
+// (docs/adr/0117).
+//   forward          a warp: 16 pixels of a row by 16 (8) filters; depth 4 channels of two taps. A quarter of a fragment is a word a lane: 8 pixels
+//                    by 4 channels lie side by side.
+//   data gradient    16 pairs of neighbouring pixels by 2 pixels x 4 channels, so that no column is idle; depth the 3 x 4 pixels of dy around a pair
+//                    x 16 filters, 4 of them a lane; a warp a row of dy, the three warps' sums are added in shared memory.
+//   filter gradient  16 filters by two taps x 4 channels (ones in place of the tenth tap: the bias gradient), depth pixels. A warp takes one run of
+//                    32 pixels after another; up to 16 blocks of a cluster share the pixels and add in a fixed order in the first one's memory.
 // Next to `unstaged` and `unstaged_clusters`: a third of the words from the caches, no sums across lanes.
-// Limits: f32 nhwc, 3x3, stride 1, no groups, columns of x and y multiples of 32, c a multiple of 4 up to 16, k of 8 (the gradients: 16) up to 64.
-// Cost: three times 2 n k p q c r s operations of the tensor cores, with 40 for 36 rows of depth (forward, filter gradient) or 48 for 36 (data gradient).
+// Limits: f32 nhwc, 3x3, stride 1, no groups, columns of x and y multiples of 32, c a multiple of 4 up to 16, k of 8 (gradients: 16) up to 64.
+// Cost: three times 2 n k p q c r s operations of the tensor cores, with 40 rows of depth for 36, in the data gradient 48.
 #include <algorithm>
 #include <cmath>
 
@@ -25,7 +27,8 @@ namespace {
 constexpr int taps = 9, most_channels = 16, most_filters = 64, most_warps = 32, most_together = 16;
 
 struct Geometry {
-  int h, w, c, k, p, q, pad_top, pad_left, segments;   // segments: runs of 16 (filter gradient, data gradient: 32) pixels of the result's, or dy's, rows
+  // segments: runs of 16 (filter gradient, data gradient: 32) pixels of the result's, or dy's, rows
+  int h, w, c, k, p, q, pad_top, pad_left, segments;
   FastDivide by_segments, by_rows, by_vectors;         // of a row, of an image; vectors of 4 channels of a filter, or of 9 taps
 };
 struct Pointers {
@@ -70,8 +73,8 @@ constexpr int forward_threads = 128;
 // Words from one filter to the next in shared memory: 8 filters by 4 channels lie in 32 banks.
 __host__ __device__ constexpr int pitch_of(int c) { return taps * c + (c % 8 == 0 ? 4 : 0); }
 
-// Grid: 4 segments; filters by 8 * tiles. With two tiles, filters 4 t and 4 t + 1 of the block are columns 2 t and 2 t + 1 of the first, the two behind them of the second: a lane
-// then holds four neighbours.
+// Grid: 4 segments; filters by 8 * tiles. With two tiles, filters 4 t and 4 t + 1 of the block are columns 2 t and 2 t + 1 of the first, the two
+// behind them of the second: a lane then holds four neighbours.
 template <int tiles>
 __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g, Pointers const a) {
   __shared__ __align__(16) float filter[8 * tiles * (taps * most_channels + 4)];
