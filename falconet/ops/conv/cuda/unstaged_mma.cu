@@ -56,14 +56,19 @@ struct Left {
     ptx::cut_in_two(a3, high[3], low[3]);
   }
 };
-// sum += a b. rest: the sum of the products with a low part, apart so that two chains of products run side by side.
-__device__ __forceinline__ void multiply(float (&sum)[4], float (&rest)[4], Left const& a, float b0, float b1) {
+// A fragment of the right one.
+struct Right {
   std::uint32_t high[2], low[2];
-  ptx::cut_in_two(b0, high[0], low[0]);
-  ptx::cut_in_two(b1, high[1], low[1]);
-  ptx::mma_tf32(rest, a.low, high);
-  ptx::mma_tf32(sum, a.high, high);
-  ptx::mma_tf32(rest, a.high, low);
+  __device__ __forceinline__ Right(float b0, float b1) {
+    ptx::cut_in_two(b0, high[0], low[0]);
+    ptx::cut_in_two(b1, high[1], low[1]);
+  }
+};
+// sum += a b. rest: the sum of the products with a low part, apart so that two chains of products run side by side.
+__device__ __forceinline__ void multiply(float (&sum)[4], float (&rest)[4], Left const& a, Right const& b) {
+  ptx::mma_tf32(rest, a.low, b.high);
+  ptx::mma_tf32(sum, a.high, b.high);
+  ptx::mma_tf32(rest, a.high, b.low);
 }
 
 // ---------------------------------------------------------------- forward
@@ -73,9 +78,9 @@ constexpr int forward_threads = 128;
 // Words from one filter to the next in shared memory: 8 filters by 4 channels lie in 32 banks.
 __host__ __device__ constexpr int pitch_of(int c) { return taps * c + (c % 8 == 0 ? 4 : 0); }
 
-// Grid: 4 segments; filters by 8 * tiles. With two tiles, filters 4 t and 4 t + 1 of the block are columns 2 t and 2 t + 1 of the first, the two
-// behind them of the second: a lane then holds four neighbours.
-template <int tiles>
+// Grid: 4 * runs segments; filters by 8 * tiles. With two tiles, filters 4 t and 4 t + 1 of the block are columns 2 t and 2 t + 1 of the first, the
+// two behind them of the second: a lane then holds four neighbours. runs: segments of a warp, neighbours in a row.
+template <int tiles, int runs>
 __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g, Pointers const a) {
   __shared__ __align__(16) float filter[8 * tiles * (taps * most_channels + 4)];
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, t = lane % 4, k0 = blockIdx.y * 8 * tiles, pitch = pitch_of(g.c);
@@ -86,24 +91,23 @@ __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g,
     int const f = g.by_vectors(i, vector), to = tiles == 1 ? f : f / 2 % 2 * 8 + f / 4 * 2 + f % 2;
     copy_async<16>(filter + to * pitch + vector * 4, a.filter + k0 * taps * g.c + i * 4, true);
   }
-  int const segment = blockIdx.x * (forward_threads / 32) + warp;
+  int const segment = (blockIdx.x * (forward_threads / 32) + warp) * runs;
   int p, q;
   int const n = g.by_rows(g.by_segments(segment, q), p);
   bool const any = segment < g.segments;
   q = q * 16 + row;
-  float sum[tiles][4] = {}, rest[tiles][4] = {};
+  float sum[runs][tiles][4] = {}, rest[runs][tiles][4] = {};
   for (int c = 0; c < g.c; c += 4) {
-    float x[2 * 5][2] = {};
+    float x[2 * 5][2 * runs] = {};
 #pragma unroll
     for (int r = 0; r < 3; ++r) {
       int const y = p - g.pad_top + r, column = q - g.pad_left;
       bool const in = any && unsigned(y) < unsigned(g.h);
       float const* const from = a.x + ((n * g.h + y) * g.w + column) * g.c + c + t;
 #pragma unroll
-      for (int s = 0; s < 3; ++s) {
-        x[3 * r + s][0] = one(from + s * g.c, in && unsigned(column + s) < unsigned(g.w));
-        x[3 * r + s][1] = one(from + (s + 8) * g.c, in && unsigned(column + s + 8) < unsigned(g.w));
-      }
+      for (int s = 0; s < 3; ++s)
+#pragma unroll
+        for (int i = 0; i < 2 * runs; ++i) x[3 * r + s][i] = one(from + (s + 8 * i) * g.c, in && unsigned(column + s + 8 * i) < unsigned(g.w));
     }
     if (c == 0) {
       copy_async_wait();
@@ -111,22 +115,24 @@ __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g,
     }
     float const* const weights = filter + row * pitch + c + t;
 #pragma unroll
-    for (int step = 0; step < 5; ++step) {
-      Left const left(x[2 * step][0], x[2 * step][1], x[2 * step + 1][0], x[2 * step + 1][1]);
+    for (int step = 0; step < 5; ++step)
 #pragma unroll
-      for (int j = 0; j < tiles; ++j)
-        multiply(sum[j], rest[j], left, weights[j * 8 * pitch + 2 * step * g.c], step < 4 ? weights[j * 8 * pitch + (2 * step + 1) * g.c] : 0.f);
-    }
+      for (int j = 0; j < tiles; ++j) {
+        Right const right(weights[j * 8 * pitch + 2 * step * g.c], step < 4 ? weights[j * 8 * pitch + (2 * step + 1) * g.c] : 0.f);
+#pragma unroll
+        for (int i = 0; i < runs; ++i)
+          multiply(sum[i][j], rest[i][j], Left(x[2 * step][2 * i], x[2 * step][2 * i + 1], x[2 * step + 1][2 * i], x[2 * step + 1][2 * i + 1]), right);
+      }
   }
   if (!any) return;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    int const k = k0 + 2 * tiles * t, at = ((n * g.p + p) * g.q + q + 8 * half) * g.k + k;
+  for (int i = 0; i < 2 * runs; ++i) {
+    int const k = k0 + 2 * tiles * t, at = ((n * g.p + p) * g.q + q + 8 * i) * g.k + k;
     float v[2 * tiles];
 #pragma unroll
     for (int e = 0; e < 2 * tiles; ++e) {
-      v[e] = sum[e / 2][2 * half + e % 2] + rest[e / 2][2 * half + e % 2];
-      v[e] = finished(a, v[e] + (a.bias ? a.bias[k + e] : 0), at + e);
+      int const from = i % 2 * 2 + e % 2;
+      v[e] = finished(a, sum[i / 2][e / 2][from] + rest[i / 2][e / 2][from] + (a.bias ? a.bias[k + e] : 0), at + e);
     }
     if constexpr (tiles == 2) *reinterpret_cast<float4*>(a.result + at) = make_float4(v[0], v[1], v[2], v[3]);
     else *reinterpret_cast<float2*>(a.result + at) = make_float2(v[0], v[1]);
@@ -174,8 +180,8 @@ __global__ void __launch_bounds__(data_threads) mma_data(Geometry const g, Point
       bool const joined = unsigned(s) < 3u;
       float const* const tap = weights + (joined ? s : 0) * 4;
       float const b[4] = {tap[0], tap[taps * 4], tap[2 * taps * 4], tap[3 * taps * 4]};
-      multiply(sum, rest, Left(near[j].x, far[j].x, near[j].y, far[j].y), joined ? b[0] : 0.f, joined ? b[1] : 0.f);
-      multiply(sum, rest, Left(near[j].z, far[j].z, near[j].w, far[j].w), joined ? b[2] : 0.f, joined ? b[3] : 0.f);
+      multiply(sum, rest, Left(near[j].x, far[j].x, near[j].y, far[j].y), Right(joined ? b[0] : 0.f, joined ? b[1] : 0.f));
+      multiply(sum, rest, Left(near[j].z, far[j].z, near[j].w, far[j].w), Right(joined ? b[2] : 0.f, joined ? b[3] : 0.f));
     }
   }
   float4 total = make_float4(sum[0] + rest[0], sum[1] + rest[1], sum[2] + rest[2], sum[3] + rest[3]);
@@ -223,7 +229,7 @@ __global__ void __launch_bounds__(32 * most_warps) mma_filter(Geometry const g, 
       v[i] = in && unsigned(column + 4 * i) < unsigned(g.w) ? x[4 * i * g.c] : spare;
     }
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) multiply(sum, rest, Left(d[i].x, d[i].y, d[i + 1].x, d[i + 1].y), v[i], v[i + 1]);
+    for (int i = 0; i < 8; i += 2) multiply(sum, rest, Left(d[i].x, d[i].y, d[i + 1].x, d[i + 1].y), Right(v[i], v[i + 1]));
   }
   let_next_begin();
   partial[warp][lane] = make_float4(sum[0] + rest[0], sum[1] + rest[1], sum[2] + rest[2], sum[3] + rest[3]);
@@ -277,26 +283,38 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 int segments_of(ConvProblem const& p) {
   return p.direction == Direction::fwd ? p.n * p.p() * (p.q() / 16) : p.direction == Direction::bwd_data ? p.n * p.h * (p.w / 32) : p.n * p.p() * (p.q() / 32);
 }
-int warps_of(ConvProblem const& p, int together) { return std::clamp((segments_of(p) + together - 1) / together, 4, most_warps); }
-
-double seconds_with(ConvProblem const& p, int together) {
-  double const segments = segments_of(p);
-  if (p.direction == Direction::fwd) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 0.5e-9;
-  if (p.direction == Direction::bwd_data) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 1.2e-9;
-  double const blocks = 5.0 * (p.k / 16) * (p.c / 4) * together, each = std::ceil(segments / together / warps_of(p, together));
-  return 3.4e-6 + (together > 1 ? 0.3e-6 : 0) + std::ceil(blocks / 132) * each * (0.3e-6 + warps_of(p, together) * 0.015e-6);
+int warps_of(ConvProblem const& p, Config const& config) {   // of a block of the filter gradient
+  int const together = config.get("together", 1);
+  return std::clamp((segments_of(p) + together - 1) / together, 4, std::clamp(config.get("warps", 16), 4, most_warps));
 }
-// together: blocks of a cluster, in the filter gradient.
+
+double seconds_with(ConvProblem const& p, Config const& config) {
+  double const segments = segments_of(p);
+  if (p.direction == Direction::fwd) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 0.5e-9 + (config.get("runs", 1) - 1) * 0.1e-6;
+  if (p.direction == Direction::bwd_data) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 1.2e-9;
+  int const together = config.get("together", 1);
+  double const blocks = 5.0 * (p.k / 16) * (p.c / 4) * together, warps = warps_of(p, config), each = std::ceil(segments / together / warps);
+  return 3.4e-6 + (together > 1 ? 0.3e-6 : 0) + std::ceil(blocks / 132) * each * (0.3e-6 + warps * 0.015e-6);
+}
+// runs: segments of a warp, forward; together: blocks of a cluster, warps: of a block, in the filter gradient.
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
-  if (p.direction != Direction::bwd_filter) return {Config{}};
+  if (p.direction == Direction::bwd_data) return {Config{}};
   std::vector<std::pair<double, Config>> ways;
-  for (int together : {8, 16, 4, 1}) ways.emplace_back(seconds_with(p, together), Config{{"together", together}});
+  if (p.direction == Direction::fwd)
+    for (int runs : {1, 2}) ways.emplace_back(0, Config{{"runs", runs}});
+  else
+    for (int together : {8, 16, 4, 1})
+      for (int warps : {16, 32}) {
+        Config const config{{"together", together}, {"warps", warps}};
+        if (warps == 16 || warps_of(p, config) > 16) ways.emplace_back(0, config);
+      }
+  for (auto& way : ways) way.first = seconds_with(p, way.second);
   std::stable_sort(ways.begin(), ways.end(), [](auto const& a, auto const& b) { return a.first < b.first; });
   std::vector<Config> out;
   for (auto const& way : ways) out.push_back(way.second);
   return out;
 }
-double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, configs(p, facts).front().get("together", 1)); }
+double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, configs(p, facts).front()); }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View, Stream& on) {
   auto const stream = static_cast<cudaStream_t>(on.cuda());
@@ -311,12 +329,13 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
     static bool const allowed = (check_cuda(cudaFuncSetAttribute(mma_filter, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute"), true);
     (void)allowed;
     int const together = config.get("together", 1);
-    launch_ahead(mma_filter, dim3(unsigned(5 * together), unsigned(p.k / 16), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, together))), 0, together, stream, g, a);
+    launch_ahead(mma_filter, dim3(unsigned(5 * together), unsigned(p.k / 16), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, config))), 0, together, stream, g, a);
   } else if (data) {
     launch_ahead(mma_data, dim3(unsigned((segments + data_segments - 1) / data_segments), unsigned(p.c / 4)), dim3(data_threads), 0, 1, stream, g, a);
   } else {
-    int const tiles = p.k % 16 == 0 ? 2 : 1;
-    launch_ahead(tiles == 2 ? mma_forward<2> : mma_forward<1>, dim3(unsigned((segments + 3) / 4), unsigned(p.k / (8 * tiles))), dim3(forward_threads), 0, 1, stream, g, a);
+    int const tiles = p.k % 16 == 0 ? 2 : 1, runs = config.get("runs", 1);
+    auto const kernel = tiles == 2 ? (runs == 2 ? mma_forward<2, 2> : mma_forward<2, 1>) : (runs == 2 ? mma_forward<1, 2> : mma_forward<1, 1>);
+    launch_ahead(kernel, dim3(unsigned((segments + 4 * runs - 1) / (4 * runs)), unsigned(p.k / (8 * tiles))), dim3(forward_threads), 0, 1, stream, g, a);
   }
   check_launch("conv unstaged_mma", p, stream);
 }
