@@ -38,7 +38,7 @@ DeviceFacts hopper() { return facts_of({"H200", 90, 132, 232448, 141}); }
 bool hoppers_alone(std::string const& algorithm) { return algorithm.find("wgmma") != std::string::npos || algorithm.find("tma") != std::string::npos; }
 bool needs_clusters(Launch const& l) {
   auto const &op = l.op, &algorithm = l.choice.algorithm;
-  return (op == "conv" && (algorithm == "direct_filter" || algorithm == "unstaged_clusters")) || (op == "gemm" && algorithm == "small") || (op == "loss" && algorithm == "linear_rows");
+  return (op == "conv" && (algorithm == "direct_filter" || algorithm == "unstaged_clusters" || algorithm == "unstaged_mma")) || (op == "gemm" && algorithm == "small") || (op == "loss" && algorithm == "linear_rows");
 }
 
 Model model_of(std::string_view name) {
