@@ -205,7 +205,11 @@ __global__ void __launch_bounds__(256) sum_rows(float const* partial, int rows, 
 constexpr int elements = 48, kept = elements + 1;          // of a window; with the bias gradient's row
 template <int slices>
 struct Filter {
-  static constexpr int dy_bytes = slices * 8192, dy_slots = slices == 1 ? 8 : 6, windows_bytes = groups * 2 * 8192, fixed = windows_bytes + dy_slots * dy_bytes;
+  // A multiple of the warpgroups, so that a slot is always the same one's: one that waits for its turn of a slot that another has not yet had would
+  // take the end of the turn before that for its own.
+  static constexpr int dy_slots = slices == 1 ? 9 : 6;
+  static_assert(dy_slots % groups == 0);
+  static constexpr int dy_bytes = slices * 8192, windows_bytes = groups * 2 * 8192, fixed = windows_bytes + dy_slots * dy_bytes;
 };
 
 // dy's blocks in the order in which the warpgroups take them.
