@@ -1,4 +1,5 @@
-// The emulated tiles of AMX mean what the manual says of the instructions, and `amx`, which runs on them here, is never chosen unless it is asked for.
+// The emulated tiles of AMX mean what the manual says of the instructions, and `amx`, which runs on them here, is never chosen unless it is asked
+// for.
 #include <gtest/gtest.h>
 
 #include <array>

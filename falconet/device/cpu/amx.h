@@ -1,10 +1,11 @@
-// Intel's Advanced Matrix Extensions, bf16: eight tiles of up to 16 rows of 64 bytes, and one instruction, TDPBF16PS, that adds the product of two of them to a third
-// (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, "TDPBF16PS", and volume 1, chapter 18).
+// Intel's Advanced Matrix Extensions, bf16: eight tiles of up to 16 rows of 64 bytes, and one instruction, TDPBF16PS, that adds the product of two of
+// them to a third (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, "TDPBF16PS", and volume 1, chapter 18).
 //
 //   sums[m][n] += sum over k of  a[m][2k] b[k][2n] + a[m][2k+1] b[k][2n+1]          m < 16 rows, n < 16 columns of f32, k < 16 pairs of bf16
 //
-// One interface twice: HardwareTiles is the instructions, EmulatedTiles plain C++ with the same meaning down to the order of the sums, for machines without them. Tile
-// numbers are constants, as the instructions want them. The hardware half has been assembled, but no machine with AMX has run it yet.
+// One interface twice: HardwareTiles is the instructions, EmulatedTiles plain C++ with the same meaning down to the order of the sums, for machines
+// without them. Tile numbers are constants, as the instructions want them. The hardware half has been assembled, but no machine with AMX has run it
+// yet.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -41,8 +42,8 @@ class EmulatedTiles {
   void store(void* to, std::int64_t stride) const {
     for (int row = 0; row < config_.rows[tile]; ++row) std::memcpy(static_cast<char*>(to) + row * stride, tiles_[tile] + row * 64, config_.row_bytes[tile]);
   }
-  // Products of even and of odd elements have a sum each, of fused multiply-adds in the order of k; both are added, then to what is there. Rounded to nearest even;
-  // subnormals are zero, read or written. Tiles whose shapes do not fit each other, at which the processor faults, give NaN.
+  // Products of even and of odd elements have a sum each, of fused multiply-adds in the order of k; both are added, then to what is there. Rounded to
+  // nearest even; subnormals are zero, read or written. Tiles whose shapes do not fit each other, at which the processor faults, give NaN.
   template <int sums, int a, int b>
   void multiply() {
     int const rows = config_.rows[sums], columns = config_.row_bytes[sums] / 4, pairs = config_.row_bytes[a] / 4;

@@ -1,8 +1,9 @@
-// Convolution on AMX's tiles of bf16 with sums in f32, in all three directions: im2col_gemm.cpp, whose packed pairs along the summed dimension are what the tiles read, with
-// the product of ops/gemm/cpu/amx.cpp. Config emulated: 0, the instructions, where the processor has them and the system grants the tiles' room; 1, plain C++ of the same
-// meaning (device/cpu/amx.h) on every other machine, which no plan takes unless it is pinned: it proves the algorithm, not the instructions.
-// Limits: bf16 (dw also in f32), nhwc; any stride, dilation, padding and grouping; slots bias, residual, activation, mask, and db.
-// Cost: 2 n k p q (c/groups) r s operations at up to 2,048 a cycle; every patch element is copied once per about 250 columns of the result, which is the limit.
+// Convolution on AMX's tiles of bf16 with sums in f32, in all three directions: im2col_gemm.cpp, whose packed pairs along the summed dimension are
+// what the tiles read, with the product of ops/gemm/cpu/amx.cpp. Config emulated: 0, the instructions, where the processor has them and the system
+// grants the tiles' room; 1, plain C++ of the same meaning (device/cpu/amx.h) on every other machine, which no plan takes unless it is pinned: it
+// proves the algorithm, not the instructions. Limits: bf16 (dw also in f32), nhwc; any stride, dilation, padding and grouping; slots bias, residual,
+// activation, mask, and db. Cost: 2 n k p q (c/groups) r s operations at up to 2,048 a cycle; every patch element is copied once per about 250
+// columns of the result, which is the limit.
 #include <cmath>
 
 #include "falconet/ops/conv/algorithms.h"

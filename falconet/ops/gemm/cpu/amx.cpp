@@ -1,5 +1,5 @@
-// The packed product on tiles of AMX (device/cpu/amx.h). B blocks in pairs are what TDPBF16PS reads as they lie: rows of pairs along k, 16 columns of 4 bytes, one load a
-// tile. An A panel of up to 16 rows has its pairs along the rows; it is turned once and then meets every panel of B.
+// The packed product on tiles of AMX (device/cpu/amx.h). B blocks in pairs are what TDPBF16PS reads as they lie: rows of pairs along k, 16 columns of
+// 4 bytes, one load a tile. An A panel of up to 16 rows has its pairs along the rows; it is turned once and then meets every panel of B.
 //
 //   turn A[k][rows] -> a[k / 32][rows][16 pairs]
 //   for each panel of B, up to 3 tiles wide
