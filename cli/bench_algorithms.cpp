@@ -231,14 +231,16 @@ class Bench {
   void one(std::string const& problem, ThreadPool& pool, Limits& limits) {
     double const operations = table_.operations(problem);
     auto const list = table_.operands(problem);
+    bool const product = operation_ == "conv" || operation_ == "gemm";
     bool f64 = false, in_place = false;
     for (auto const& o : list) f64 |= o.type.dtype == DType::f64, in_place |= o.alias >= 0;
+    DType const type = f64 ? DType::f64 : product && list.front().type.dtype == DType::bf16 ? DType::bf16 : DType::f32;   // of its multiply-adds
     Operands operands(list);
     std::vector<BenchRow> rows;
     std::vector<Pending> pending;
     for (auto const& facts : devices_) {
       bool const cpu = facts.device.kind == DeviceKind::cpu;
-      double const limit = cpu ? limits.seconds(operations, bytes_of(list), f64) : limits_of(facts.device).seconds(operation_, problem);
+      double const limit = cpu ? limits.seconds(operations, bytes_of(list), type) : limits_of(facts.device).seconds(operation_, problem);
       // Vendor libraries are loaded only if they may run: all of them, or those that are named.
       bool const asked = settings_.flag("rivals") && (wanted_.empty() || names_a_rival(problem, facts));
       for (auto const& c : table_.candidates(problem, facts, asked)) {
@@ -304,11 +306,11 @@ class Bench {
     Stream stream(pool, isa_);
     check(problem, operations, list, operands, in_place, rivals, pool, stream);
     time(rivals);
-    auto const too_fast = [&](Rival const& r) { return r.device.kind == DeviceKind::cpu && above(limits.seconds(operations, bytes_of(list), f64), spread(r.seconds)); };
+    auto const too_fast = [&](Rival const& r) { return r.device.kind == DeviceKind::cpu && above(limits.seconds(operations, bytes_of(list), type), spread(r.seconds)); };
     if (std::any_of(rivals.begin(), rivals.end(), too_fast)) {
       limits.measure_again();
       for (auto& row : rows)
-        if (row.device == "cpu") row.limit = limits.seconds(operations, bytes_of(list), f64);
+        if (row.device == "cpu") row.limit = limits.seconds(operations, bytes_of(list), type);
     }
     double best = HUGE_VAL;
     for (std::size_t i = 0; i < rivals.size(); ++i) {

@@ -109,7 +109,6 @@ std::vector<LaunchTime> time_launches(Session& session) {
 
 void report(Settings const& settings, std::string const& what, Model const& model, Session& session, StepOptions const& options,
             Spread const& step) {
-  bool const f64 = options.precision.type == DType::f64;
   std::int64_t const peak = peak_resident_bytes();  // before the limits are measured: that takes memory of its own
   std::optional<Limits> limits;                     // of the processor, or
   std::optional<GpuLimits> gpu_limits;
@@ -119,10 +118,10 @@ void report(Settings const& settings, std::string const& what, Model const& mode
   bool above = false;
   auto const& launches = session.plan().step;
   if (limits) {
-    for (auto const& t : times) (void)limits->seconds(t.operations, t.bytes, f64);
+    for (auto const& t : times) (void)limits->seconds(t.operations, t.bytes, options.precision.type);
     limits->measure_again();
     for (auto& t : times) {
-      t.floor = limits->seconds(t.operations, t.bytes, f64);
+      t.floor = limits->seconds(t.operations, t.bytes, options.precision.type);
     }
   } else {
     for (std::size_t i = 0; i < launches.size(); ++i) times[i].floor = gpu_limits->seconds(launches[i].op, launches[i].problem);

@@ -15,9 +15,15 @@
 
 namespace falconet::cli {
 
-double Limits::fma(bool f64) {
-  double& rate = fma_[f64];
-  if (rate == 0) rate = fma_per_second(threads_, isa_, f64);
+namespace {
+double multiply_adds_of(ThreadPool& threads, Isa isa, DType type) {
+  return type == DType::bf16 ? bf16_products_per_second(threads, isa) : fma_per_second(threads, isa, type == DType::f64);
+}
+}  // namespace
+
+double Limits::fma(DType type) {
+  double& rate = fma_[type];
+  if (rate == 0) rate = multiply_adds_of(threads_, isa_, type);
   return rate;
 }
 
@@ -29,16 +35,17 @@ double Limits::copy(double working_set) {
 }
 
 void Limits::measure_again() {
-  for (bool f64 : {false, true})
-    if (fma_[f64] > 0) fma_[f64] = std::max(fma_[f64], fma_per_second(threads_, isa_, f64));
+  for (auto& [type, rate] : fma_) rate = std::max(rate, multiply_adds_of(threads_, isa_, type));
   for (auto& [log, rate] : copy_) rate = std::max(rate, copy_bytes_per_second(threads_, isa_, std::size_t(1) << log));
 }
 
-double Limits::seconds(double operations, double bytes, bool f64) { return std::max(operations / fma(f64), bytes / copy(bytes)); }
+double Limits::seconds(double operations, double bytes, DType type) { return std::max(operations / fma(type), bytes / copy(bytes)); }
 
 std::string Limits::text() {
-  return format("{}, {} thread{}: {:.0f} GFLOP/s of multiply-adds, {:.0f} GB/s copied in memory, {:.0f} GB/s in caches (1 MiB)", name(isa_),
-                threads_.size(), threads_.size() == 1 ? "" : "s", fma() * 1e-9, copy(1 << 28) * 1e-9, copy(1 << 20) * 1e-9);
+  std::string bf16;                                        // only where it has a rate of its own
+  if (isa_ == Isa::avx512 && has_bf16_products()) bf16 = format(" ({:.0f} of bf16 by {})", fma(DType::bf16) * 1e-9, has_amx() ? "AMX" : "AVX512-BF16");
+  return format("{}, {} thread{}: {:.0f} GFLOP/s of multiply-adds{}, {:.0f} GB/s copied in memory, {:.0f} GB/s in caches (1 MiB)", name(isa_),
+                threads_.size(), threads_.size() == 1 ? "" : "s", fma() * 1e-9, bf16, copy(1 << 28) * 1e-9, copy(1 << 20) * 1e-9);
 }
 
 double GpuLimits::multiply_adds(Arithmetic a) {

@@ -19,8 +19,8 @@ namespace falconet::cli {
 class Limits {
  public:
   Limits(ThreadPool& threads, Isa isa) : threads_(threads), isa_(isa) {}
-  double seconds(double operations, double bytes, bool f64 = false);
-  double fma(bool f64 = false);     // operations per second
+  double seconds(double operations, double bytes, DType type = DType::f32);
+  double fma(DType type = DType::f32);   // operations per second; of bf16: products with sums in f32
   double copy(double working_set);  // bytes per second, read and written
   void measure_again();             // every rate that was asked for, taking the maximum: other work may have held the processor
   std::string text();               // "avx512, 2 threads: 236 GFLOP/s f32, 31 GB/s copy (from caches: 210 GB/s)"
@@ -28,7 +28,7 @@ class Limits {
  private:
   ThreadPool& threads_;
   Isa isa_;
-  double fma_[2] = {0, 0};
+  std::map<DType, double> fma_;
   std::map<int, double> copy_;  // by the logarithm of the working set
 };
 

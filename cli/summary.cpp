@@ -49,6 +49,7 @@ void print_candidates(Plan const& plan, Model const& model, Tuner const* tuner, 
       std::string const estimate = !c.refusal.empty() || c.seconds > 1e20 ? "" : format("{:.1f}", c.seconds * 1e6);
       std::string const why = chosen               ? "chosen"
                               : !c.refusal.empty() ? "refused: " + c.refusal
+                              : !c.unasked.empty() ? "refused unless pinned: " + c.unasked
                               : c.rival            ? "rival"
                               : c.baseline         ? "baseline"
                                                    : "";

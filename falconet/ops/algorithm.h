@@ -89,6 +89,8 @@ struct Algorithm {
   char const* prepares = nullptr;
   std::size_t (*prepared)(Problem const&, Config const&) = nullptr;
   void (*prepare)(Problem const&, Config const&, Args const&, View prepared, Stream&) = nullptr;
+  // Why no plan takes it by itself, though it accepts; empty when there is no reason. It runs in tests and bench, and by pin. Null: none.
+  std::string (*unasked)(DeviceFacts const&) = nullptr;
 };
 
 // What may be done once for many runs of a launch.
@@ -112,6 +114,7 @@ struct Candidate {
   double seconds = 0;                  // its own estimate
   bool rival = false, baseline = false;
   std::vector<LaunchRange> ranges = {};
+  std::string unasked = {};            // why it has to be pinned; empty when plans may choose it
 };
 // The config that a user's launch parameters mean: the first listed one that has them all, or values within the ranges. Throws a usage
 // error that says which there are.
@@ -157,6 +160,7 @@ class TableOf final : public AlgorithmTable {
         c.configs = a.configs ? a.configs(problem, facts) : std::vector<Config>{Config{}};
         if (a.seconds) c.seconds = a.seconds(problem, facts);
         if (a.ranges) c.ranges = a.ranges(problem, facts);
+        if (a.unasked) c.unasked = a.unasked(facts);
       }
       out.push_back(std::move(c));
     }

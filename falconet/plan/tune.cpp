@@ -133,7 +133,7 @@ std::optional<Choice> Tuner::choose(std::string_view operation, std::string cons
   bool const search = mode_ == TuneMode::search;
   std::vector<Candidate const*> able;
   for (auto const& c : candidates)
-    if (c.refusal.empty() && !c.baseline && (!c.rival || rivals)) able.push_back(&c);
+    if (c.refusal.empty() && c.unasked.empty() && !c.baseline && (!c.rival || rivals)) able.push_back(&c);
   if (able.empty()) return std::nullopt;
   std::stable_sort(able.begin(), able.end(), [](auto const* a, auto const* b) { return a->seconds < b->seconds; });
   std::vector<Choice> choices;

@@ -1,5 +1,11 @@
 #include "falconet/device/cpu/isa.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <string>
 
 #include "falconet/base/error.h"
@@ -32,4 +38,24 @@ bool has_bf16_products() {
   return false;
 #endif
 }
+
+#if defined(__x86_64__) && defined(__linux__)
+namespace {
+bool amx_is_granted() {
+  if (detected_isa() != Isa::avx512) return false;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+  if ((d & amx_bf16) == 0 || (d & amx_tile) == 0) return false;
+  constexpr int request_permission = 0x1023, tile_data = 18;   // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA; refused where the system does not save tiles
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+}  // namespace
+bool has_amx() {
+  static bool const granted = amx_is_granted();
+  return granted;
+}
+#else
+bool has_amx() { return false; }
+#endif
 }  // namespace falconet

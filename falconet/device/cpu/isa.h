@@ -11,6 +11,8 @@ std::string_view name(Isa);
 Isa parse_isa(std::string_view);                         // throws a usage error naming the known sets
 Isa detected_isa();                                      // the largest that this processor and system run
 bool has_bf16_products();                                // beside avx512: AVX512-BF16, products of bf16 pairs summed in f32
+// Beside avx512: AMX's tiles of bf16, and the system lets this process use them (Linux; asked once, which is the permission for all threads).
+bool has_amx();
 
 #if defined(__x86_64__)
 // Declares a table of kernels that a SIMD source file defines once per instruction set: `extern TYPE const NAME` in

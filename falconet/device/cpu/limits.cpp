@@ -9,6 +9,7 @@ struct LimitKernels {
   double (*fma_f32)(std::int64_t rounds, double const* starts);
   double (*fma_f64)(std::int64_t rounds, double const* starts);
   void (*copy)(char const* from, char* to, std::size_t bytes);  // bytes: a multiple of 256
+  double (*pairs)(std::int64_t rounds, double const* starts) = nullptr;  // as fma_f32, of pairs of bf16; null where the instruction set has none
 };
 }  // namespace falconet
 
@@ -37,6 +38,22 @@ double fma(std::int64_t rounds, double const* starts) {
   return hn::GetLane(sum) < T(0) ? 0 : double(hn::Lanes(d));      // depends on every chain, so that none is left out
 }
 
+#if HWY_TARGET <= HWY_AVX3
+__attribute__((target("avx512bf16"))) double pairs(std::int64_t rounds, double const* starts) {
+  __m512 sum[12];
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; ++i) sum[i] = _mm512_set1_ps(float(starts[i]));
+  __m512bh const a = (__m512bh)_mm512_set1_epi32(0x3c003c00);   // 2^-7
+  for (std::int64_t round = 0; round < rounds; ++round)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sum[i] = _mm512_dpbf16_ps(sum[i], a, a);
+  __m512 all = sum[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < 12; ++i) all = _mm512_add_ps(all, sum[i]);
+  return _mm512_cvtss_f32(all) < 0 ? 0 : 32;
+}
+#endif
+
 void copy(char const* from, char* to, std::size_t bytes) {
   hn::ScalableTag<std::uint8_t> const d;
   std::size_t const n = hn::Lanes(d);
@@ -51,7 +68,11 @@ void copy(char const* from, char* to, std::size_t bytes) {
 }  // namespace
 
 extern LimitKernels const limit_kernels;
+#if HWY_TARGET <= HWY_AVX3
+LimitKernels const limit_kernels = {fma<float>, fma<double>, copy, pairs};
+#else
 LimitKernels const limit_kernels = {fma<float>, fma<double>, copy};
+#endif
 
 }  // namespace falconet::FALCONET_ISA
 #else
@@ -59,6 +80,7 @@ LimitKernels const limit_kernels = {fma<float>, fma<double>, copy};
 #include <chrono>
 #include <cstring>
 
+#include "falconet/device/cpu/amx.h"
 #include "falconet/device/cpu/limits.h"
 #include "falconet/tensor/tensor.h"
 
@@ -75,10 +97,24 @@ double seconds_of(Run const& run) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-}  // namespace
+#if defined(__x86_64__)
+// 12 products of tiles for 12 rounds of vectors: a product counts as so many of them; six sums, tiles of zeros.
+double tile_products(std::int64_t rounds, double const*) {
+  amx::TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) config.set(tile, 16, 64);
+  amx::HardwareTiles tiles;
+  tiles.configure(config);
+  for (std::int64_t round = 0; round < rounds; round += 12) {
+    tiles.multiply<0, 6, 7>(), tiles.multiply<1, 6, 7>(), tiles.multiply<2, 6, 7>(), tiles.multiply<3, 6, 7>(), tiles.multiply<4, 6, 7>(), tiles.multiply<5, 6, 7>();
+    tiles.multiply<0, 6, 7>(), tiles.multiply<1, 6, 7>(), tiles.multiply<2, 6, 7>(), tiles.multiply<3, 6, 7>(), tiles.multiply<4, 6, 7>(), tiles.multiply<5, 6, 7>();
+  }
+  tiles.release();
+  return 16 * 16 * 32 / 12.0;
+}
+#endif
 
-double fma_per_second(ThreadPool& threads, Isa isa, bool f64) {
-  auto const kernel = f64 ? FALCONET_KERNELS(isa, limit_kernels).fma_f64 : FALCONET_KERNELS(isa, limit_kernels).fma_f32;
+// Operations a second of 12 chains of vectors by `kernel`.
+double rate_of(ThreadPool& threads, double (*kernel)(std::int64_t, double const*)) {
   std::int64_t const rounds = 300'000;  // about a millisecond
   double const starts[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
   double const lanes = kernel(1, starts);
@@ -88,6 +124,20 @@ double fma_per_second(ThreadPool& threads, Isa isa, bool f64) {
     best = std::max(best, 2.0 * 12 * lanes * double(rounds) * threads.size() / seconds);
   }
   return best;
+}
+
+}  // namespace
+
+double fma_per_second(ThreadPool& threads, Isa isa, bool f64) {
+  return rate_of(threads, f64 ? FALCONET_KERNELS(isa, limit_kernels).fma_f64 : FALCONET_KERNELS(isa, limit_kernels).fma_f32);
+}
+
+double bf16_products_per_second(ThreadPool& threads, Isa isa) {
+  if (isa != Isa::avx512 || !has_bf16_products()) return fma_per_second(threads, isa);
+#if defined(__x86_64__)
+  if (has_amx()) return rate_of(threads, tile_products);
+#endif
+  return rate_of(threads, FALCONET_KERNELS(isa, limit_kernels).pairs);
 }
 
 double copy_bytes_per_second(ThreadPool& threads, Isa isa, std::size_t working_set) {

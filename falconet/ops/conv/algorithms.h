@@ -7,6 +7,7 @@ namespace falconet {
 extern Algorithm<ConvProblem> const conv_pointwise;     // cpu/pointwise.cpp
 extern Algorithm<ConvProblem> const conv_direct;        // cpu/direct.cpp
 extern Algorithm<ConvProblem> const conv_im2col_gemm;   // cpu/im2col_gemm.cpp
+extern Algorithm<ConvProblem> const conv_amx;           // cpu/amx.cpp
 extern Algorithm<ConvProblem> const conv_winograd;      // cpu/winograd.cpp
 extern Algorithm<ConvProblem> const conv_depthwise;     // cpu/depthwise.cpp
 extern Algorithm<ConvProblem> const conv_grouped;       // cpu/grouped.cpp

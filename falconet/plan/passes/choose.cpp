@@ -115,7 +115,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
     if (!choice) {
       Candidate const* best = nullptr;
       for (auto const& c : candidates)
-        if (c.refusal.empty() && (!c.rival || options.rivals) && is_deterministic(c.configs.front()) && (!best || c.seconds < best->seconds)) best = &c;
+        if (c.refusal.empty() && c.unasked.empty() && (!c.rival || options.rivals) && is_deterministic(c.configs.front()) && (!best || c.seconds < best->seconds)) best = &c;
       if (!best) {
         std::string why;
         for (auto const& c : candidates) why += "; " + c.algorithm + ": " + c.refusal;

@@ -30,7 +30,7 @@ std::vector<Candidate> Fusion::candidates(Op const& op, std::vector<TensorType> 
 double Fusion::seconds(Op const& op, std::vector<TensorType> const& in, bool baselines) const {
   double best = 1e31;
   for (auto const& c : candidates(op, in))
-    if (c.refusal.empty() && !c.rival && (baselines || !c.baseline)) best = std::min(best, c.seconds);
+    if (c.refusal.empty() && c.unasked.empty() && !c.rival && (baselines || !c.baseline)) best = std::min(best, c.seconds);
   return best;
 }
 

@@ -29,6 +29,8 @@
 namespace falconet::FALCONET_ISA {
 namespace {
 
+constexpr long kRowsTogether = 4096;    // floats of sums
+
 // How a class of columns meets its taps in memory.
 struct Columns {
   GatherTaps taps;
@@ -198,6 +200,9 @@ void task(DirectGather const& g, int const task_number) {
     int const run_chunk = in_place && chunk == 1 && g.group == 1 ? g.run_chunk : most_run;
     long const group_floats = long(b.vectors) * g.lanes * g.group;
     float const* const weights = g.packed + long(b.first) * g.lanes * g.group * all_rows * all_groups;
+    // Rows of bf16 that are finished together: as many as stay in L1.
+    long const row_floats = long(g.col.out) * width;
+    int const together = g.bf16 && !g.pool && row_floats <= kRowsTogether / 2 ? int(kRowsTogether / row_floats) : 1;
     int const most_pixels = kSums / b.vectors < g.max_tile ? kSums / b.vectors : g.max_tile;
 
     for (int from = 0, run_from = 0; from < most_rows; run_from + run_chunk < most_run ? run_from += run_chunk : (run_from = 0, from += chunk)) {
@@ -216,7 +221,7 @@ void task(DirectGather const& g, int const task_number) {
         int before = 0;                                                 // filter rows of the classes before this one
         for (int i = 0; i < a; ++i) before += rows[i].count;
         long const pixel = (long(image) * g.row.out + h) * g.col.out;
-        float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : 0) * long(g.col.out) * width;
+        float* const out = in_place ? g.out + pixel * g.out_c + first : row_sums + (g.pool ? h % g.pool : (h - begin) % together) * long(g.col.out) * width;
         long const out_step = in_place ? g.out_c : width;
 
         bool const store = start || (last && !finish && (bias || residual || g.relu));   // also where no tap of this pass meets the image
@@ -247,7 +252,9 @@ void task(DirectGather const& g, int const task_number) {
         }
         if (!last || !finish) continue;
         if (g.bf16 && !g.pool) {
-          finish_bf16(g, out, out_step, image, task_number, pixel, first, first + width < g.out_c ? width : g.out_c - first);
+          int const before = (h - begin) % together;
+          if (before + 1 == together || h + 1 == end)
+            finish_bf16(g, row_sums, out_step, before + 1, image, task_number, pixel - long(before) * g.col.out, first, first + width < g.out_c ? width : g.out_c - first);
           continue;
         }
         with_lanes(g.lanes, [&](auto d) {

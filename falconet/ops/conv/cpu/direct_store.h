@@ -28,10 +28,10 @@ void finish_row(D d, DirectGather const& g, float const* from, long from_step, l
     }
   }
 }
-// The same for rows of bf16, of image `image` in task `number`.
-inline void finish_bf16(DirectGather const& g, float const* from, long from_step, int image, int number, long pixel, int first, int channels) {
+// The same for so many rows of bf16, one behind the other, of image `image` in task `number`.
+inline void finish_bf16(DirectGather const& g, float const* from, long from_step, int rows, int image, int number, long pixel, int first, int channels) {
   StoredRows s = g.slots;
-  s.pixels = g.col.out, s.channels = channels;
+  s.pixels = rows * g.col.out, s.channels = channels;
   s.from = from, s.from_step = from_step;
   advance(s, pixel * g.out_c + first);
   s.bias = s.bias ? s.bias + first : nullptr;

@@ -14,6 +14,7 @@
 #include "falconet/ops/conv/algorithms.h"
 #include "falconet/ops/conv/cpu/im2col_grid.h"
 #include "falconet/ops/conv/cpu/patches.h"
+#include "falconet/ops/gemm/cpu/amx.h"
 #include "falconet/ops/gemm/cpu/packed.h"
 
 namespace falconet {
@@ -33,8 +34,9 @@ i64 round_up(i64 a, i64 b) { return divide_up(a, b) * b; }
 // The size of even parts of at most `most`.
 i64 part_of(i64 total, i64 most) { return std::max<i64>(1, divide_up(total, std::max<i64>(1, divide_up(total, most)))); }
 
-// In pairs where both factors are of bf16: NHWC alone.
-GemmKernels const& kernels_for(ConvProblem const& p, Isa isa) {
+// In pairs where both factors are of bf16: NHWC alone. With the config of amx.cpp on its tiles.
+GemmKernels const& kernels_for(ConvProblem const& p, Isa isa, Config const& config) {
+  if (config.get("emulated", -1) >= 0) return gemm_amx_kernels_of(isa, config.get("emulated", 0) == 1);
   bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
   bool const first = (data ? p.y_type : p.x_type) == DType::bf16, second = (filter ? p.y_type : p.w_type) == DType::bf16;
   return first && second && p.layout == Layout::nhwc ? gemm_bf16_kernels_of(isa) : gemm_kernels_of(isa);
@@ -118,7 +120,7 @@ Split split_of(ConvProblem const& p) {
 }
 
 // Tiles of 16 lanes are half empty where the result has 8 columns: AVX2's fit.
-Isa isa_for(Isa isa, i64 columns) { return isa == Isa::avx512 && columns <= 8 ? Isa::avx2 : isa; }
+Isa isa_for(Isa isa, i64 columns, Config const& config) { return isa == Isa::avx512 && columns <= 8 && config.get("emulated", -1) < 0 ? Isa::avx2 : isa; }
 
 // nhwc: rows are pixels, columns are channels of the result.
 // Where in the packed filter a group, block of columns and row (of all grids and pieces) lie.
@@ -126,11 +128,11 @@ i64 packed_nhwc(Split const& s, i64 group, i64 block, i64 depth) {
   i64 const width = std::min(s.width, s.outputs - block * s.width);
   return group * s.depth * round_up(s.outputs, 16) + block * s.width * s.depth + depth * round_up(width, 16);
 }
-void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream& stream) {
+void pack_nhwc(ConvProblem const& p, Config const& config, ConvArgs const& args, float* filter, Stream& stream) {
   Split const s = split_of(p);
   Sizes const z(p);
   bool const data = p.direction == Direction::bwd_data, w_bf16 = p.w_type == DType::bf16;
-  GemmKernels const& gemm = kernels_for(p, isa_for(stream.isa(), s.outputs));
+  GemmKernels const& gemm = kernels_for(p, isa_for(stream.isa(), s.outputs, config), config);
   int const grids = grids_of(p);
   i64 const blocks = divide_up(s.outputs, s.width);
   stream.threads().run(int(z.groups * blocks * grids), [&](int task) {
@@ -156,12 +158,12 @@ void pack_nhwc(ConvProblem const& p, ConvArgs const& args, float* filter, Stream
     }
   });
 }
-void run_nhwc(ConvProblem const& p, ConvArgs const& args, float const* filter, float* tasks_scratch, Stream& stream) {
+void run_nhwc(ConvProblem const& p, Config const& config, ConvArgs const& args, float const* filter, float* tasks_scratch, Stream& stream) {
   Split const s = split_of(p);
   Sizes const z(p);
   bool const data = p.direction == Direction::bwd_data;
-  Isa const isa = isa_for(stream.isa(), s.outputs);
-  GemmKernels const& gemm = kernels_for(p, isa);
+  Isa const isa = isa_for(stream.isa(), s.outputs, config);
+  GemmKernels const& gemm = kernels_for(p, isa, config);
   PatchKernels const& patch = patch_kernels_of(isa);
   GemmStore const store = store_of(p, args);
   int const grids = grids_of(p);
@@ -351,10 +353,10 @@ FilterSplit filter_split_of(ConvProblem const& p) {
 }
 
 // nhwc: rows are channels of dy, columns are taps and channels of x, summed over pixels.
-void filter_nhwc(ConvProblem const& p, ConvArgs const& args, float* scratch, Stream& stream) {
+void filter_nhwc(ConvProblem const& p, Config const& config, ConvArgs const& args, float* scratch, Stream& stream) {
   FilterSplit const s = filter_split_of(p);
   Sizes const z(p);
-  GemmKernels const& gemm = kernels_for(p, stream.isa());
+  GemmKernels const& gemm = kernels_for(p, stream.isa(), config);
   PatchKernels const& patch = patch_kernels_of(stream.isa());
   Grid const grid = grid_of(p, args, 0);
   float* const partials = scratch + s.parts * s.blocks * s.task_size();
@@ -537,21 +539,21 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 std::size_t prepared(ConvProblem const& p, Config const&) { return p.direction == Direction::bwd_filter ? 0 : std::size_t(split_of(p).filter_size) * sizeof(float); }
-void prepare(ConvProblem const& p, Config const&, ConvArgs const& args, View to, Stream& stream) {
-  p.layout == Layout::nhwc ? pack_nhwc(p, args, to.as<float>(), stream) : pack_nchw(p, args, to.as<float>(), stream);
+void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, View to, Stream& stream) {
+  p.layout == Layout::nhwc ? pack_nhwc(p, config, args, to.as<float>(), stream) : pack_nchw(p, args, to.as<float>(), stream);
 }
 
-void run(ConvProblem const& p, Config const&, ConvArgs const& args, View scratch_view, Stream& stream) {
+void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch_view, Stream& stream) {
   float* memory = scratch_view.as<float>();
   bool const nhwc = p.layout == Layout::nhwc;
-  if (p.direction == Direction::bwd_filter) return nhwc ? filter_nhwc(p, args, memory, stream) : filter_nchw(p, args, memory, stream);
+  if (p.direction == Direction::bwd_filter) return nhwc ? filter_nhwc(p, config, args, memory, stream) : filter_nchw(p, args, memory, stream);
   auto const* filter = args.prepared.as<float const>();
   if (!filter) {
     filter = memory;
     memory += split_of(p).filter_size;
-    prepare(p, {}, args, scratch_view, stream);
+    prepare(p, config, args, scratch_view, stream);
   }
-  nhwc ? run_nhwc(p, args, filter, memory, stream) : run_nchw(p, args, filter, memory, stream);
+  nhwc ? run_nhwc(p, config, args, filter, memory, stream) : run_nchw(p, args, filter, memory, stream);
 }
 
 }  // namespace

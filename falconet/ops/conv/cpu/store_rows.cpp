@@ -17,18 +17,7 @@ HWY_INLINE hn::Vec<Wide> load(T const* from, int n) {
   Wide const d;
   return n == kLanes ? load_f32(d, from) : load_first(d, from, n);
 }
-HWY_INLINE void store(hn::Vec<Wide> v, float* to, int n, int stream) {
-  Wide const d;
-  if (n < kLanes) store_first(v, d, to, n);
-  else if (stream) hn::Stream(v, d, to);
-  else hn::StoreU(v, d, to);
-}
-HWY_INLINE void store(hn::Vec<Wide> v, std::uint16_t* to, int n, int) {
-  Wide const d;
-  n < kLanes ? store_first(v, d, to, n) : store_f32(v, d, to);
-}
-
-// What store() of a bf16 leaves: without conversions of its own, v is in a register.
+// v as a bf16 holds it.
 HWY_INLINE hn::Vec<Wide> rounded_bf16(hn::Vec<Wide> v) {
   Wide const d;
   hn::RebindToUnsigned<Wide> const bits;
@@ -37,10 +26,34 @@ HWY_INLINE hn::Vec<Wide> rounded_bf16(hn::Vec<Wide> v) {
   return hn::IfThenElse(hn::IsNaN(v), v, hn::BitCast(d, hn::And(up, hn::Set(bits, 0xffff0000u))));
 }
 
+// Stores the first n lanes and returns what is then there.
+HWY_INLINE hn::Vec<Wide> store(hn::Vec<Wide> v, float* to, int n, StoredRows const& s) {
+  Wide const d;
+  if (n < kLanes) store_first(v, d, to, n);
+  else if (s.stream) hn::Stream(v, d, to);
+  else hn::StoreU(v, d, to);
+  return v;
+}
+HWY_INLINE hn::Vec<Wide> store(hn::Vec<Wide> v, std::uint16_t* to, int n, [[maybe_unused]] StoredRows const& s) {
+  Wide const d;
+#if HWY_TARGET <= HWY_AVX3
+  if (s.converts) {                                      // one instruction for nine
+    __m256i rounded;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v.raw));
+    _mm256_mask_storeu_epi16(to, n < kLanes ? __mmask16((1u << n) - 1) : __mmask16(0xffff), rounded);
+    return hn::Vec<Wide>{_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded), 16))};
+  }
+#endif
+  n < kLanes ? store_first(v, d, to, n) : store_f32(v, d, to);
+  return rounded_bf16(v);
+}
+
 void add_to(hn::Vec<Wide> sum, double* totals) {
   HWY_ALIGN float lane[kLanes];
   hn::Store(sum, Wide(), lane);
-  for (int i = 0; i < kLanes; ++i) totals[i] += double(lane[i]);
+  hn::CappedTag<double, kLanes> const d;
+  hn::Rebind<float, decltype(d)> const part;
+  for (int i = 0; i < kLanes; i += int(hn::MaxLanes(d))) hn::StoreU(hn::Add(hn::LoadU(d, totals + i), hn::PromoteTo(d, hn::LoadU(part, lane + i))), d, totals + i);
 }
 
 enum { no_statistics, squares, dot };
@@ -71,8 +84,7 @@ void rows_of(StoredRows const& slots) {
           auto const m = load(masks + at, n);
           v = hn::IfThenElseZero(hn::AndNot(hn::Ge(m, limit), hn::Gt(m, none)), v);
         }
-        store(v, out + at, n, s.stream);
-        if constexpr (statistics != no_statistics && sizeof(T) == 2) v = rounded_bf16(v);
+        v = store(v, out + at, n, s);
         if constexpr (statistics == squares) {
           sum = hn::Add(sum, v);
           second = hn::MulAdd(v, v, second);

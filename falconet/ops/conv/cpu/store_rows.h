@@ -16,6 +16,7 @@ struct StoredRows {
   float const* bias;                                     // null where unused, like the next; `mask` also where statistics alone read it
   void const *residual, *mask, *other;
   int bf16;                                              // so are out, residual, mask and other, else f32
+  int converts;                                          // the processor rounds to bf16 itself (AVX512-BF16; subnormals become zero)
   int relu, mask_on;                                     // 0, 1, or 6 for relu6 and its mask
   int squares;                                           // statistics: 1: sum of v and of v^2, 0: of v * other and of v
   double* totals;                                        // null: no statistics; both sums are added here,

@@ -25,6 +25,7 @@ StoredRows stored_rows_of(ConvProblem const& p, ConvArgs const& args, double* to
   s.bias = slot.bias ? args.bias.as<float const>() : nullptr;
   s.residual = slot.residual ? args.residual.data : nullptr;
   s.bf16 = (p.direction == Direction::bwd_data ? p.x_type : p.y_type) == DType::bf16;
+  s.converts = s.bf16 && has_bf16_products();
   s.relu = slot.act == Activation::relu ? 1 : slot.act == Activation::relu6 ? 6 : 0;
   s.mask_on = slot.mask == Mask::relu ? 1 : slot.mask == Mask::relu6 ? 6 : 0;
   s.mask = s.mask_on ? args.mask.data : nullptr;
