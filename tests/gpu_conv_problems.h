@@ -150,9 +150,9 @@ inline std::vector<std::string> problems_to_check() {
     out.push_back("bwd_filter " + g + " f32 nhwc");
   // Larger filters in f32: fft's tiles at every border, of both sizes, its slots, spans by dilation.
   for (std::string g : {"n2 c5 h20 w33 k7 rs7 p3", "n1 c16 hw40 k12 rs11 p5", "n3 c6 h17 w9 k9 r5 s7 p2.3", "n2 c4 hw33 k20 rs5 p8 d4", "n1 c3 h30 w21 k34 rs19 p9", "n9 c18 hw12 k10 rs7 p3"}) {
-    for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias"}) out.push_back(g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias+relu", " store=bias+relu+max_pool2", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias"}) out.push_back(g + " f32 nhwc" + s);
     for (std::string s : {"", " store=residual+mask", " load_dy=max_unpool2", " load_dy=two_operand store=mask6"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
-    for (std::string s : {"", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2 store=bias"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
   // Pooled results of any filter.
   for (std::string g : {"n2 c5 h11 w14 k9 rs3 p1", "n3 c16 hw12 k70 rs5 p2", "n2 c8 h13 w10 k6 r2 s4 p1.0.2.1 st2.1 d1.2", "n1 c66 hw9 k12 rs1", "n2 c3 h23 w17 k20 rs7 p3 st2"})
