@@ -107,11 +107,13 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   Extents const x = extents_of(p, f);
   double const source = 4.0 * double(p.n) * p.h * p.w * p.c, result = 4.0 * double(p.n) * p.p() * p.q() * p.k;
   double const filter = 4 * (floats_of_filter(p, f.size) + double(p.k) * p.c * p.r * p.s);
+  // Places of a pooled dy are found by divisions.
+  double const slots = p.load_dy.unpool.kind == PoolSlot::none ? 0 : double(x.tiles.all) * p.k * f.size * f.size * 3.5e-12;
   if (filter_gradient(p))
-    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 +
+    return 14e-6 + slots + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 +
            tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts, true);
   double const rounds = std::ceil(double(p.n) / f.images), moved = 8.0 * double(x.source + x.sums);
-  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 +
+  return 6e-6 + slots + filter / 2e12 + (source + result) / 2.6e12 +
          rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) +
                    tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }

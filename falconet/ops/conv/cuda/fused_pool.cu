@@ -1,7 +1,7 @@
-// Convolution, activation and max-pooling of 2x2 in one kernel, and both gradients from the pooled dy and the winners, for any filter, stride and
+// Convolution, activation and max- or average-pooling of 2x2 in one kernel, and both gradients from the pooled dy and the winners, for any filter, stride and
 // dilation: the product of implicit_gemm.cu whose rows are not pixels as they lie but windows,
 //   row 4 w + 2 i + j  =  pixel (2 a + i, 2 b + j) of window w = (n, a, b)
-// so that the 4x4 results of a thread are the 4 pixels of one window for 4 filters: they are compared in registers, and neither the map nor its
+// so that the 4x4 results of a thread are the 4 pixels of one window for 4 filters: they are compared or added in registers, and neither the map nor its
 // gradient is ever in memory. The gradients read dy where the winner says so and zero elsewhere, straight from the pooled tensors; the filter gradient reads
 // each window once for its four pixels. Where they accept, direct, direct_filter (few channels) and winograd (3x3) do the same faster; this is the plain
 // form for all others.
@@ -26,6 +26,7 @@ static_assert(tile / per * (tile / per) == threads);
 struct Windows {
   int down, across;                      // windows of an image
   FastDivide by_image, by_across;
+  PoolSlot::Kind kind;
 };
 template <class E>
 struct Operands {
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
     }
     if (p >> 1 >= windows.down || q >> 1 >= windows.across) return 0.0f;
     std::int64_t const at = std::int64_t((x.n * windows.down + (p >> 1)) * windows.across + (q >> 1)) * g.k + tap.channel;
-    return a.winner[at] == (p & 1) * 2 + (q & 1) ? falconet::load(a.y[at]) : 0.0f;
+    return share_of_place(windows.kind, 2, a.winner[at], (p & 1) * 2 + (q & 1), falconet::load(a.y[at]));
   };
   float next_left[each], next_right[each];
   auto const read = [&](int k0) {
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
       int const winner = in && m < g.m ? a.winner[at] : 0;
 #pragma unroll
       for (int i = 0; i < each; ++i) {
-        next_left[i] = winner == i ? dy : 0;
+        next_left[i] = share_of_place(windows.kind, 2, winner, i, dy);
         next_right[i] = in && n0 + across < g.columns ? read_x({corner.n, corner.row + i / 2, corner.column + i % 2}, column_tap) : 0;
       }
     }
@@ -152,19 +153,21 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
     if (n >= g.columns) continue;
     if constexpr (direction == Direction::fwd) {           // the four rows are a window
       if (m0 + my_m >= g.m) continue;
-      float best = 0, before = 0;
-      int winner = -1;
+      float best = 0, before = 0;                          // of the average, best is the sum
+      int winner = -1, passing = 0;
 #pragma unroll
       for (int i = 0; i < per; ++i) {
         float u = sum[i][j];
         if (slots.store == Affine::scale_shift) u = a.affine[n] * u + a.affine[g.columns + n];
         if (slots.bias) u += a.bias[n];
         float const y = clip(slots.act, u);
-        if (winner < 0 || y > best || y != y) best = y, before = u, winner = i;
+        if (windows.kind == PoolSlot::average) best += y, passing |= int(!flat(slots.act, u)) << i;
+        else if (winner < 0 || y > best || y != y) best = y, before = u, winner = i;
       }
       std::int64_t const at = std::int64_t((m0 + my_m) / 4) * g.columns + n;
-      falconet::put(a.y[at], best);
-      a.winner[at] = flat(slots.act, before) ? no_winner : std::uint8_t(winner);
+      bool const average = windows.kind == PoolSlot::average;
+      falconet::put(a.y[at], average ? 0.25f * best : best);
+      a.winner[at] = average ? std::uint8_t(passing) : flat(slots.act, before) ? no_winner : std::uint8_t(winner);
     } else {
 #pragma unroll
       for (int i = 0; i < per; ++i) {
@@ -184,17 +187,19 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
   }
 }
 
-// db = the sum of dy over all windows that have a winner: a block of 32 channels by 8 lines for each part of the windows, then the parts in order.
+// db = the sum of what every window's dy gives to its pixels: a block of 32 channels by 8 lines for each part of the windows, then the parts in order.
 template <class E>
 __global__ void __launch_bounds__(threads)
-    add_windows(E const* dy, std::uint8_t const* winner, int all, int each, int k, float* partial) {
+    add_windows(PoolSlot::Kind kind, E const* dy, std::uint8_t const* winner, int all, int each, int k, float* partial) {
   __shared__ float lines[8][32];
   int const channel = blockIdx.x * 32 + threadIdx.x, last = min(all, int(blockIdx.y + 1) * each);
   float sum = 0;
   if (channel < k)
     for (int i = blockIdx.y * each + threadIdx.y; i < last; i += 8) {
       std::int64_t const at = std::int64_t(i) * k + channel;
-      if (winner[at] < 4) sum += falconet::load(dy[at]);
+      float const v = falconet::load(dy[at]);
+      if (kind == PoolSlot::average) sum += 0.25f * float(__popc(winner[at] & 15)) * v;
+      else if (winner[at] < 4) sum += v;
     }
   lines[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
@@ -206,7 +211,7 @@ __global__ void __launch_bounds__(threads)
 bool filter_gradient(ConvProblem const& p) { return p.direction == Direction::bwd_filter; }
 Windows windows_of(ConvProblem const& p) {
   int const down = p.p() / 2, across = p.q() / 2;
-  return {down, across, FastDivide(std::max(1, down * across)), FastDivide(std::max(1, across))};
+  return {down, across, FastDivide(std::max(1, down * across)), FastDivide(std::max(1, across)), (p.direction == Direction::fwd ? p.store.pool : p.load_dy.unpool).kind};
 }
 std::int64_t windows_in(ConvProblem const& p) { return std::int64_t(p.n) * (p.p() / 2) * (p.q() / 2); }
 Shape3 shape_of(ConvProblem const& p) {
@@ -233,7 +238,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1) return "groups";
   PoolSlot const pool = p.direction == Direction::fwd ? p.store.pool : p.load_dy.unpool;
-  if (pool.kind != PoolSlot::max || pool.size != 2) return "only where results are pooled, by windows of 2x2";
+  if (pool.kind == PoolSlot::none || pool.size != 2) return "only where results are pooled, by windows of 2x2";
   if (p.load_x != OnLoad{} || p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of operands but unpooling";
   auto const& s = p.store;
   if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "activations other than relu and relu6";
@@ -282,7 +287,7 @@ void launch(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_
     if (p.store.bias) {
       float* const between = partial + std::int64_t(parts) * elements;
       add_windows<<<dim3(unsigned((p.k + 31) / 32), unsigned(bias_parts(p))), dim3(32, 8), 0, stream>>>(
-          args.y.as<E>(), a.winner, int(windows_in(p)), windows_each, p.k, between);
+          windows.kind, args.y.as<E>(), a.winner, int(windows_in(p)), windows_each, p.k, between);
       add_parts<<<(p.k + 31) / 32, dim3(32, 8), 0, stream>>>(between, bias_parts(p), p.k, args.bias.as<float>());
     }
   }

@@ -48,7 +48,7 @@ FALCONET_DEVICE float read_place(Source const& s, int n, int row, int column, in
   std::int64_t const at = place_of(s.map, s.unpool != PoolSlot::none, n, row, column, here);
   if (at < 0) return 0;                  // padding is zero after the slots
   float v = __ldg(s.data + at + c);
-  if (s.unpool != PoolSlot::none && s.winner[at + c] != here) v = 0;
+  if (s.unpool != PoolSlot::none) v = share_of_place(s.unpool, s.map.pool, s.winner[at + c], here, v);
   if (s.affine == Affine::scale_shift) v = a * v + b;
   if (s.affine == Affine::two_operand) v = a * v + b * s.other[at + c] + shift;
   return clip(s.act, v);
@@ -77,7 +77,8 @@ struct Result {
 // A window's four results on their way to memory, as one: window (row, column) of channel k of image n.
 FALCONET_DEVICE void store_window(Result const& r, int n, int row, int column, int k, float scale, float shift, float bias, float const (&results)[4]) {
   std::int64_t const at = ((std::int64_t(n) * r.pooled_height + row) * r.pooled_width + column) * r.channels + k;
-  float best = 0;
+  bool const average = r.pool == PoolSlot::average;
+  float best = 0;                        // of the average the sum
   int winner = -1, passing = 0;          // passing: bits of places where the activation's derivative is one
 #pragma unroll
   for (int place = 0; place < 4; ++place) {
@@ -86,10 +87,11 @@ FALCONET_DEVICE void store_window(Result const& r, int n, int row, int column, i
     u += bias;
     float const v = clip(r.act, u);
     passing |= int(r.act == Activation::none || (u > 0 && (r.act == Activation::relu || u < 6))) << place;
-    if (winner < 0 || v > best || v != v) best = v, winner = place;
+    if (average) best += v;
+    else if (winner < 0 || v > best || v != v) best = v, winner = place;
   }
-  r.data[at] = best;
-  r.winner[at] = passing >> winner & 1 ? std::uint8_t(winner) : no_winner;
+  r.data[at] = average ? 0.25f * best : best;
+  r.winner[at] = average ? std::uint8_t(passing) : passing >> winner & 1 ? std::uint8_t(winner) : no_winner;
 }
 // A result of place `at` on its way to memory; not where results are pooled.
 FALCONET_DEVICE void store_place(Result const& r, std::int64_t at, float scale, float shift, float bias, float v) {

@@ -190,9 +190,10 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   constexpr double mb = 1e-6, rate = 4.5e6, domain_rate = 6e6;   // megabytes a second: transforms lie partly in L2
   double const maps = 4 * mb * p.n * (double(p.p()) * p.q() * p.k + double(p.h) * p.w * p.c), domain = 8 * mb * double(x.source + x.sums);
   double const filter = 4 * mb * p.k * p.c * (9 + 2 * f.domain());
-  // A place read through its slots: a pooled dy is found by divisions, an affine needs arithmetic alone (its rate is a guess).
+  // A place read through its slots: a pooled dy by windows of 2x2 takes no longer than a map, others are found by divisions, an affine needs arithmetic
+  // alone (its rate is a guess).
   double const places = double(x.tiles.all) * x.in_row * f.domain();
-  double const slots = p.load_dy.unpool.kind != PoolSlot::none ? places * 2.5e-12 : p.load_x == OnLoad{} && p.load_dy == OnLoad{} ? 0 : places * 1e-12;
+  double const slots = p.load_dy.unpool.size > 2 ? places * 2.5e-12 : p.load_x == OnLoad{} && (p.load_dy == OnLoad{} || p.load_dy.unpool.size == 2) ? 0 : places * 1e-12;
   if (filter_gradient(p))
     return 12e-6 + slots / 6 + (maps + filter * x.parts) / rate + domain / domain_rate + x.parts * 0.8e-6 + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
   if (f.fused) return 4e-6 + filter / rate + fused_seconds(f.m, x.tiles.all, x.in, x.out);

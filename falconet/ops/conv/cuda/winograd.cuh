@@ -141,7 +141,8 @@ FALCONET_DEVICE void read_tile_of_windows(Source const& s, int n, int row, int c
   for (int i = 0; i < windows; ++i)
 #pragma unroll
     for (int j = 0; j < windows; ++j)
-      places[i][j] = places[i][j] < 4 ? 1 << places[i][j] : 0;
+      if (s.unpool == PoolSlot::average) v[i][j] *= 0.25f;
+      else places[i][j] = places[i][j] < 4 ? 1 << places[i][j] : 0;
 #pragma unroll
   for (int i = 0; i < size; ++i)
 #pragma unroll

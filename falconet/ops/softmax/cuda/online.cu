@@ -35,10 +35,10 @@ __device__ __forceinline__ void softmax_of_row(float* memory, std::int64_t row_v
       float most = largest;
 #pragma unroll
       for (int e = 0; e < v; ++e) most = larger(most, load(a.e[e]));
-      if (most != largest) sum = largest == -INFINITY ? 0 : sum * expf(largest - most), largest = most;
+      if (most != largest) sum = largest == -INFINITY ? 0 : sum * fast_exp(largest - most), largest = most;
       if (largest == -INFINITY) continue;
 #pragma unroll
-      for (int e = 0; e < v; ++e) sum += expf(load(a.e[e]) - largest);
+      for (int e = 0; e < v; ++e) sum += fast_exp(load(a.e[e]) - largest);
     } else {
       Pack<E, v> const b = d[i];
 #pragma unroll
@@ -47,7 +47,7 @@ __device__ __forceinline__ void softmax_of_row(float* memory, std::int64_t row_v
   }
   if constexpr (!gradient) {
     float const all = over_block(largest, memory, larger);
-    sum = over_block(largest == -INFINITY ? 0 : sum * expf(largest - all), memory, add);
+    sum = over_block(largest == -INFINITY ? 0 : sum * fast_exp(largest - all), memory, add);
     largest = all;
   } else {
     sum = over_block(sum, memory, add);
@@ -63,7 +63,7 @@ __device__ __forceinline__ void softmax_of_row(float* memory, std::int64_t row_v
     for (int e = 0; e < v; ++e) {
       float const u = load(a.e[e]), w = load(b.e[e]);
       if constexpr (gradient) put(y.e[e], log_ ? w - expf(u) * sum : u * (w - sum));
-      else put(y.e[e], log_ ? (u - largest) - shift : expf(u - largest) * scale);
+      else put(y.e[e], log_ ? (u - largest) - shift : fast_exp(u - largest) * scale);
     }
     put_aside(to + i, y);
   }
@@ -80,11 +80,11 @@ __global__ void __launch_bounds__(most_threads) softmax(std::int64_t rows, std::
 // blocks: of a multiprocessor at a time. Their rows lie in L2 until they have been read twice.
 std::vector<Config> configs(SoftmaxProblem const& p, DeviceFacts const&) {
   double const row = double(p.channels()) * double(size_of(p.x.dtype)) * (p.gradient ? 2 : 1);
-  int const best = std::clamp(int(rows_in_cache / multiprocessors / row), 1, 4);
-  std::vector<Config> out{{{"threads", best == 1 ? 1024 : 512}, {"blocks", best}}};
-  for (int threads : {512, 1024})
+  int const threads = p.channels() * std::int64_t(size_of(p.x.dtype)) >= 2048 * 16 ? 1024 : 512, best = std::clamp(int(rows_in_cache / multiprocessors / row), 1, 2048 / threads);
+  std::vector<Config> out{{{"threads", threads}, {"blocks", best}}};
+  for (int t : {512, 1024})
     for (int blocks : {1, 2, 4})
-      if (threads * blocks <= 2048 && !(out[0] == Config{{"threads", threads}, {"blocks", blocks}})) out.push_back({{"threads", threads}, {"blocks", blocks}});
+      if (t * blocks <= 2048 && !(out[0] == Config{{"threads", t}, {"blocks", blocks}})) out.push_back({{"threads", t}, {"blocks", blocks}});
   return out;
 }
 
