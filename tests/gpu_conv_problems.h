@@ -140,9 +140,9 @@ inline std::vector<std::string> problems_to_check() {
     }
   // 3x3 filters in f32: winograd's tiles at every border, its load and store slots, several rounds of images and parts of sums.
   for (std::string g : {"n3 c4 h9 w7 k5 rs3 p1", "n2 c8 hw14 k40 rs3 p1", "n2 c20 h6 w11 k70 rs3", "n1 c33 h13 w10 k36 rs3 p0.1.2.1", "n5 c64 hw8 k64 rs3 p1", "n2 c68 h21 w17 k132 rs3 p2", "n33 c12 hw5 k9 rs3 p1", "n40 c4 hw20 k8 rs3 p1"}) {
-    for (std::string s : {"", " store=bias+relu", " store=bias+relu+max_pool2", " store=scale_shift+residual+relu6", " store=mask", " load_x=scale_shift+relu", " load_x=scale_shift store=bias"}) out.push_back(g + " f32 nhwc" + s);
-    for (std::string s : {"", " store=residual+mask", " store=mask6", " load_dy=max_unpool2", " load_dy=two_operand store=mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
-    for (std::string s : {"", " store=bias", " load_x=scale_shift+relu", " load_dy=two_operand store=bias", " load_dy=max_unpool2 store=bias", " load_x=relu load_dy=two_operand"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias+relu", " store=bias+relu+max_pool2", " store=bias+relu6+average_pool2", " store=scale_shift+residual+relu6", " store=mask", " load_x=scale_shift+relu", " load_x=scale_shift store=bias"}) out.push_back(g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=residual+mask", " store=mask6", " load_dy=max_unpool2", " load_dy=average_unpool2 store=mask", " load_dy=two_operand store=mask"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias", " load_x=scale_shift+relu", " load_dy=two_operand store=bias", " load_dy=max_unpool2 store=bias", " load_dy=average_unpool2 store=bias", " load_x=relu load_dy=two_operand"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
   // Filter gradients of other filters than 3x3 in f32: rows of taps, strides, lines that are cut, 1x1 with and without pixels that are left out.
   for (std::string g : {"n3 c72 hw13 k96 rs1", "n2 c33 h9 w7 k70 rs1 st2", "n1 c130 hw5 k129 rs1 p1", "n7 c20 h3 w5 k200 rs1 st2.1", "n5 c40 h11 w61 k72 rs5 p2", "n2 c36 h9 w30 k20 rs7 p3 st2", "n2 c33 hw12 k65 r1 s5 p0.2",
@@ -150,16 +150,18 @@ inline std::vector<std::string> problems_to_check() {
     out.push_back("bwd_filter " + g + " f32 nhwc");
   // Larger filters in f32: fft's tiles at every border, of both sizes, its slots, spans by dilation.
   for (std::string g : {"n2 c5 h20 w33 k7 rs7 p3", "n1 c16 hw40 k12 rs11 p5", "n3 c6 h17 w9 k9 r5 s7 p2.3", "n2 c4 hw33 k20 rs5 p8 d4", "n1 c3 h30 w21 k34 rs19 p9", "n9 c18 hw12 k10 rs7 p3"}) {
-    for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias"}) out.push_back(g + " f32 nhwc" + s);
-    for (std::string s : {"", " store=residual+mask", " load_dy=max_unpool2", " load_dy=two_operand store=mask6"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
-    for (std::string s : {"", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias+relu", " store=scale_shift+residual+relu6", " load_x=scale_shift+relu store=bias", " store=bias+relu+max_pool2", " store=relu6+average_pool2"}) out.push_back(g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=residual+mask", " load_dy=max_unpool2", " load_dy=average_unpool2", " load_dy=two_operand store=mask6"}) out.push_back("bwd_data " + g + " f32 nhwc" + s);
+    for (std::string s : {"", " store=bias", " load_x=scale_shift+relu", " load_dy=two_operand", " load_dy=max_unpool2 store=bias", " load_dy=average_unpool2 store=bias"}) out.push_back("bwd_filter " + g + " f32 nhwc" + s);
   }
   // Pooled results of any filter.
   for (std::string g : {"n2 c5 h11 w14 k9 rs3 p1", "n3 c16 hw12 k70 rs5 p2", "n2 c8 h13 w10 k6 r2 s4 p1.0.2.1 st2.1 d1.2", "n1 c66 hw9 k12 rs1", "n2 c3 h23 w17 k20 rs7 p3 st2"})
     for (std::string t : {" f32", " bf16"}) {
-      for (std::string s : {"max_pool2", "bias+relu+max_pool2", "scale_shift+relu6+max_pool2"}) out.push_back(g + t + " nhwc store=" + s);
-      for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + t + " nhwc load_dy=max_unpool2" + s);
-      for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc load_dy=max_unpool2" + s);
+      for (std::string pool : {"max", "average"}) {
+        for (std::string s : {"", "bias+relu+", "scale_shift+relu6+"}) out.push_back(g + t + " nhwc store=" + s + pool + "_pool2");
+        for (std::string s : {"", " store=residual+mask"}) out.push_back("bwd_data " + g + t + " nhwc load_dy=" + pool + "_unpool2" + s);
+        for (std::string s : {"", " store=bias"}) out.push_back("bwd_filter " + g + t + " nhwc load_dy=" + pool + "_unpool2" + s);
+      }
     }
   // Groups: whole vectors and single channels, strips that do not fit, strides and dilations.
   for (std::string g : {"n2 c8 h9 w14 k16 rs3 p1 g2", "n3 c32 hw8 k32 rs3 p1 g8", "n2 c16 h7 w9 k32 rs3 p1 st2 g4", "n2 c24 h11 w6 k8 rs5 p2 g2", "n2 c6 h8 w7 k9 rs3 p1 g3", "n1 c12 hw9 k24 r2 s4 p1.0.2.1 st2.1 d1.2 g3",

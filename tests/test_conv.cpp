@@ -57,13 +57,13 @@ TEST(ConvProblem, SurvivesTextForEveryListedProblemAndManyRandomOnes) {
     p.layout = Layout(below(2));
     if (p.direction != Direction::bwd_data) p.load_x = {below(2) ? Affine::scale_shift : Affine::none, activation(), {}};
     if (p.direction != Direction::fwd) p.load_dy = {below(2) ? Affine::two_operand : Affine::none, activation(), {}};
-    if (p.direction != Direction::fwd && below(2)) p.load_dy.unpool = {PoolSlot::max, 2};
+    if (p.direction != Direction::fwd && below(2)) p.load_dy.unpool = {below(2) ? PoolSlot::max : PoolSlot::average, 2};
     p.store.bias = below(2);
     if (p.direction != Direction::bwd_filter) {
       p.store.affine = below(2) ? Affine::scale_shift : Affine::none;
       p.store.act = activation();
       p.store.stats = Stats(below(3));
-      if (p.direction == Direction::fwd && below(2)) p.store.pool = {PoolSlot::max, std::uint8_t(2 + below(2))};
+      if (p.direction == Direction::fwd && below(2)) p.store.pool = below(3) ? PoolSlot{PoolSlot::max, std::uint8_t(2 + below(2))} : PoolSlot{PoolSlot::average, 2};
       else p.store.residual = below(2), p.store.mask = Mask(below(2));
     }
     if (p.one_type(DType::f32)) p.math = Math(below(2));
@@ -84,7 +84,7 @@ TEST(ConvProblem, ThatAllowsTf32IsRunByTheSameAlgorithmsOfTheCpu) {
 
 TEST(ConvProblem, RefusesNonsense) {
   for (auto text : {"fwd n0 c1 hw3 k1 rs1 f32 nhwc", "fwd n1 c3 hw3 k4 rs1 g2 f32 nhwc", "fwd n1 c1 hw3 k1 rs5 f32 nhwc", "fwd n1 q3", "sideways n1", "fwd n1 c1 hw8 k1 rs1 f16 nhwc",
-                    "fwd n1 c1 hw3 k1 rs3 f32 nhwc store=max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=max_pool99", "fwd n1 c1 hw8 k1 rs1 f32 nhwc load_dy=max_unpool2",
+                    "fwd n1 c1 hw3 k1 rs3 f32 nhwc store=max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=max_pool99", "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=average_pool3", "fwd n1 c1 hw8 k1 rs1 f32 nhwc load_dy=max_unpool2",
                     "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc load_x=relu", "bwd_filter n1 c1 hw8 k1 rs1 f32 nhwc store=relu", "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc store=max_pool2",
                     "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=mask+max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc stow=mask", "fwd n1 c1 hw8 k1 rs1 p1.2.3.4.5 f32 nhwc",
                     "fwd n1 c1 hw8 k1 rs1 bf16 nhwc math=tf32", "fwd n1 c1 hw8 k1 rs1 f32 nhwc math=fast",
@@ -305,6 +305,44 @@ TEST(ConvReference, PoolsAndNamesTheWinner) {
         EXPECT_DOUBLE_EQ(load_element(u.fused.operand("y"), (nk * 2 + i) * 2 + j), best);
         EXPECT_EQ(load_element(u.fused.operand("winner"), (nk * 2 + i) * 2 + j), winner);
       }
+}
+
+TEST(ConvReference, AveragesWindowsAndSaysWhichPlacesPassed) {
+  Unfused const u("fwd n2 c3 hw7 k4 rs3 f64 nhwc store=bias+relu6+average_pool2");
+  auto const plain = u.alone([](ConvCase&) {});
+  for (int n = 0; n < 2; ++n)
+    for (int i = 0; i < 2; ++i)                              // 5x5 results: the last row and column are in no window
+      for (int j = 0; j < 2; ++j)
+        for (int k = 0; k < 4; ++k) {
+          double sum = 0;
+          int passed = 0;
+          for (int place = 0; place < 4; ++place) {
+            double const v = load_element(plain.operand("y"), ((n * 5 + 2 * i + place / 2) * 5 + 2 * j + place % 2) * 4 + k) + load_element(u.fused.operand("bias"), k);
+            sum += std::min(6.0, std::max(0.0, v));
+            if (v > 0 && v < 6) passed += 1 << place;
+          }
+          std::int64_t const at = ((n * 2 + i) * 2 + j) * 4 + k;
+          EXPECT_NEAR(load_element(u.fused.operand("y"), at), sum / 4, 1e-12);
+          EXPECT_EQ(load_element(u.fused.operand("winner"), at), passed);
+        }
+}
+
+TEST(ConvReference, SharesAnAveragesGradientAmongThePlacesThatPassed) {
+  Unfused const u("bwd_filter n2 c3 hw7 k4 rs3 f64 nhwc load_dy=average_unpool2 store=bias");
+  auto const spread = [&](int n, int i, int j, int k) {
+    if (i >= 4 || j >= 4) return 0.0;
+    std::int64_t const from = ((n * 2 + i / 2) * 2 + j / 2) * 4 + k;
+    return int(load_element(u.fused.operand("winner"), from)) >> (i % 2 * 2 + j % 2) & 1 ? load_element(u.fused.operand("dy"), from) / 4 : 0.0;
+  };
+  double db[4] = {};
+  auto const plain = u.alone([&](ConvCase& c) {
+    for (int n = 0; n < 2; ++n)
+      for (int i = 0; i < 5; ++i)
+        for (int j = 0; j < 5; ++j)
+          for (int k = 0; k < 4; ++k) store_element(c.operand("dy"), ((n * 5 + i) * 5 + j) * 4 + k, spread(n, i, j, k)), db[k] += spread(n, i, j, k);
+  });
+  for (std::int64_t i = 0; i < 4 * 3 * 3 * 3; ++i) EXPECT_NEAR(load_element(u.fused.operand("dw"), i), load_element(plain.operand("dw"), i), 1e-12);
+  for (int k = 0; k < 4; ++k) EXPECT_NEAR(load_element(u.fused.operand("db"), k), db[k], 1e-12);
 }
 
 TEST(ConvReference, LoadSlotsChangeOperandsBeforeTheConvolutionAndPaddingStaysZero) {

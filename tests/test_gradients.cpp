@@ -129,6 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"conv_full_inside", {2, 4, 4}, 4, head(conv("a", 3, 1) | conv("conv", 3, 3, {.padding = "full"}))},
         Case{"two_convs", {1, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3) | relu)},
         Case{"conv_relu_max_pool", {2, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3, {.padding = 1}) | relu | max_pool(2))},
+        Case{"conv_relu_avg_pool", {2, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3, {.padding = 1}) | relu | avg_pool(2))},
         Case{"conv_relu_max_pool_unfused", {2, 8, 8}, 4, head(conv("a", 3, 3) | relu | conv("b", 4, 3, {.padding = 1}) | relu | max_pool(2)), cross_entropy(), false},
         Case{"batch_norm_relu_max_pool", {2, 9, 9}, 4, head(conv("a", 3, 3, {.bias = false}) | batch_norm("bn") | relu | max_pool(3, {.stride = 2, .padding = 1}))},
         Case{"conv_relu_overlapping_max_pool", {2, 9, 9}, 4, head(conv("a", 3, 3) | relu | max_pool(3, {.stride = 2, .padding = 1}))},

@@ -246,6 +246,27 @@ TEST(Plan, of_bottleneck_blocks_in_bf16_inference_on_a_gpu_has_one_launch_a_conv
   for (auto const& l : plan.prepare) EXPECT_TRUE(l.op == "batch_norm" || l.op == "copy") << l.layer << " " << l.op;
 }
 
+// A pool behind a convolution and its ReLU is part of the convolution, both ways, where an algorithm takes it; a pin of the pool keeps it by itself.
+TEST(Plan, of_a_small_network_on_a_gpu_has_no_launch_for_its_pools) {
+  if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
+  for (std::string const kind : {"max", "average"}) {
+    Layer const pool = kind == "max" ? max_pool(2) : avg_pool(2);
+    Layer const net = conv("conv1", 64, 3, {.padding = 1}) | relu | conv("conv2", 64, 3, {.padding = 1}) | relu | pool | global_avg_pool | linear("fc", 4);
+    Model const model(spec_of({3, 64, 64}, 4), net, {.device = "cpu", .threads = 1});
+    for (bool const pinned : {false, true}) {
+      std::map<std::string, std::string> pins;
+      if (pinned) pins[kind == "max" ? "max_pool" : "avg_pool"] = "gather";
+      int fused = 0, alone = 0;
+      for (auto const& l : plan_of(model, 16, DType::f32, hopper_facts(), nullptr, pins).step) {
+        fused += l.op == "conv" && l.problem.find(kind + (l.problem.starts_with("fwd") ? "_pool2" : "_unpool2")) != l.problem.npos;
+        alone += l.op == "pool" && l.layer != "global_avg_pool";
+      }
+      EXPECT_EQ(fused, pinned ? 0 : 3) << kind;
+      EXPECT_EQ(alone, pinned ? 2 : 0) << kind;
+    }
+  }
+}
+
 // Depthwise convolutions take the batch norm before them as they read, and both gradients the gradient of the one behind: the map between is not written.
 TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_convolutions) {
   if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";

@@ -30,10 +30,11 @@ enum class Mask : std::uint8_t { none, relu, relu6, of_x };
 enum class Stats : std::uint8_t { none, squares, dot, dot_other, dot_x };
 
 // A pooling window without padding whose stride is its size. As a store slot: the map before pooling is never written, but the
-// pooled map and, for max, the winner: u8 per pooled element, r*size + s of the maximum, or 255 if the activation's derivative
-// is zero there. As a load slot of dy (unpool): dy and the winner are read in their pooled form.
+// pooled map and a byte per pooled element, the winner. max: r*size + s of the maximum, or 255 if the activation's derivative is zero
+// there. average (2x2 alone): bit r*size + s says that the activation's derivative is one at this place and not zero.
+// As a load slot of dy (unpool): dy and the winner are read in their pooled form.
 struct PoolSlot {
-  enum Kind : std::uint8_t { none, max } kind = none;
+  enum Kind : std::uint8_t { none, max, average } kind = none;
   std::uint8_t size = 0;
   bool operator==(PoolSlot const&) const = default;
 };
@@ -57,6 +58,13 @@ struct OnStore {
 };
 
 constexpr std::uint8_t no_winner = 255;
+
+// What place `here` = r*size + s of a window receives of the window's dy, given its winner.
+template <class T>
+FALCONET_HOST_DEVICE static inline T share_of_place(PoolSlot::Kind kind, int size, int winner, int here, T dy) {
+  if (kind == PoolSlot::average) return winner >> here & 1 ? dy / T(size * size) : T(0);
+  return winner == here ? dy : T(0);
+}
 
 // alpha: the negative slope of leaky_relu; unused elsewhere. gelu is the exact form, x * Phi(x), as PyTorch's default.
 template <class T>

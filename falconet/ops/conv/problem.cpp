@@ -14,12 +14,14 @@ constexpr std::string_view activation_names[] = {"none", "relu", "leaky_relu", "
 
 void append(std::string& out, std::string_view item) { (out += out.empty() || out.back() == '=' ? "" : "+") += item; }
 
+std::string pool_word(PoolSlot const& p) { return p.kind == PoolSlot::max ? "max_" : "average_"; }
+
 std::string text_of(OnLoad const& l) {
   std::string out;
   if (l.affine == Affine::scale_shift) append(out, "scale_shift");
   if (l.affine == Affine::two_operand) append(out, "two_operand");
   if (l.act != Activation::none) append(out, activation_names[int(l.act)]);
-  if (l.unpool.kind == PoolSlot::max) append(out, "max_unpool" + std::to_string(l.unpool.size));
+  if (l.unpool.kind != PoolSlot::none) append(out, pool_word(l.unpool) + "unpool" + std::to_string(l.unpool.size));
   return out;
 }
 std::string text_of(OnStore const& s) {
@@ -31,7 +33,7 @@ std::string text_of(OnStore const& s) {
   if (s.mask == Mask::relu) append(out, "mask");
   if (s.mask == Mask::relu6) append(out, "mask6");
   if (s.mask == Mask::of_x) append(out, "mask_x");
-  if (s.pool.kind == PoolSlot::max) append(out, "max_pool" + std::to_string(s.pool.size));
+  if (s.pool.kind != PoolSlot::none) append(out, pool_word(s.pool) + "pool" + std::to_string(s.pool.size));
   if (s.stats == Stats::squares) append(out, "squares");
   if (s.stats == Stats::dot) append(out, "dot");
   if (s.stats == Stats::dot_other) append(out, "dot_other");
@@ -43,19 +45,24 @@ bool read_activation(std::string_view item, Activation& act) {
     if (activation_names[i] == item) return act = Activation(i), true;
   return false;
 }
-bool read_pool(std::string_view item, std::string_view prefix, PoolSlot& pool) {
-  if (!item.starts_with(prefix)) return false;
-  auto size = parse_int(item.substr(prefix.size()), prefix);
-  if (size < 2 || size > 15) fail(ErrorKind::usage, "a fused pooling window is 2 to 15 wide, not " + std::to_string(size));
-  pool = {PoolSlot::max, std::uint8_t(size)};
-  return true;
+bool read_pool(std::string_view item, std::string_view word, PoolSlot& pool) {
+  for (auto kind : {PoolSlot::max, PoolSlot::average}) {
+    std::string const prefix = pool_word({kind, 0}) + std::string(word);
+    if (!item.starts_with(prefix)) continue;
+    auto const size = parse_int(item.substr(prefix.size()), prefix), most = std::int64_t(kind == PoolSlot::max ? 15 : 2);
+    if (size < 2 || size > most)
+      fail(ErrorKind::usage, "a fused pooling window is " + std::string(kind == PoolSlot::max ? "2 to 15 wide" : "2 wide, or 2 to 15 of the maximum") + ", not " + std::to_string(size));
+    pool = {kind, std::uint8_t(size)};
+    return true;
+  }
+  return false;
 }
 OnLoad read_load(std::string_view text) {
   OnLoad l;
   for (auto item : split(text, '+')) {
     if (item == "scale_shift") l.affine = Affine::scale_shift;
     else if (item == "two_operand") l.affine = Affine::two_operand;
-    else if (!read_activation(item, l.act) && !read_pool(item, "max_unpool", l.unpool))
+    else if (!read_activation(item, l.act) && !read_pool(item, "unpool", l.unpool))
       fail(ErrorKind::usage, "unknown load slot '" + std::string(item) + "'");
   }
   return l;
@@ -73,7 +80,7 @@ OnStore read_store(std::string_view text) {
     else if (item == "dot") s.stats = Stats::dot;
     else if (item == "dot_other") s.stats = Stats::dot_other;
     else if (item == "dot_x") s.stats = Stats::dot_x;
-    else if (!read_activation(item, s.act) && !read_pool(item, "max_pool", s.pool))
+    else if (!read_activation(item, s.act) && !read_pool(item, "pool", s.pool))
       fail(ErrorKind::usage, "unknown store slot '" + std::string(item) + "'");
   }
   return s;
@@ -107,7 +114,7 @@ void visit_operands(ConvProblem const& p, Visit visit) {
     visit(&ConvArgs::load_dy_other, Operand{"load_dy_other", yt});
   }
   if (p.load_dy.unpool.kind != PoolSlot::none)
-    visit(&ConvArgs::winner, Operand{"winner", winner, false, Fill::choice, std::int64_t(p.pool_size()) * p.pool_size()});
+    visit(&ConvArgs::winner, Operand{"winner", winner, false, Fill::choice, p.average_pooled() ? 1 << p.pool_size() * p.pool_size() : p.pool_size() * p.pool_size()});
   if (p.store.affine != Affine::none) visit(&ConvArgs::store_affine, Operand{"store_affine", vec(2, channels)});
   if (p.store.bias && !filter) visit(&ConvArgs::bias, Operand{"bias", TensorType{vector, Shape{channels}, Layout::nchw}});
   if (p.store.residual) visit(&ConvArgs::residual, Operand{"residual", result});
@@ -250,7 +257,7 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   if (p.store.affine == Affine::two_operand) bad("the affine of store is scale_shift");
   if (p.direction != Direction::fwd && p.store.pool.kind != PoolSlot::none) bad("only fwd stores a pooled map");
   if (p.store.pool.kind != PoolSlot::none && (p.store.residual || p.store.mask != Mask::none))
-    bad("residual and mask lie like the result, so they cannot be applied before max_pool");
+    bad("residual and mask lie like the result, so they cannot be applied before a pool");
   OnStore bias_alone;
   bias_alone.bias = p.store.bias;
   if (p.direction == Direction::bwd_filter && p.store != bias_alone) bad("bwd_filter stores dw and at most the bias gradient");

@@ -23,7 +23,7 @@ struct ConvArgs {
   View bias;                       // [k]: read by fwd (store.bias); written by bwd_filter (store.bias: db = sum of dy)
   View load_x;                     // [2,c] scale, shift of load_x.affine
   View load_dy, load_dy_other;     // [3,k] and the second tensor of load_dy.affine = two_operand
-  View winner;                     // u8 like the pooled y: written by store.pool, read by load_dy.unpool
+  View winner;                     // u8 like the pooled y (PoolSlot): written by store.pool, read by load_dy.unpool
   View store_affine;               // [2, channels of the result]
   View residual;                   // like the result, added before the activation
   View mask;                       // like the result
@@ -54,6 +54,7 @@ struct ConvProblem {
   int p() const { return (h + pad_top + pad_bottom - dilation_h * (r - 1) - 1) / stride_h + 1; }
   int q() const { return (w + pad_left + pad_right - dilation_w * (s - 1) - 1) / stride_w + 1; }
   bool pooled_y() const { return store.pool.kind != PoolSlot::none || load_dy.unpool.kind != PoolSlot::none; }
+  bool average_pooled() const { return store.pool.kind == PoolSlot::average || load_dy.unpool.kind == PoolSlot::average; }
   int pool_size() const { return store.pool.kind != PoolSlot::none ? store.pool.size : load_dy.unpool.kind != PoolSlot::none ? load_dy.unpool.size : 1; }
   int stored_p() const { return p() / pool_size(); }   // rows of y as it lies in memory
   int stored_q() const { return q() / pool_size(); }

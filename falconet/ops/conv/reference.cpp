@@ -52,7 +52,7 @@ void read_w(Work const& m, ConvArgs const& args, int k) {
 }
 void read_dy(Work const& m, ConvArgs const& args, int n) {
   auto const& p = m.p;
-  bool const affine = p.load_dy.affine == Affine::two_operand, unpool = p.load_dy.unpool.kind == PoolSlot::max;
+  bool const affine = p.load_dy.affine == Affine::two_operand, unpool = p.load_dy.unpool.kind != PoolSlot::none;
   int const size = unpool ? p.load_dy.unpool.size : 1;
   for (int i = 0; i < m.P; ++i)
     for (int j = 0; j < m.Q; ++j)
@@ -64,7 +64,7 @@ void read_dy(Work const& m, ConvArgs const& args, int n) {
           if (affine) v = get(args.load_dy, k) * v + get(args.load_dy, p.k + k) * get(args.load_dy_other, here) + get(args.load_dy, 2 * p.k + k);
           if (p.direction == Direction::bwd && args.step && n >= args.step->valid_count) v = 0;
           v = activate(p.load_dy.act, v);
-          if (unpool && get(args.winner, here) != (i % size) * size + j % size) v = 0;
+          if (unpool) v = share_of_place(p.load_dy.unpool.kind, size, int(get(args.winner, here)), (i % size) * size + j % size, v);
         }
         m.y(n, i, j, k) = v;
       }
@@ -135,14 +135,15 @@ template <class Value>
 void store_channel(ConvProblem const& p, ConvArgs const& args, View const& result, int channel, Value value) {
   OnStore const& slot = p.store;
   auto const& shape = result.type.shape;
-  int const size = slot.pool.kind == PoolSlot::max ? slot.pool.size : 1;
+  bool const average = slot.pool.kind == PoolSlot::average;
+  int const size = slot.pool.kind != PoolSlot::none ? slot.pool.size : 1;
   double sum = 0, second = 0;
   for (int n = 0; n < p.n; ++n)
     for (int i = 0; i < shape[2]; ++i)
       for (int j = 0; j < shape[3]; ++j) {
         auto const here = at(result, n, channel, i, j);
-        double best = 0;
-        int winner = no_winner;
+        double best = 0;                           // or the sum of the window
+        int winner = average ? 0 : no_winner;
         for (int r = 0; r < size; ++r)
           for (int s = 0; s < size; ++s) {
             double z = value(n, i * size + r, j * size + s);
@@ -151,14 +152,17 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
             if (slot.residual) z += get(args.residual, here);
             double v = activate(slot.act, z);
             if (slot.mask == Mask::of_x ? !passes_x(p, args, here, channel) : slot.mask != Mask::none && !passes(slot.mask, get(args.mask, here))) v = 0;
-            if (r + s == 0 || v > best || std::isnan(v)) {   // the first of equals wins; a NaN stays visible
+            if (average) {
+              best += v;
+              winner |= int(activation_derivative(slot.act, z) != 0) << (r * size + s);
+            } else if (r + s == 0 || v > best || std::isnan(v)) {   // the first of equals wins; a NaN stays visible
               best = v;
               winner = activation_derivative(slot.act, z) != 0 ? r * size + s : no_winner;
             }
           }
-        store_element(result, here, best);
+        store_element(result, here, average ? best / (size * size) : best);
         double const stored = get(result, here);   // rounded to its type
-        if (slot.pool.kind == PoolSlot::max) store_element(args.winner, here, winner);
+        if (slot.pool.kind != PoolSlot::none) store_element(args.winner, here, winner);
         if (slot.stats == Stats::none || n >= args.step->valid_count) continue;
         sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : slot.stats == Stats::dot_x ? args.x : args.other, here);
         second += slot.stats == Stats::squares ? stored * stored : stored;

@@ -62,8 +62,8 @@ bool Fusion::pays(std::vector<Offer> const& offers, std::vector<NodeId> const& r
     for (auto const& o : offers)
       for (NodeId n : replaced)
         if (against_a_pin(o, n)) return false;
-  for (NodeId n : replaced)                                 // a pinned product does not vanish in a launch of another operation
-    if ((node(n).op->name() == "gemm" || node(n).op->name() == "conv") && std::none_of(offers.begin(), offers.end(), [&](Offer const& o) { return o.op->name() == node(n).op->name(); }))
+  for (NodeId n : replaced)                                 // a pinned product or pool does not vanish in a launch of another operation
+    if ((node(n).op->name() == "gemm" || node(n).op->name() == "conv" || node(n).op->name() == "pool") && std::none_of(offers.begin(), offers.end(), [&](Offer const& o) { return o.op->name() == node(n).op->name(); }))
       for (auto const& key : {node(n).layer + ":" + node(n).direction, node(n).layer})
         if (auto const pin = context_.options.pins.find(key); pin != context_.options.pins.end())
           for (auto const& c : candidates(*node(n).op, types(node(n).in)))

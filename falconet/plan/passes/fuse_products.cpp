@@ -48,8 +48,8 @@ std::vector<int> last_of_a_sum(Fusion const& f, NodeId n) {
 
 }  // namespace
 
-// y = pool(act(conv(x))): the map before pooling is never written. Backwards, the filter and data gradients read the pooled
-// gradient and the winners. All or nothing: every reader of the map must go. In inference, and where move_product_relu_gradient_before_pool has
+// y = pool(act(conv(x))), maxima of any size or averages of 2x2: the map before pooling is never written. Backwards, the filter and data
+// gradients read the pooled gradient and the winners. All or nothing: every reader of the map must go. In inference, and where move_product_relu_gradient_before_pool has
 // left the pool as its only reader, that is forward alone.
 bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   auto const* conv = f.op<ConvOp>(n);
@@ -69,16 +69,17 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
     else return false;
   }
   auto const* pool = f.op<Pool>(pool_node);
-  if (!pool || pool->kind != PoolKind::max) return false;
+  if (!pool) return false;
+  bool const average = pool->kind == PoolKind::average;
   auto const& o = pool->options;
   int const size = o.window[0];
   auto const& map = f.value(r).type.shape;
-  if (o.window[1] != size || o.stride[0] != size || o.stride[1] != size || o.padding != std::array<int, 4>{} || size > 15) return false;
+  if (o.window[1] != size || o.stride[0] != size || o.stride[1] != size || o.padding != std::array<int, 4>{} || size > (average ? 2 : 15) || size < 2) return false;
   if (o.ceil_mode && (map[2] % size || map[3] % size)) return false;
 
   OnStore store = conv->store();
   store.act = Activation::relu;
-  store.pool = {PoolSlot::max, std::uint8_t(size)};
+  store.pool = {average ? PoolSlot::average : PoolSlot::max, std::uint8_t(size)};
   Fusion::Offer const forward = f.offer_as(n, conv->with_store(store), f.node(n).in);
   ValueId const pooled = f.node(pool_node).out[0];
   std::vector<NodeId> replaced = {n, act_node, pool_node};
@@ -90,16 +91,16 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   }
 
   // Backwards: pooled gradient -> PoolGradient -> ReLU's gradient -> filter, data and bias gradients.
-  ValueId const winner = f.node(pool_node).out.size() > 1 ? f.node(pool_node).out[1] : -1;
+  ValueId winner = f.node(pool_node).out.size() > 1 ? f.node(pool_node).out[1] : -1;
   NodeId const pool_gradient = f.maker(f.node(act_gradient).in[0]);
-  if (winner < 0 || !f.op<PoolGradient>(pool_gradient) || f.only_user(f.node(pool_gradient).out[0]) != act_gradient ||
-      f.only_user(winner) != pool_gradient || f.kept(pooled))
-    return false;
+  auto const* of_pool = f.op<PoolGradient>(pool_gradient);
+  if (!of_pool || of_pool->kind != pool->kind || of_pool->options.window != o.window || f.only_user(f.node(pool_gradient).out[0]) != act_gradient || f.kept(pooled)) return false;
+  if (!average && (winner < 0 || f.only_user(winner) != pool_gradient)) return false;
   ValueId const dpooled = f.node(pool_gradient).in[0], dmap = f.node(act_gradient).out[0];
   OnLoad unpool;
   unpool.unpool = store.pool;
-  // The forward node's types tell the winner's type, which the backward offers need: the pool's own winner has the same.
-  if (f.value(winner).type.dtype != DType::u8 || f.kept(dmap)) return false;
+  // The forward node's types tell the winner's type, which the backward offers need: a max-pool's own winner has the same.
+  if ((!average && f.value(winner).type.dtype != DType::u8) || f.kept(dmap)) return false;
   NodeId filter_node = -1, data_node = -1, bias_node = -1;
   for (NodeId u : f.users(dmap)) {
     auto const* c = f.op<ConvOp>(u);
@@ -110,6 +111,13 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
     else return false;
   }
   if (filter_node < 0) return false;
+  if (average) {                                           // its winner is new
+    Value fresh;
+    fresh.type = f.value(pooled).type, fresh.type.dtype = DType::u8;
+    fresh.role = Role::activation, fresh.from = pool_node, fresh.output = 1;
+    winner = ValueId(f.graph.values.size());
+    f.graph.values.push_back(fresh);
+  }
   std::vector<Fusion::Offer> offers = {forward};
   auto filter = f.op<ConvOp>(filter_node)->with_load_dy(unpool);
   if (bias_node >= 0) {
@@ -126,7 +134,11 @@ bool fuse_conv_activation_pool(Fusion& f, NodeId n) {
   }
   for (NodeId gone : {act_gradient, pool_gradient, filter_node, data_node, bias_node})
     if (gone >= 0) replaced.push_back(gone);
-  if (!f.pays(offers, replaced)) return false;
+  if (!f.pays(offers, replaced)) {
+    if (average) f.graph.values.pop_back();
+    return false;
+  }
+  if (average) f.graph.nodes[std::size_t(pool_node)].out.push_back(winner);
 
   std::vector<ValueId> more;
   if (bias_node >= 0) more.push_back(f.node(bias_node).out[0]);

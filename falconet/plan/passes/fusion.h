@@ -71,7 +71,7 @@ bool fuse_elementwise_activation(Fusion&, NodeId);  // affine or add, then the a
 bool fuse_batch_norm_gradient(Fusion&, NodeId);     // the vectors of batch norm's gradient in one launch
 bool fuse_data_gradient_statistics(Fusion&, NodeId);   // data gradient + skip, ReLU's gradient, and the channel sums of batch norm's gradient
 bool fuse_relu_gradient_masks(Fusion&, NodeId);     // ReLU's gradient into all readers that take a mask
-bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max-pool, and all three backwards
+bool fuse_conv_activation_pool(Fusion&, NodeId);    // conv + activation + max- or average-pool, and all three backwards
 bool move_product_relu_gradient_before_pool(Fusion&, NodeId);  // the same for a ReLU behind a product, which the rule before had first choice of
 bool drop_unread_winner(Fusion&, NodeId);           // max-pool without the winner that nobody reads
 bool fuse_flatten(Fusion&, NodeId);                 // flatten into the matrix products that read it

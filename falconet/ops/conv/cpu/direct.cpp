@@ -447,6 +447,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (!p.one_type(DType::f32) && !p.one_type(DType::bf16) && !filter_of_bf16) return "needs f32 or bf16";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   if (p.groups != 1) return "needs groups 1";
+  if (p.average_pooled()) return "of the pools it has max_pool";
   return p.direction == Direction::bwd_filter ? direct_filter_reject(p, facts.isa) : reject_gather(p, facts.isa);
 }
 

@@ -244,6 +244,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.load_x != OnLoad{}) return "slots of x";
   if (p.store.mask == Mask::relu6) return "a mask of relu6";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of dy but unpooling";
+  if (p.average_pooled()) return "average pooling";
   if (s.affine != Affine::none || s.stats != Stats::none) return "an affine or statistics of the result";
   if (p.direction == Direction::bwd_data && (s.bias || s.pool.kind != PoolSlot::none)) return "the data gradient has no bias and no pooling";
   if (s.pool.kind != PoolSlot::none && s.pool.size != 2) return "pooling windows other than 2x2";

@@ -295,6 +295,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.r != p.s || (p.r != 3 && p.r != 5)) return "filters of 3x3 and 5x5 only";
   if (p.load_x != OnLoad{}) return "slots of x";
   if (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of dy but unpooling";
+  if (p.average_pooled()) return "average pooling";
   if (p.c > 64 || p.k > 64) return "more than 64 channels";
   if (facts.compute_capability < 90) return "clusters of blocks need compute capability 9.0";
   if (!fits(way_of(p, true), facts) && !fits(way_of(p, false), facts)) return "rows and sums do not fit shared memory";

@@ -11,7 +11,8 @@
 // Cost: 8 N (N/2 + 1) / (N - r + 1)^2 operations per result and channel, whatever the filter: 14 for 7x7 and N = 16 (of 98), 9 for 11x11 and N = 32 (of
 // 242). Bytes: x and y once, and both transformed, 8 N (N/2 + 1) a tile and channel, written and read; the filter transformed likewise, twice.
 // Error: the transforms are unitary but for their scale, so roundings are not amplified in the root mean square; small whole numbers do not stay exact.
-// Limits: f32 nhwc, groups 1, stride 1, filters that span at most 27 pixels an axis; activations none, relu, relu6; no pooling, no sums of results.
+// Limits: f32 nhwc, groups 1, stride 1, filters that span at most 27 pixels an axis; activations none, relu, relu6; pooling of 2x2 behind odd
+// filters; no sums of results.
 #include <algorithm>
 #include <cmath>
 
@@ -19,6 +20,7 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/conv/cuda/fft_transforms.cuh"
+#include "falconet/ops/conv/cuda/row_sums.cuh"
 #include "falconet/ops/conv/cuda/tile_products.h"
 
 namespace falconet {
@@ -40,7 +42,7 @@ struct Form {
 struct Extents {
   int in, out, in_row, out_row;        // channels of source and result; floats of their rows, two a channel
   Tiles tiles, round;
-  std::size_t filter, source, sums;    // floats; of a filter gradient: its parts' sums, x, dy
+  std::size_t filter, source, sums, bias;   // floats; of a filter gradient: its parts' sums, x, dy, and between the sums of db
   int parts, part;
 };
 Extents extents_of(ConvProblem const& p, Form const& f) {
@@ -59,6 +61,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
     x.part = int((slabs + wanted - 1) / wanted * 32), x.parts = (2 * x.tiles.all + x.part - 1) / x.part;
     x.filter = std::size_t(x.parts) * domain * p.k * x.in_row;
     x.source = domain * 2 * x.tiles.all * x.in_row, x.sums = domain * 2 * x.tiles.all * rounded(p.k, 4);
+    x.bias = p.store.bias ? row_sums_floats(x.tiles.all, p.k) : 0;
   } else {
     x.filter = domain * 2 * p.k * rounded(2 * p.c, 4);
     x.source = domain * x.round.all * x.in_row, x.sums = domain * x.round.all * x.out_row;
@@ -87,13 +90,14 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   auto const clips = [](Activation a) { return a == Activation::none || a == Activation::relu || a == Activation::relu6; };
   auto const& s = p.store;
   if (!clips(s.act) || !clips(p.load_x.act) || !clips(p.load_dy.act)) return "activations other than relu and relu6";
-  if (s.stats != Stats::none || s.pool.kind != PoolSlot::none) return "statistics and pooling of the result";
+  if (s.stats != Stats::none) return "statistics of the result";
+  if (s.pool.kind != PoolSlot::none && (s.pool.size != 2 || span(p) % 2 == 0)) return "pooling windows that lie across tiles";
   if (s.affine == Affine::two_operand || p.load_x.affine == Affine::two_operand || p.load_dy.affine == Affine::scale_shift)
     return "an affine that makes no sense here";
   if (p.load_x.unpool.kind != PoolSlot::none) return "an unpooled x";
   if (p.load_dy.unpool.kind != PoolSlot::none && (p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none))
     return "unpooling beside other slots of dy";
-  if (filter_gradient(p) && !(s == OnStore{})) return "slots of the filter gradient";
+  if (filter_gradient(p) && (s.residual || s.act != Activation::none || s.affine != Affine::none || s.mask != Mask::none)) return "slots of the filter gradient but the bias";
   double const tiles = double(p.n) * (std::max(p.h, p.p()) / 6.0 + 1) * (std::max(p.w, p.q()) / 6.0 + 1), channels = std::max(p.c, p.k) + 4.0;
   if (tiles * channels * 2 >= 2147483647.0) return "2^31 elements or more";
   return {};
@@ -103,11 +107,13 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   Extents const x = extents_of(p, f);
   double const source = 4.0 * double(p.n) * p.h * p.w * p.c, result = 4.0 * double(p.n) * p.p() * p.q() * p.k;
   double const filter = 4 * (floats_of_filter(p, f.size) + double(p.k) * p.c * p.r * p.s);
+  // Places of a pooled dy are found by divisions.
+  double const slots = p.load_dy.unpool.kind == PoolSlot::none ? 0 : double(x.tiles.all) * p.k * f.size * f.size * 3.5e-12;
   if (filter_gradient(p))
-    return 14e-6 + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 +
+    return 14e-6 + slots + (source + result + filter * x.parts * 1.5 + 8.0 * double(x.source + x.sums)) / 2.6e12 +
            tile_products::seconds(p.k, 2 * p.c, 2 * x.tiles.all, f.domain(), x.parts, true);
   double const rounds = std::ceil(double(p.n) / f.images), moved = 8.0 * double(x.source + x.sums);
-  return 6e-6 + filter / 2e12 + (source + result) / 2.6e12 +
+  return 6e-6 + slots + filter / 2e12 + (source + result) / 2.6e12 +
          rounds * (8e-6 + moved / (moved < 72e6 ? 4e12 : 2.6e12) +
                    tile_products::seconds(x.round.all, 2 * x.out, 2 * x.in, f.domain(), 1, p.direction == Direction::bwd_data));
 }
@@ -138,7 +144,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) { return seconds_with(p
 std::size_t prepared(ConvProblem const& p, Config const& c) { return filter_gradient(p) ? 0 : extents_of(p, form_of(p, c)).filter * 4; }
 std::size_t scratch(ConvProblem const& p, Config const& c) {
   Extents const x = extents_of(p, form_of(p, c));
-  return (x.filter + x.source + x.sums) * 4;
+  return (x.filter + x.source + x.sums + x.bias) * 4;
 }
 
 template <int N, Laid laid, class Reader>
@@ -213,6 +219,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
                             stream);
     backward_of<N>(FilterWriter{args.w.as<float>(), p.r, p.s, p.c, FastDivide(p.dilation_h), FastDivide(p.dilation_w)}, p.c, p.k, c_row, element,
                    x.parts, sums, stream);
+    if (p.store.bias) add_all_rows(dys, x.tiles.all, 2 * k_row, p.k, dys + x.sums, args.bias.as<float>(), stream);   // element (0,0) is the sum of a tile
     return;
   }
   float* filters = args.prepared.as<float>();

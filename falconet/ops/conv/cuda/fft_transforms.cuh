@@ -156,6 +156,14 @@ struct TileWriter {
   FALCONET_DEVICE void write(int unit, int i, float const (&v)[2][32], int n, int k) const {   // rows i and i + 1, n columns
     Place const p = place_in(tiles, first + unit);
     float const scale = r.affine ? r.affine[k] : 1, shift = r.affine ? r.affine[r.channels + k] : 0, bias = r.bias ? r.bias[k] : 0;
+    if (r.pool != PoolSlot::none) {      // tiles of even sides: both rows, and neighbouring columns, are a window's
+      if (i >= tiles.step || (p.row + i) / 2 >= r.pooled_height) return;
+#pragma unroll
+      for (int j = 0; j < 32; j += 2)
+        if (j < n && j < tiles.step && (p.column + j) / 2 < r.pooled_width)
+          store_window(r, p.n, (p.row + i) / 2, (p.column + j) / 2, k, scale, shift, bias, {v[0][j], v[0][j + 1], v[1][j], v[1][j + 1]});
+      return;
+    }
 #pragma unroll
     for (int b = 0; b < 2; ++b) {
       if (i + b >= tiles.step || p.row + i + b >= r.height) continue;

@@ -1,9 +1,10 @@
-// Convolution, activation and max-pooling of 2x2 in one kernel, and both gradients from the pooled dy and the winners, for any filter, stride and
+// Convolution, activation and max- or average-pooling of 2x2 in one kernel, and both gradients from the pooled dy and the winners, for any filter, stride and
 // dilation: the product of implicit_gemm.cu whose rows are not pixels as they lie but windows,
 //   row 4 w + 2 i + j  =  pixel (2 a + i, 2 b + j) of window w = (n, a, b)
-// so that the 4x4 results of a thread are the 4 pixels of one window for 4 filters: the largest is found in registers, and neither the map nor its
-// gradient is ever in memory. The gradients read dy where the winner says so and zero elsewhere, straight from the pooled tensors. Where they accept,
-// direct, direct_filter (few channels) and winograd (3x3) do the same faster; this is the plain form for all others.
+// so that the 4x4 results of a thread are the 4 pixels of one window for 4 filters: they are compared or added in registers, and neither the map nor its
+// gradient is ever in memory. The gradients read dy where the winner says so and zero elsewhere, straight from the pooled tensors; the filter gradient reads
+// each window once for its four pixels. Where they accept, direct, direct_filter (few channels) and winograd (3x3) do the same faster; this is the plain
+// form for all others.
 // f32 or bf16 channels-last, sums in f32; tiles of 64x64, 16 deep. The filter gradient's sum is cut into parts, added in order; db comes from a block a
 // channel vector. Cost: 2 n k p q c r s operations; bytes: x, w and the pooled y, 1/4 of the map and a byte a window.
 #include <algorithm>
@@ -25,6 +26,7 @@ static_assert(tile / per * (tile / per) == threads);
 struct Windows {
   int down, across;                      // windows of an image
   FastDivide by_image, by_across;
+  PoolSlot::Kind kind;
 };
 template <class E>
 struct Operands {
@@ -39,6 +41,8 @@ __device__ __forceinline__ float clip(Activation act, float v) {   // none, relu
   if (act != Activation::none && v < 0) v = 0;
   return act == Activation::relu6 && v > 6 ? 6 : v;
 }
+// Whether the activation's derivative is zero at v.
+__device__ __forceinline__ bool flat(Activation act, float v) { return act != Activation::none && (!(v > 0) || (act == Activation::relu6 && v >= 6)); }
 // Pixel of y that row `row` of the product means.
 __device__ __forceinline__ Pixel pixel_of_row(Windows const& v, int row) {
   Pixel at;
@@ -70,17 +74,18 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
     if (unsigned(h) >= unsigned(g.h) || unsigned(w) >= unsigned(g.w)) return 0.0f;
     return falconet::load(a.x[((std::int64_t(y.n) * g.h + h) * g.w + w) * g.c + tap.channel]);
   };
-  auto const read_dy = [&](int n, int p, int q, int k) {   // of the map, from its pooled form
-    if (p / 2 >= windows.down || q / 2 >= windows.across) return 0.0f;
-    std::int64_t const at = ((std::int64_t(n) * windows.down + p / 2) * windows.across + q / 2) * g.k + k;
-    return a.winner[at] == (p % 2) * 2 + q % 2 ? falconet::load(a.y[at]) : 0.0f;
-  };
-  auto const read_dy_at = [&](Pixel const& x, Tap const& tap) {
-    int const up = x.row + g.pad_h - tap.r * g.d_h, left_ = x.column + g.pad_w - tap.s * g.d_w;
-    if (up < 0 || left_ < 0) return 0.0f;
-    int off_h, off_w;
-    int const p = g.by_st_h(up, off_h), q = g.by_st_w(left_, off_w);
-    return off_h || off_w ? 0.0f : read_dy(x.n, p, q, tap.channel);
+  bool const strided = g.st_h > 1 || g.st_w > 1, slab_of_one_tap = data && g.k % depth == 0;
+  auto const read_dy_at = [&](Pixel const& x, Tap const& tap) {   // of the map, from its pooled form
+    int p = x.row + g.pad_h - tap.r * g.d_h, q = x.column + g.pad_w - tap.s * g.d_w;
+    if (p < 0 || q < 0) return 0.0f;
+    if (strided) {
+      int off_h, off_w;
+      p = g.by_st_h(p, off_h), q = g.by_st_w(q, off_w);
+      if (off_h || off_w) return 0.0f;
+    }
+    if (p >> 1 >= windows.down || q >> 1 >= windows.across) return 0.0f;
+    std::int64_t const at = std::int64_t((x.n * windows.down + (p >> 1)) * windows.across + (q >> 1)) * g.k + tap.channel;
+    return share_of_place(windows.kind, 2, a.winner[at], (p & 1) * 2 + (q & 1), falconet::load(a.y[at]));
   };
   float next_left[each], next_right[each];
   auto const read = [&](int k0) {
@@ -97,19 +102,23 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
           next_right[i] = in && n < g.columns ? falconet::load(a.w[std::int64_t(n) * g.sum + kk]) : 0;
         } else {
           int const n = n0 + across, row = k0 + across_row + i * (threads / tile);
-          Tap const here = tap_of(g, g.by_k, min(row, g.sum - 1));
+          Tap const here = slab_of_one_tap ? Tap{tap.r, tap.s, tap.channel - along + row - k0} : tap_of(g, g.by_k, min(row, g.sum - 1));
           next_right[i] =
               row < end && n < g.columns ? falconet::load(a.w[((std::int64_t(here.channel) * g.r + here.r) * g.s + here.s) * g.c + n]) : 0;
         }
       }
     } else {
+      static_assert(each == 4 && threads / tile == 4);     // a thread reads a window, whose four rows it stores
+      int const window = k0 / 4 + across_row, m = m0 + across;
+      bool const in = 4 * window < end;
+      Pixel const corner = pixel_of_row(windows, min(4 * window, g.sum - 1));
+      std::int64_t const at = std::int64_t(window) * g.k + m;
+      float const dy = in && m < g.m ? falconet::load(a.y[at]) : 0;
+      int const winner = in && m < g.m ? a.winner[at] : 0;
 #pragma unroll
       for (int i = 0; i < each; ++i) {
-        int const row = k0 + across_row + i * (threads / tile), m = m0 + across;
-        bool const in = row < end;
-        Pixel const y = pixel_of_row(windows, min(row, g.sum - 1));
-        next_left[i] = in && m < g.m ? read_dy(y.n, y.row, y.column, m) : 0;
-        next_right[i] = in && n0 + across < g.columns ? read_x(y, column_tap) : 0;
+        next_left[i] = share_of_place(windows.kind, 2, winner, i, dy);
+        next_right[i] = in && n0 + across < g.columns ? read_x({corner.n, corner.row + i / 2, corner.column + i % 2}, column_tap) : 0;
       }
     }
   };
@@ -120,9 +129,10 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < each; ++i) {
-      if constexpr (filter) left[across_row + i * (threads / tile)][across] = next_left[i];
+      if constexpr (filter) left[across_row * each + i][across] = next_left[i];
       else left[along][along_row + i * (threads / depth)] = next_left[i];
-      if constexpr (filter || data) right[across_row + i * (threads / tile)][across] = next_right[i];
+      if constexpr (filter) right[across_row * each + i][across] = next_right[i];
+      else if constexpr (data) right[across_row + i * (threads / tile)][across] = next_right[i];
       else right[along][along_row + i * (threads / depth)] = next_right[i];
     }
     __syncthreads();
@@ -143,20 +153,21 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
     if (n >= g.columns) continue;
     if constexpr (direction == Direction::fwd) {           // the four rows are a window
       if (m0 + my_m >= g.m) continue;
-      float best = 0, before = 0;
-      int winner = -1;
+      float best = 0, before = 0;                          // of the average, best is the sum
+      int winner = -1, passing = 0;
 #pragma unroll
       for (int i = 0; i < per; ++i) {
         float u = sum[i][j];
         if (slots.store == Affine::scale_shift) u = a.affine[n] * u + a.affine[g.columns + n];
         if (slots.bias) u += a.bias[n];
         float const y = clip(slots.act, u);
-        if (winner < 0 || y > best || y != y) best = y, before = u, winner = i;
+        if (windows.kind == PoolSlot::average) best += y, passing |= int(!flat(slots.act, u)) << i;
+        else if (winner < 0 || y > best || y != y) best = y, before = u, winner = i;
       }
       std::int64_t const at = std::int64_t((m0 + my_m) / 4) * g.columns + n;
-      falconet::put(a.y[at], best);
-      bool const flat = slots.act != Activation::none && (before <= 0 || (slots.act == Activation::relu6 && before >= 6));
-      a.winner[at] = flat ? no_winner : std::uint8_t(winner);
+      bool const average = windows.kind == PoolSlot::average;
+      falconet::put(a.y[at], average ? 0.25f * best : best);
+      a.winner[at] = average ? std::uint8_t(passing) : flat(slots.act, before) ? no_winner : std::uint8_t(winner);
     } else {
 #pragma unroll
       for (int i = 0; i < per; ++i) {
@@ -176,16 +187,19 @@ __global__ void __launch_bounds__(threads) fused_pool(Geometry const g, Windows 
   }
 }
 
-// db = the sum of dy over all windows that have a winner: a block of 32 channels by 8 lines for each part of the windows, then the parts in order.
+// db = the sum of what every window's dy gives to its pixels: a block of 32 channels by 8 lines for each part of the windows, then the parts in order.
 template <class E>
-__global__ void __launch_bounds__(threads) add_windows(E const* dy, std::uint8_t const* winner, int all, int each, int k, float* partial) {
+__global__ void __launch_bounds__(threads)
+    add_windows(PoolSlot::Kind kind, E const* dy, std::uint8_t const* winner, int all, int each, int k, float* partial) {
   __shared__ float lines[8][32];
   int const channel = blockIdx.x * 32 + threadIdx.x, last = min(all, int(blockIdx.y + 1) * each);
   float sum = 0;
   if (channel < k)
     for (int i = blockIdx.y * each + threadIdx.y; i < last; i += 8) {
       std::int64_t const at = std::int64_t(i) * k + channel;
-      if (winner[at] < 4) sum += falconet::load(dy[at]);
+      float const v = falconet::load(dy[at]);
+      if (kind == PoolSlot::average) sum += 0.25f * float(__popc(winner[at] & 15)) * v;
+      else if (winner[at] < 4) sum += v;
     }
   lines[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
@@ -197,7 +211,7 @@ __global__ void __launch_bounds__(threads) add_windows(E const* dy, std::uint8_t
 bool filter_gradient(ConvProblem const& p) { return p.direction == Direction::bwd_filter; }
 Windows windows_of(ConvProblem const& p) {
   int const down = p.p() / 2, across = p.q() / 2;
-  return {down, across, FastDivide(std::max(1, down * across)), FastDivide(std::max(1, across))};
+  return {down, across, FastDivide(std::max(1, down * across)), FastDivide(std::max(1, across)), (p.direction == Direction::fwd ? p.store.pool : p.load_dy.unpool).kind};
 }
 std::int64_t windows_in(ConvProblem const& p) { return std::int64_t(p.n) * (p.p() / 2) * (p.q() / 2); }
 Shape3 shape_of(ConvProblem const& p) {
@@ -224,7 +238,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.layout != Layout::nhwc) return "nhwc only";
   if (p.groups != 1) return "groups";
   PoolSlot const pool = p.direction == Direction::fwd ? p.store.pool : p.load_dy.unpool;
-  if (pool.kind != PoolSlot::max || pool.size != 2) return "only where results are pooled, by windows of 2x2";
+  if (pool.kind == PoolSlot::none || pool.size != 2) return "only where results are pooled, by windows of 2x2";
   if (p.load_x != OnLoad{} || p.load_dy.affine != Affine::none || p.load_dy.act != Activation::none) return "slots of operands but unpooling";
   auto const& s = p.store;
   if (s.act != Activation::none && s.act != Activation::relu && s.act != Activation::relu6) return "activations other than relu and relu6";
@@ -272,8 +286,8 @@ void launch(ConvProblem const& p, ConvArgs const& args, View memory, cudaStream_
     else add_parts<<<(elements + 31) / 32, dim3(32, 8), 0, stream>>>(partial, parts, elements, args.w.as<E>());
     if (p.store.bias) {
       float* const between = partial + std::int64_t(parts) * elements;
-      add_windows<<<dim3(unsigned((p.k + 31) / 32), unsigned(bias_parts(p))), dim3(32, 8), 0, stream>>>(args.y.as<E>(), a.winner, int(windows_in(p)),
-                                                                                                        windows_each, p.k, between);
+      add_windows<<<dim3(unsigned((p.k + 31) / 32), unsigned(bias_parts(p))), dim3(32, 8), 0, stream>>>(
+          windows.kind, args.y.as<E>(), a.winner, int(windows_in(p)), windows_each, p.k, between);
       add_parts<<<(p.k + 31) / 32, dim3(32, 8), 0, stream>>>(between, bias_parts(p), p.k, args.bias.as<float>());
     }
   }

@@ -339,7 +339,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     if (p.w > Wide::width && p.w % Wide::width) return "images wider than 56 that are no multiple of 56";
   } else {
     if (s.pool.kind != PoolSlot::none) {
-      if (s.pool.size != 2) return "pooling but of 2x2";
+      if (s.pool.kind != PoolSlot::max || s.pool.size != 2) return "pooling but maxima of 2x2";
       if (s.stats != Stats::none || (s.act != Activation::none && s.act != Activation::relu)) return "pooling with statistics or activations other than relu";
     }
     if (p.direction == Direction::fwd) {

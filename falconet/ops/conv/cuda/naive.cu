@@ -32,7 +32,9 @@ struct Geometry {
 struct Slots {
   Affine load_x, load_dy, store;
   Activation load_act, act;
-  bool unpool, bias, residual, pool;
+  PoolSlot::Kind unpool;
+  bool bias, residual;
+  PoolSlot::Kind pool;
   Mask mask;
 };
 template <class E, class A>
@@ -65,7 +67,7 @@ __device__ A loaded_dy(Geometry const& g, Slots const& slots, Pointers<E, A> con
     int const pp = p / g.pool, qq = q / g.pool;
     if (pp >= g.stored_p || qq >= g.stored_q) return A(0);
     std::int64_t const i = g.y.at(n, k, pp, qq);
-    return a.winner[i] == (p % g.pool) * g.pool + q % g.pool ? load<A>(a.y, i) : A(0);
+    return share_of_place(slots.unpool, g.pool, a.winner[i], (p % g.pool) * g.pool + q % g.pool, load<A>(a.y, i));
   }
   std::int64_t const i = g.y.at(n, k, p, q);
   A v = load<A>(a.y, i);
@@ -123,18 +125,24 @@ __global__ void __launch_bounds__(most_threads) naive_forward(Geometry g, Slots 
   for (std::int64_t e = blockIdx.x * std::int64_t(blockDim.x) + threadIdx.x; e < elements; e += std::int64_t(gridDim.x) * blockDim.x) {
     int const k = int(e % g.k), q = int(e / g.k % g.stored_q), p = int(e / g.k / g.stored_q % g.stored_p), n = int(e / g.k / g.stored_q / g.stored_p);
     std::int64_t const i = g.y.at(n, k, p, q);
-    if (!slots.pool) {
+    if (slots.pool == PoolSlot::none) {
       store(a.y, i, finished(slots, a, product_forward(g, slots, a, n, k, p, q), k, g.k, i));
       continue;
     }
-    A best = 0, before = 0;   // before: the winner's value ahead of its activation
-    int winner = -1;
+    A best = 0, before = 0;   // before: the winner's value ahead of its activation; best: of the average the sum
+    int winner = -1, passing = 0;
     Slots linear = slots;
     linear.act = Activation::none;
     for (int j = 0; j < g.pool * g.pool; ++j) {
       A const u = finished(linear, a, product_forward(g, slots, a, n, k, p * g.pool + j / g.pool, q * g.pool + j % g.pool), k, g.k, i);
       A const v = activate(slots.act, u);
-      if (winner < 0 || v > best || v != v) best = v, before = u, winner = j;
+      if (slots.pool == PoolSlot::average) best += v, passing |= int(activation_derivative(slots.act, u) != A(0)) << j;
+      else if (winner < 0 || v > best || v != v) best = v, before = u, winner = j;
+    }
+    if (slots.pool == PoolSlot::average) {
+      store(a.y, i, best / A(g.pool * g.pool));
+      a.winner[i] = std::uint8_t(passing);
+      continue;
     }
     store(a.y, i, best);
     a.winner[i] = activation_derivative(slots.act, before) == A(0) ? no_winner : std::uint8_t(winner);
@@ -242,8 +250,8 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, cu
   Geometry const g{p.n, p.c, p.h, p.w, p.k, p.r, p.s, p.p(), p.q(), p.pad_top, p.pad_left, p.stride_h, p.stride_w, p.dilation_h, p.dilation_w,
                    p.c / p.groups, p.k / p.groups, p.stored_p(), p.stored_q(), p.pool_size(),
                    strides_of(p.layout, p.c, p.h, p.w), strides_of(p.layout, p.c / p.groups, p.r, p.s), strides_of(p.layout, p.k, p.stored_p(), p.stored_q())};
-  Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.load_dy.unpool.kind != PoolSlot::none,
-                    p.store.bias && !filter, p.store.residual, p.store.pool.kind != PoolSlot::none, p.store.mask};
+  Slots const slots{p.load_x.affine, p.load_dy.affine, p.store.affine, p.load_x.act, p.store.act, p.load_dy.unpool.kind,
+                    p.store.bias && !filter, p.store.residual, p.store.pool.kind, p.store.mask};
   Pointers<E, A> const a{args.x.as<E>(), args.w.as<E>(), args.y.as<E>(), args.residual.as<E>(), args.mask.as<E>(), args.load_dy_other.as<E>(),
                          args.bias.as<A>(), args.load_x.as<A>(), args.load_dy.as<A>(), args.store_affine.as<A>(), args.stats.as<A>(),
                          args.winner.as<std::uint8_t>(), args.step};

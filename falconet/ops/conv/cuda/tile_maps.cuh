@@ -18,8 +18,8 @@ struct Source {
   std::uint8_t const* winner;
   Affine affine;
   Activation act;
-  bool unpool;
-  bool plain() const { return affine == Affine::none && act == Activation::none && !unpool; }
+  PoolSlot::Kind unpool;
+  bool plain() const { return affine == Affine::none && act == Activation::none && unpool == PoolSlot::none; }
 };
 // Tiles of `step` x `step` places begin at (row * step - pad_top, column * step - pad_left) of the source.
 struct Tiles {
@@ -45,10 +45,10 @@ FALCONET_DEVICE Place place_in(Tiles const& t, int tile) {
 // One place of channel c; zero outside.
 FALCONET_DEVICE float read_place(Source const& s, int n, int row, int column, int c, float a, float b, float shift) {
   int here = 0;
-  std::int64_t const at = place_of(s.map, s.unpool, n, row, column, here);
+  std::int64_t const at = place_of(s.map, s.unpool != PoolSlot::none, n, row, column, here);
   if (at < 0) return 0;                  // padding is zero after the slots
   float v = __ldg(s.data + at + c);
-  if (s.unpool && s.winner[at + c] != here) v = 0;
+  if (s.unpool != PoolSlot::none) v = share_of_place(s.unpool, s.map.pool, s.winner[at + c], here, v);
   if (s.affine == Affine::scale_shift) v = a * v + b;
   if (s.affine == Affine::two_operand) v = a * v + b * s.other[at + c] + shift;
   return clip(s.act, v);
@@ -72,8 +72,27 @@ struct Result {
   std::uint8_t* winner;
   Activation act;
   Mask mask;
-  bool pool;
+  PoolSlot::Kind pool;
 };
+// A window's four results on their way to memory, as one: window (row, column) of channel k of image n.
+FALCONET_DEVICE void store_window(Result const& r, int n, int row, int column, int k, float scale, float shift, float bias, float const (&results)[4]) {
+  std::int64_t const at = ((std::int64_t(n) * r.pooled_height + row) * r.pooled_width + column) * r.channels + k;
+  bool const average = r.pool == PoolSlot::average;
+  float best = 0;                        // of the average the sum
+  int winner = -1, passing = 0;          // passing: bits of places where the activation's derivative is one
+#pragma unroll
+  for (int place = 0; place < 4; ++place) {
+    float u = results[place];
+    if (r.affine) u = scale * u + shift;
+    u += bias;
+    float const v = clip(r.act, u);
+    passing |= int(r.act == Activation::none || (u > 0 && (r.act == Activation::relu || u < 6))) << place;
+    if (average) best += v;
+    else if (winner < 0 || v > best || v != v) best = v, winner = place;
+  }
+  r.data[at] = average ? 0.25f * best : best;
+  r.winner[at] = average ? std::uint8_t(passing) : passing >> winner & 1 ? std::uint8_t(winner) : no_winner;
+}
 // A result of place `at` on its way to memory; not where results are pooled.
 FALCONET_DEVICE void store_place(Result const& r, std::int64_t at, float scale, float shift, float bias, float v) {
   if (r.affine) v = scale * v + shift;
@@ -85,10 +104,10 @@ FALCONET_DEVICE void store_place(Result const& r, std::int64_t at, float scale, 
 }
 
 inline Source source_of(ConvProblem const& p, ConvArgs const& a, bool dy) {   // dy of a problem, or x
-  bool const unpool = dy && p.load_dy.unpool.kind != PoolSlot::none;
+  auto const unpool = dy ? p.load_dy.unpool.kind : PoolSlot::none;
   OnLoad const& load = dy ? p.load_dy : p.load_x;
   PooledMap map = pooled_map(dy ? p.p() : p.h, dy ? p.q() : p.w, dy ? p.k : p.c, p);
-  if (!unpool) map.pool = 1;
+  if (unpool == PoolSlot::none) map.pool = 1;
   return {map,
           (dy ? a.y : a.x).as<float>(),
           dy ? a.load_dy_other.as<float>() : nullptr,
@@ -114,7 +133,7 @@ inline Result result_of(ConvProblem const& p, ConvArgs const& a) {
           a.winner.as<std::uint8_t>(),
           s.act,
           s.mask,
-          s.pool.kind != PoolSlot::none};
+          s.pool.kind};
 }
 
 }  // namespace falconet::tile_maps

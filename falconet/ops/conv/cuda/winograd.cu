@@ -21,6 +21,7 @@
 #include "falconet/base/error.h"
 #include "falconet/device/cuda/check.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/row_sums.cuh"
 #include "falconet/ops/conv/cuda/tile_products.h"
 #include "falconet/ops/conv/cuda/winograd.cuh"
 #include "falconet/ops/conv/cuda/winograd_fused.h"
@@ -55,8 +56,11 @@ __global__ void __launch_bounds__(threads)
   for (int e = 0; e < a * a; ++e) filters[std::int64_t(e) * all + i] = u[e / a][e % a];
 }
 
+// How a tile is read: as it lies, place by place through the slots, or by windows of a pooled map, from a window's first row and column on or from its second.
+enum class Read { plain, slots, windows, odd_windows };
+
 // tiles(e,t,c) = B^T x B, or A dy A^T, of the tiles from `first` on. Rows of `row` floats, zeros behind the channels.
-template <class T, bool plain>
+template <class T, Read how>
 __global__ void __launch_bounds__(threads)
     transform_tiles(Source const s, Tiles const tiles, int first, int row, FastDivide by_row, int all, std::int64_t element, float* to) {
   int const i = blockIdx.x * threads + threadIdx.x;
@@ -64,7 +68,11 @@ __global__ void __launch_bounds__(threads)
   int c;
   Place const p = place_in(tiles, first + by_row(i, c));
   float x[T::in][T::in] = {}, v[T::out][T::out];
-  if (c < s.map.channels) read_tile<T::in, plain>(s, p.n, p.row - tiles.pad_top, p.column - tiles.pad_left, c, x);
+  if (c < s.map.channels) {
+    int const row = p.row - tiles.pad_top, column = p.column - tiles.pad_left;
+    if constexpr (how == Read::windows || how == Read::odd_windows) read_tile_of_windows<T::in, how == Read::odd_windows>(s, p.n, row, column, c, x);
+    else read_tile<T::in, how == Read::plain>(s, p.n, row, column, c, x);
+  }
   transform<T>(x, v);
 #pragma unroll
   for (int e = 0; e < T::out * T::out; ++e) to[e * element + i] = v[e / T::out][e % T::out];
@@ -106,33 +114,6 @@ __global__ void __launch_bounds__(threads)
   for (int tap = 0; tap < 9; ++tap) dw[(std::int64_t(k) * 9 + tap) * channels + c] = g[tap / 3][tap % 3];
 }
 
-// sums[chunk][k] = the sum of `chunk` rows of values[row][k], 8 threads a column taking every eighth, then added in order. Of all tiles of dy it is db:
-// element (1,1) of A dy A^T is the sum of a tile, because A's second row is all ones.
-constexpr int chunk = 256;
-__global__ void __launch_bounds__(threads) add_rows(float const* values, int rows, int row, int columns, int sums_row, float* sums) {
-  __shared__ float part[8][32];
-  int const column = blockIdx.x * 32 + threadIdx.x, first = blockIdx.y * chunk, end = min(rows, first + chunk);
-  float sum = 0;
-  if (column < columns)
-#pragma unroll 8
-    for (int i = first + threadIdx.y; i < end; i += 8) sum += values[std::int64_t(i) * row + column];
-  part[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || column >= columns) return;
-  for (int i = 1; i < 8; ++i) sum += part[i][threadIdx.x];
-  sums[std::int64_t(blockIdx.y) * sums_row + column] = sum;
-}
-void add_all_rows(float const* values, int rows, int row, int columns, float* between, float* result, cudaStream_t stream) {
-  for (;;) {
-    int const chunks = (rows + chunk - 1) / chunk;
-    add_rows<<<dim3(unsigned((columns + 31) / 32), unsigned(chunks)), dim3(32, 8), 0, stream>>>(values, rows, row, columns, columns,
-                                                                                                chunks == 1 ? result : between);
-    if (chunks == 1) return;
-    values = between, row = columns, rows = chunks;
-    between += std::int64_t(chunks) * columns;
-  }
-}
-
 struct Form {
   int m, images;
   bool fused;
@@ -164,7 +145,7 @@ Extents extents_of(ConvProblem const& p, Form const& f) {
     x.part = int((slabs + wanted - 1) / wanted * 32), x.parts = (x.tiles.all + x.part - 1) / x.part;
     x.filter = std::size_t(x.parts) * domain * p.k * x.in_row;             // sums
     x.source = domain * x.tiles.all * x.in_row, x.sums = domain * x.tiles.all * x.out_row;   // both operands
-    x.bias = p.store.bias ? std::size_t(x.tiles.all / chunk * 2 + 64) * p.k : 0;
+    x.bias = p.store.bias ? row_sums_floats(x.tiles.all, p.k) : 0;
   } else if (f.fused) {
     x.filter = fused_filter_floats(f.m, x.in, x.out);
   } else {
@@ -209,9 +190,10 @@ double seconds_with(ConvProblem const& p, Form const& f) {
   constexpr double mb = 1e-6, rate = 4.5e6, domain_rate = 6e6;   // megabytes a second: transforms lie partly in L2
   double const maps = 4 * mb * p.n * (double(p.p()) * p.q() * p.k + double(p.h) * p.w * p.c), domain = 8 * mb * double(x.source + x.sums);
   double const filter = 4 * mb * p.k * p.c * (9 + 2 * f.domain());
-  // A place read through its slots: a pooled dy is found by divisions, an affine needs arithmetic alone (its rate is a guess).
+  // A place read through its slots: a pooled dy by windows of 2x2 takes no longer than a map, others are found by divisions, an affine needs arithmetic
+  // alone (its rate is a guess).
   double const places = double(x.tiles.all) * x.in_row * f.domain();
-  double const slots = p.load_dy.unpool.kind != PoolSlot::none ? places * 2.5e-12 : p.load_x == OnLoad{} && p.load_dy == OnLoad{} ? 0 : places * 1e-12;
+  double const slots = p.load_dy.unpool.size > 2 ? places * 2.5e-12 : p.load_x == OnLoad{} && (p.load_dy == OnLoad{} || p.load_dy.unpool.size == 2) ? 0 : places * 1e-12;
   if (filter_gradient(p))
     return 12e-6 + slots / 6 + (maps + filter * x.parts) / rate + domain / domain_rate + x.parts * 0.8e-6 + tile_products::seconds(p.k, p.c, x.tiles.all, f.domain(), x.parts, true);
   if (f.fused) return 4e-6 + filter / rate + fused_seconds(f.m, x.tiles.all, x.in, x.out);
@@ -289,8 +271,12 @@ void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, V
 
 template <class T>
 void cut_tiles(Source const& s, Tiles const& tiles, int first, int count, int row, float* to, cudaStream_t stream) {
-  int const all = count * row;
-  auto const kernel = s.plain() ? transform_tiles<T, true> : transform_tiles<T, false>;
+  int const all = count * row, odd = tiles.pad_top & 1;   // tiles begin at even places, less the padding
+  bool const windows = s.unpool != PoolSlot::none && s.map.pool == 2 && s.affine == Affine::none && s.act == Activation::none && odd == (tiles.pad_left & 1);
+  auto const kernel = s.plain()     ? transform_tiles<T, Read::plain>
+                      : !windows    ? transform_tiles<T, Read::slots>
+                      : odd         ? transform_tiles<T, Read::odd_windows>
+                                    : transform_tiles<T, Read::windows>;
   kernel<<<blocks_for(all), threads, 0, stream>>>(s, tiles, first, row, FastDivide(row), all, all, to);
 }
 
@@ -328,7 +314,7 @@ void run_with(ConvProblem const& p, Form const& f, ConvArgs const& args, float* 
                             stream);
     transform_back_filter<m>
         <<<blocks_for(p.k * p.c), threads, 0, stream>>>(sums, x.parts, x.in_row, element, p.c, FastDivide(p.c), p.k * p.c, args.w.as<float>());
-    if (p.store.bias)
+    if (p.store.bias)   // element (1,1) of A dy A^T is the sum of a tile, because A's second row is all ones
       add_all_rows(dys + std::int64_t(m + 3) * x.tiles.all * x.out_row, x.tiles.all, x.out_row, p.k, dys + x.sums, args.bias.as<float>(), stream);
     return;
   }

@@ -120,32 +120,51 @@ FALCONET_DEVICE void read_tile(Source const& s, int n, int row, int column, int 
   }
 }
 
+// The same of a map in its pooled form, windows of 2x2, from whose first row and column on `odd` are left out: a window is read once for its four places.
+template <int size, int odd>
+FALCONET_DEVICE void read_tile_of_windows(Source const& s, int n, int row, int column, int c, float (&x)[size][size]) {
+  constexpr int windows = (size + odd + 1) / 2;
+  int const first_row = row >> 1, first_column = column >> 1;
+  std::int64_t const from = ((std::int64_t(n) * s.map.stored_height + first_row) * s.map.stored_width + first_column) * s.map.channels + c;
+  float v[windows][windows];
+  int places[windows][windows];          // bit 2 i + j: place (i, j) receives v
+#pragma unroll
+  for (int i = 0; i < windows; ++i)
+#pragma unroll
+    for (int j = 0; j < windows; ++j) {
+      bool const in = unsigned(first_row + i) < unsigned(s.map.stored_height) && unsigned(first_column + j) < unsigned(s.map.stored_width);
+      std::int64_t const at = from + (i * s.map.stored_width + j) * s.map.channels;
+      v[i][j] = in ? __ldg(s.data + at) : 0;
+      places[i][j] = in ? __ldg(s.winner + at) : 0;
+    }
+#pragma unroll
+  for (int i = 0; i < windows; ++i)
+#pragma unroll
+    for (int j = 0; j < windows; ++j)
+      if (s.unpool == PoolSlot::average) v[i][j] *= 0.25f;
+      else places[i][j] = places[i][j] < 4 ? 1 << places[i][j] : 0;
+#pragma unroll
+  for (int i = 0; i < size; ++i)
+#pragma unroll
+    for (int j = 0; j < size; ++j) {
+      int const here = (i + odd) % 2 * 2 + (j + odd) % 2;
+      x[i][j] = places[(i + odd) / 2][(j + odd) / 2] >> here & 1 ? v[(i + odd) / 2][(j + odd) / 2] : 0;
+    }
+}
+
 template <int m>
 FALCONET_DEVICE void store_tile(Result const& r, Place const& p, int k, float const (&y)[m][m]) {
   float scale = 1, shift = 0;
   if (r.affine) scale = r.affine[k], shift = r.affine[r.channels + k];
   float const bias = r.bias ? r.bias[k] : 0;
-  if (r.pool) {                          // windows of 2x2, none of which straddles a tile
+  if (r.pool != PoolSlot::none) {                          // windows of 2x2, none of which straddles a tile
 #pragma unroll
     for (int i = 0; i < m; i += 2)
 #pragma unroll
       for (int j = 0; j < m; j += 2) {
         int const row = (p.row + i) / 2, column = (p.column + j) / 2;
         if (row >= r.pooled_height || column >= r.pooled_width) continue;
-        float best = 0, before = 0;      // before: the winner's value ahead of its activation
-        int winner = -1;
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          float u = y[i + w / 2][j + w % 2];
-          if (r.affine) u = scale * u + shift;
-          u += bias;
-          float const v = clip(r.act, u);
-          if (winner < 0 || v > best || v != v) best = v, before = u, winner = w;
-        }
-        std::int64_t const at = ((std::int64_t(p.n) * r.pooled_height + row) * r.pooled_width + column) * r.channels + k;
-        r.data[at] = best;
-        bool const flat = r.act != Activation::none && (before <= 0 || (r.act == Activation::relu6 && before >= 6));
-        r.winner[at] = flat ? no_winner : std::uint8_t(winner);
+        store_window(r, p.n, row, column, k, scale, shift, bias, {y[i][j], y[i][j + 1], y[i + 1][j], y[i + 1][j + 1]});
       }
     return;
   }

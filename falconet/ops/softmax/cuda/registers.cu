@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(most_threads) softmax(std::int64_t rows, int r
       for (int e = 0; e < v; ++e) {
         x[i][e] -= largest;
         if (mine + i * sharing >= row_vectors) continue;
-        float const power = expf(x[i][e]);
+        float const power = sizeof(E) == 2 ? fast_exp(x[i][e]) : expf(x[i][e]);
         sum += power;
         if (!log_) x[i][e] = power;
       }
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(most_threads) softmax(std::int64_t rows, int r
 #pragma unroll
     for (int i = 0; i < vectors; ++i)
 #pragma unroll
-      for (int e = 0; e < v; ++e) x[i][e] = (x[i][e] - shift) * scale;
+      for (int e = 0; e < v; ++e) x[i][e] = log_ ? x[i][e] - shift : x[i][e] * scale;
   } else {
     float sum = 0;
 #pragma unroll
