@@ -12,6 +12,7 @@
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/result_slots.cuh"
 
 namespace falconet {
 namespace {
@@ -23,19 +24,16 @@ struct Geometry {
   FastDivide by_channels, by_columns, by_rows;   // of the result
 };
 struct Pointers {
-  float const *x, *filter, *dy, *bias, *residual, *mask;
+  float const *x, *filter, *dy, *bias;
   float *result, *db;
-  Activation act;
+  ResultSlots slots;
 };
 
 __device__ float4 four(float const* p, bool in) { return in ? *reinterpret_cast<float4 const*>(p) : float4{}; }
-__device__ float finished(Pointers const& a, float v, int at) {
-  if (a.residual) v += a.residual[at];
-  if (a.act != Activation::none) v = activate(a.act, v);
-  return a.mask && !(a.mask[at] > 0) ? 0 : v;
-}
+__device__ float finished(Pointers const& a, bool few, float v, int at) { return through_slots(a.slots, few, v, at); }
 
 __global__ void __launch_bounds__(threads) unstaged_forward(Geometry const g, Pointers const a) {
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   int const i = blockIdx.x * threads + threadIdx.x;
@@ -55,11 +53,12 @@ __global__ void __launch_bounds__(threads) unstaged_forward(Geometry const g, Po
     for (int t = 0; t < taps; ++t) sum = fmaf(x[t].x, w[t].x, fmaf(x[t].y, w[t].y, fmaf(x[t].z, w[t].z, fmaf(x[t].w, w[t].w, sum))));
   }
   if (a.bias) sum += a.bias[k];
-  a.result[i] = finished(a, sum, i);
+  a.result[i] = finished(a, few, sum, i);
 }
 
 template <int shares>
 __global__ void __launch_bounds__(threads) unstaged_data(Geometry const g, Pointers const a) {
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   int const i = blockIdx.x * threads + threadIdx.x, vector = min(i / shares, g.results - 1), share = i % shares;   // a warp stays together
@@ -89,7 +88,7 @@ __global__ void __launch_bounds__(threads) unstaged_data(Geometry const g, Point
   }
   if (i / shares >= g.results || share > 0) return;
   int const at = vector * 4;
-  *reinterpret_cast<float4*>(a.result + at) = make_float4(finished(a, sum.x, at), finished(a, sum.y, at + 1), finished(a, sum.z, at + 2), finished(a, sum.w, at + 3));
+  *reinterpret_cast<float4*>(a.result + at) = make_float4(finished(a, few, sum.x, at), finished(a, few, sum.y, at + 1), finished(a, few, sum.z, at + 2), finished(a, few, sum.w, at + 3));
 }
 
 // Pairs of neighbouring pixels, for problems that fill the card: what the lanes share, the filter, comes into shared memory while x or dy is on its way.
@@ -98,6 +97,7 @@ constexpr int most_pair_channels = 64, pair_filters = 8;
 // Grid: pairs; filters by 8.
 __global__ void __launch_bounds__(threads) unstaged_forward_pairs(Geometry const g, Pointers const a) {
   __shared__ __align__(16) float filter[pair_filters * taps * most_pair_channels];   // [filter][tap][c]
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   int const i = blockIdx.x * threads + threadIdx.x, k = blockIdx.y * pair_filters;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(threads) unstaged_forward_pairs(Geometry const
     if (q + u >= g.q) continue;
     int const at = ((n * g.p + p) * g.q + q + u) * g.k + k;
 #pragma unroll
-    for (int e = 0; e < pair_filters; ++e) sum[u][e] = finished(a, sum[u][e] + (a.bias ? a.bias[k + e] : 0), at + e);
+    for (int e = 0; e < pair_filters; ++e) sum[u][e] = finished(a, few, sum[u][e] + (a.bias ? a.bias[k + e] : 0), at + e);
 #pragma unroll
     for (int e = 0; e < pair_filters; e += 4) *reinterpret_cast<float4*>(a.result + at + e) = make_float4(sum[u][e], sum[u][e + 1], sum[u][e + 2], sum[u][e + 3]);
   }
@@ -148,6 +148,7 @@ template <int shares>
 __global__ void __launch_bounds__(threads) unstaged_data_pairs(Geometry const g, Pointers const a) {
   constexpr int group = 4 * taps * 4 + 4;          // words of 4 filters; the lanes' groups lie in different banks
   __shared__ __align__(16) float filter[shares * group];
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   int const i = blockIdx.x * threads + threadIdx.x, share = i % shares, c = blockIdx.y * 4;
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(threads) unstaged_data_pairs(Geometry const g,
     if ((shares > 1 && u != share) || w + u >= g.w) continue;
     int const at = ((n * g.h + h) * g.w + w + u) * g.c + c;
     *reinterpret_cast<float4*>(a.result + at) =
-        make_float4(finished(a, sum[u][0], at), finished(a, sum[u][1], at + 1), finished(a, sum[u][2], at + 2), finished(a, sum[u][3], at + 3));
+        make_float4(finished(a, few, sum[u][0], at), finished(a, few, sum[u][1], at + 1), finished(a, few, sum[u][2], at + 2), finished(a, few, sum[u][3], at + 3));
   }
 }
 
@@ -307,9 +308,9 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   int const vectors = p.c / 4, results = data ? p.n * p.h * p.w * vectors : p.n * p.p() * p.q() * p.k;
   Geometry const g{p.n, p.h, p.w, p.c, p.k, p.p(), p.q(), p.pad_top, p.pad_left, results,
                    FastDivide(data ? vectors : p.k), FastDivide(((data ? p.w : p.q()) + pairs) / (1 + pairs)), FastDivide(data ? p.h : p.p())};
-  Pointers const a{args.x.as<float>(), args.w.as<float>(), args.y.as<float>(), filter ? nullptr : args.bias.as<float>(), args.residual.as<float>(),
-                   p.store.mask != Mask::none ? args.mask.as<float>() : nullptr, (filter ? args.w : data ? args.x : args.y).as<float>(),
-                   filter && p.store.bias ? args.bias.as<float>() : nullptr, p.store.act};
+  Pointers const a{args.x.as<float>(), args.w.as<float>(), args.y.as<float>(), filter ? nullptr : args.bias.as<float>(),
+                   (filter ? args.w : data ? args.x : args.y).as<float>(), filter && p.store.bias ? args.bias.as<float>() : nullptr,
+                   {args.residual.as<float>(), p.store.mask != Mask::none ? args.mask.as<float>() : nullptr, p.store.act}};
   if (filter) {
     dim3 const block(p.n * p.p() * p.q() > 2048 ? filter_threads : 256);
     if (p.k == 1) launch_ahead(unstaged_filter<1>, dim3(taps, 1, unsigned(vectors)), block, 0, 1, stream, g, a);

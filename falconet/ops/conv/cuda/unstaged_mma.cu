@@ -20,6 +20,7 @@
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/tf32.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/result_slots.cuh"
 
 namespace falconet {
 namespace {
@@ -32,19 +33,14 @@ struct Geometry {
   FastDivide by_segments, by_rows, by_vectors;         // of a row, of an image; vectors of 4 channels of a filter, or of 9 taps
 };
 struct Pointers {
-  float const *x, *filter, *dy, *bias, *residual, *mask;
+  float const *x, *filter, *dy, *bias;
   float *result, *db;
-  Activation act;
+  ResultSlots slots;
 };
 
 __device__ __forceinline__ float one(float const* p, bool in) { return in ? *p : 0.f; }
 __device__ __forceinline__ float2 two(float const* p) { return *reinterpret_cast<float2 const*>(p); }
 __device__ __forceinline__ float4 four(float const* p, bool in) { return in ? *reinterpret_cast<float4 const*>(p) : float4{}; }
-__device__ __forceinline__ float finished(Pointers const& a, float v, int at) {
-  if (a.residual) v += a.residual[at];
-  if (a.act != Activation::none) v = activate(a.act, v);
-  return a.mask && !(a.mask[at] > 0) ? 0 : v;
-}
 
 // A fragment of the left factor, cut in two.
 struct Left {
@@ -84,6 +80,7 @@ template <int tiles, int runs>
 __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g, Pointers const a) {
   __shared__ __align__(16) float filter[8 * tiles * (taps * most_channels + 4)];
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, t = lane % 4, k0 = blockIdx.y * 8 * tiles, pitch = pitch_of(g.c);
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   for (int i = threadIdx.x; i < 8 * tiles * taps * g.c / 4; i += forward_threads) {
@@ -132,7 +129,7 @@ __global__ void __launch_bounds__(forward_threads) mma_forward(Geometry const g,
 #pragma unroll
     for (int e = 0; e < 2 * tiles; ++e) {
       int const from = i % 2 * 2 + e % 2;
-      v[e] = finished(a, sum[i / 2][e / 2][from] + rest[i / 2][e / 2][from] + (a.bias ? a.bias[k + e] : 0), at + e);
+      v[e] = through_slots(a.slots, few, sum[i / 2][e / 2][from] + rest[i / 2][e / 2][from] + (a.bias ? a.bias[k + e] : 0), at + e);
     }
     if constexpr (tiles == 2) *reinterpret_cast<float4*>(a.result + at) = make_float4(v[0], v[1], v[2], v[3]);
     else *reinterpret_cast<float2*>(a.result + at) = make_float2(v[0], v[1]);
@@ -149,6 +146,7 @@ __global__ void __launch_bounds__(data_threads) mma_data(Geometry const g, Point
   __shared__ __align__(16) float filter[most_filters / 4 * fours_pitch];
   __shared__ float4 parts[data_segments][2][32];
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32, pair = lane / 4, t = lane % 4, c = blockIdx.y * 4, y = warp % 3;   // y: row of dy under the three taps
+  bool const few = a.slots.few();
   wait_for_work_ahead();
   let_next_begin();
   for (int i = threadIdx.x; i < g.k * taps; i += data_threads)
@@ -194,8 +192,8 @@ __global__ void __launch_bounds__(data_threads) mma_data(Geometry const g, Point
     total.x += other.x, total.y += other.y, total.z += other.z, total.w += other.w;
   }
   int const at = ((n * g.h + h) * g.w + w + t / 2) * g.c + c + t % 2 * 2, below = at + 16 * g.c;
-  *reinterpret_cast<float2*>(a.result + at) = make_float2(finished(a, total.x, at), finished(a, total.y, at + 1));
-  *reinterpret_cast<float2*>(a.result + below) = make_float2(finished(a, total.z, below), finished(a, total.w, below + 1));
+  *reinterpret_cast<float2*>(a.result + at) = make_float2(through_slots(a.slots, few, total.x, at), through_slots(a.slots, few, total.y, at + 1));
+  *reinterpret_cast<float2*>(a.result + below) = make_float2(through_slots(a.slots, few, total.z, below), through_slots(a.slots, few, total.w, below + 1));
 }
 
 // ---------------------------------------------------------------- filter gradient
@@ -322,9 +320,9 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   int const segments = segments_of(p);
   Geometry const g{p.h, p.w, p.c, p.k, p.p(), p.q(), p.pad_top, p.pad_left, segments,
                    FastDivide(fwd ? p.q() / 16 : data ? p.w / 32 : p.q() / 32), FastDivide(data ? p.h : p.p()), FastDivide(taps * p.c / 4)};
-  Pointers const a{args.x.as<float>(), args.w.as<float>(), args.y.as<float>(), filter ? nullptr : args.bias.as<float>(), args.residual.as<float>(),
-                   p.store.mask != Mask::none ? args.mask.as<float>() : nullptr, (filter ? args.w : data ? args.x : args.y).as<float>(),
-                   filter && p.store.bias ? args.bias.as<float>() : nullptr, p.store.act};
+  Pointers const a{args.x.as<float>(), args.w.as<float>(), args.y.as<float>(), filter ? nullptr : args.bias.as<float>(),
+                   (filter ? args.w : data ? args.x : args.y).as<float>(), filter && p.store.bias ? args.bias.as<float>() : nullptr,
+                   {args.residual.as<float>(), p.store.mask != Mask::none ? args.mask.as<float>() : nullptr, p.store.act}};
   if (filter) {
     static bool const allowed = (check_cuda(cudaFuncSetAttribute(mma_filter, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute"), true);
     (void)allowed;
