@@ -25,7 +25,7 @@
 namespace falconet {
 namespace {
 
-constexpr int taps = 9, most_channels = 16, most_filters = 64, most_warps = 32, most_together = 16;
+constexpr int taps = 9, most_channels = 16, most_filters = 64, most_warps = 16, most_together = 16;
 
 struct Geometry {
   // segments: runs of 16 (filter gradient, data gradient: 32) pixels of the result's, or dy's, rows
@@ -280,31 +280,25 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 int segments_of(ConvProblem const& p) {
   return p.direction == Direction::fwd ? p.n * p.p() * (p.q() / 16) : p.direction == Direction::bwd_data ? p.n * p.h * (p.w / 32) : p.n * p.p() * (p.q() / 32);
 }
-int warps_of(ConvProblem const& p, Config const& config) {   // of a block of the filter gradient
-  int const together = config.get("together", 1);
-  return std::clamp((segments_of(p) + together - 1) / together, 4, std::clamp(config.get("warps", 16), 4, most_warps));
-}
+// Of a block of the filter gradient; more than 16 would find no room beside blocks of a data gradient.
+int warps_of(ConvProblem const& p, int together) { return std::clamp((segments_of(p) + together - 1) / together, 4, most_warps); }
 
 double seconds_with(ConvProblem const& p, Config const& config) {
   double const segments = segments_of(p);
   if (p.direction == Direction::fwd) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 0.5e-9 + (config.get("runs", 1) - 1) * 0.1e-6;
   if (p.direction == Direction::bwd_data) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 1.2e-9;
   int const together = config.get("together", 1);
-  double const blocks = 3.0 * (p.k / 8) * (p.c / 4) * together, warps = warps_of(p, config), each = std::ceil(segments / together / warps);
+  double const blocks = 3.0 * (p.k / 8) * (p.c / 4) * together, warps = warps_of(p, together), each = std::ceil(segments / together / warps);
   return 3.4e-6 + (together > 1 ? 0.3e-6 : 0) + std::ceil(blocks / 132) * each * (0.3e-6 + warps * 0.015e-6);
 }
-// runs: segments of a warp, forward; together: blocks of a cluster, warps: of a block, in the filter gradient.
+// runs: segments of a warp, forward; together: blocks of a cluster, in the filter gradient.
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd_data) return {Config{}};
   std::vector<std::pair<double, Config>> ways;
   if (p.direction == Direction::fwd)
     for (int runs : {1, 2}) ways.emplace_back(0, Config{{"runs", runs}});
   else
-    for (int together : {8, 16, 4, 1})
-      for (int warps : {16, 32}) {
-        Config const config{{"together", together}, {"warps", warps}};
-        if (warps == 16 || warps_of(p, config) > 16) ways.emplace_back(0, config);
-      }
+    for (int together : {8, 16, 4, 1}) ways.emplace_back(0, Config{{"together", together}});
   for (auto& way : ways) way.first = seconds_with(p, way.second);
   std::stable_sort(ways.begin(), ways.end(), [](auto const& a, auto const& b) { return a.first < b.first; });
   std::vector<Config> out;
@@ -326,7 +320,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
     static bool const allowed = (check_cuda(cudaFuncSetAttribute(mma_filter, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute"), true);
     (void)allowed;
     int const together = config.get("together", 1);
-    launch_ahead(mma_filter, dim3(unsigned(3 * together), unsigned(p.k / 8), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, config))), 0, together, stream, g, a);
+    launch_ahead(mma_filter, dim3(unsigned(3 * together), unsigned(p.k / 8), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, together))), 0, together, stream, g, a);
   } else if (data) {
     launch_ahead(mma_data, dim3(unsigned((segments + data_segments - 1) / data_segments), unsigned(p.c / 4)), dim3(data_threads), 0, 1, stream, g, a);
   } else {
