@@ -5,10 +5,10 @@
 //                    by 4 channels lie side by side.
 //   data gradient    16 pairs of neighbouring pixels by 2 pixels x 4 channels, so that no column is idle; depth the 3 x 4 pixels of dy around a pair
 //                    x 16 filters, 4 of them a lane; a warp a row of dy, the three warps' sums are added in shared memory.
-//   filter gradient  a filter row's three taps x 4 channels, and ones for the bias gradient, by 8 filters; depth pixels. A warp takes one run of 32
-//                    pixels after another; up to 16 blocks of a cluster share the pixels and add in a fixed order in the first one's memory.
+//   filter gradient  16 filters by two taps x 4 channels (ones in place of the tenth tap: the bias gradient), depth pixels. A warp takes one run of
+//                    32 pixels after another; up to 16 blocks of a cluster share the pixels and add in a fixed order in the first one's memory.
 // Next to `unstaged` and `unstaged_clusters`: a third of the words from the caches, no sums across lanes.
-// Limits: f32 nhwc, 3x3, stride 1, no groups, columns of x and y multiples of 32, c a multiple of 4 up to 16, k of 8 (data gradient: 16) up to 64.
+// Limits: f32 nhwc, 3x3, stride 1, no groups, columns of x and y multiples of 32, c a multiple of 4 up to 16, k of 8 (gradients: 16) up to 64.
 // Cost: three times 2 n k p q c r s operations of the tensor cores, with 40 rows of depth for 36, in the data gradient 48.
 #include <algorithm>
 #include <cmath>
@@ -25,7 +25,7 @@
 namespace falconet {
 namespace {
 
-constexpr int taps = 9, most_channels = 16, most_filters = 64, most_warps = 16, most_together = 16;
+constexpr int taps = 9, most_channels = 16, most_filters = 64, most_warps = 32, most_together = 16;
 
 struct Geometry {
   // segments: runs of 16 (filter gradient, data gradient: 32) pixels of the result's, or dy's, rows
@@ -39,6 +39,7 @@ struct Pointers {
 };
 
 __device__ __forceinline__ float one(float const* p, bool in) { return in ? *p : 0.f; }
+__device__ __forceinline__ float2 two(float const* p) { return *reinterpret_cast<float2 const*>(p); }
 __device__ __forceinline__ float4 four(float const* p, bool in) { return in ? *reinterpret_cast<float4 const*>(p) : float4{}; }
 
 // A fragment of the left factor, cut in two.
@@ -197,7 +198,7 @@ __global__ void __launch_bounds__(data_threads) mma_data(Geometry const g, Point
 
 // ---------------------------------------------------------------- filter gradient
 
-// Grid: blocks of a cluster, filter rows; filters by 8; channels by 4. Row 4 s + e of the product is tap s of the filter row, channel e; row 12 has ones.
+// Grid: blocks of a cluster, taps in twos; filters by 16; channels by 4. Rows 8 i + f of the product are filters 2 f + i.
 __global__ void __launch_bounds__(32 * most_warps) mma_filter(Geometry const g, Pointers const a) {
   constexpr int results = 16 * 8;
   __shared__ float4 partial[most_warps][32];
@@ -205,28 +206,28 @@ __global__ void __launch_bounds__(32 * most_warps) mma_filter(Geometry const g, 
   auto const cluster = this_cluster();
   int const rank = int(cluster.block_rank()), together = int(cluster.num_blocks()), warps = blockDim.x / 32;
   int const warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, t = lane % 4;
-  int const r = blockIdx.x / together, k0 = blockIdx.y * 8, c = blockIdx.z * 4;
+  int const first_tap = blockIdx.x / together * 2, tap = first_tap + row / 4, k0 = blockIdx.y * 16, c = blockIdx.z * 4;
   if (together > 1) cluster.barrier_arrive();          // all blocks run before anyone writes to the first
   wait_for_work_ahead();
-  float const spare = row == 4 ? 1.f : 0.f;
-  int const s = row / 4;                               // of this lane's low row; the high one is eight further: the third tap, or what is no tap
+  float const spare = tap == taps && row % 4 == 0 ? 1.f : 0.f;
+  int const r = tap / 3, s = tap - 3 * r;
   float sum[4] = {}, rest[4] = {};
   for (int segment = rank * warps + warp; segment < g.segments; segment += together * warps) {
     int p, q;
     int const n = g.by_rows(g.by_segments(segment, q), p);
     q *= 32;
-    int const y = p - g.pad_top + r, column = q - g.pad_left + t;
-    bool const in = unsigned(y) < unsigned(g.h);
-    float const *const dy = a.dy + ((n * g.p + p) * g.q + q + t) * g.k + k0 + row, *const x = a.x + ((n * g.h + y) * g.w + column) * g.c + c + row % 4;
-    float d[8], low[8], high[8];
+    int const y = p - g.pad_top + r, column = q - g.pad_left + s + t;
+    bool const in = tap < taps && unsigned(y) < unsigned(g.h);
+    float const *const dy = a.dy + ((n * g.p + p) * g.q + q + t) * g.k + k0 + 2 * row, *const x = a.x + ((n * g.h + y) * g.w + column) * g.c + c + row % 4;
+    float2 d[8];
+    float v[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      d[i] = dy[4 * i * g.k];
-      low[i] = one(x + (s + 4 * i) * g.c, in && unsigned(column + s + 4 * i) < unsigned(g.w));
-      high[i] = row < 4 && in && unsigned(column + 2 + 4 * i) < unsigned(g.w) ? x[(2 + 4 * i) * g.c] : spare;
+      d[i] = two(dy + 4 * i * g.k);
+      v[i] = in && unsigned(column + 4 * i) < unsigned(g.w) ? x[4 * i * g.c] : spare;
     }
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) multiply(sum, rest, Left(low[i], high[i], low[i + 1], high[i + 1]), Right(d[i], d[i + 1]));
+    for (int i = 0; i < 8; i += 2) multiply(sum, rest, Left(d[i].x, d[i].y, d[i + 1].x, d[i + 1].y), Right(v[i], v[i + 1]));
   }
   let_next_begin();
   partial[warp][lane] = make_float4(sum[0] + rest[0], sum[1] + rest[1], sum[2] + rest[2], sum[3] + rest[3]);
@@ -251,9 +252,9 @@ __global__ void __launch_bounds__(32 * most_warps) mma_filter(Geometry const g, 
 #pragma unroll
   for (int j = 0; j < most_together; ++j) total += j < together ? blocks[j][i] : 0.f;
   // Number i is word i % 4 of lane i / 4: row (i / 4) / 4 + 8 * (word / 2), column 2 * (lane % 4) + word % 2.
-  int const filter = k0 + i / 4 % 4 * 2 + i % 2, of_tap = i / 16 + i % 4 / 2 * 8;
-  if (of_tap < 12) a.result[(filter * taps + 3 * r + of_tap / 4) * g.c + c + of_tap % 4] = total;
-  else if (of_tap == 12 && a.db && r == 0 && c == 0) a.db[filter] = total;
+  int const filter = k0 + i / 16 * 2 + i % 4 / 2, column = i / 4 % 4 * 2 + i % 2, to = first_tap + column / 4, channel = c + column % 4;
+  if (to < taps) a.result[(filter * taps + to) * g.c + channel] = total;
+  else if (a.db && channel == 0) a.db[filter] = total;
 }
 
 // ---------------------------------------------------------------- host
@@ -266,7 +267,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.groups != 1 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "groups, stride or dilation";
   if (p.r != 3 || p.s != 3) return "filters of 3x3 only";
   if (p.c % 4 || p.c > most_channels) return "multiples of 4 channels up to 16 only";
-  if (p.k % (p.direction == Direction::bwd_data ? 16 : 8) || p.k > most_filters) return "multiples of 8 filters (data gradient: 16) up to 64 only";
+  if (p.k % (p.direction == Direction::fwd ? 8 : 16) || p.k > most_filters) return "multiples of 8 filters (gradients: 16) up to 64 only";
   if (p.w % 32 || p.q() % 32) return "rows of x or y that are no multiple of 32 pixels";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots of x or dy";
   if (p.store.mask == Mask::relu6) return "a mask of relu6";
@@ -280,25 +281,33 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
 int segments_of(ConvProblem const& p) {
   return p.direction == Direction::fwd ? p.n * p.p() * (p.q() / 16) : p.direction == Direction::bwd_data ? p.n * p.h * (p.w / 32) : p.n * p.p() * (p.q() / 32);
 }
-// Of a block of the filter gradient; more than 16 would find no room beside blocks of a data gradient.
-int warps_of(ConvProblem const& p, int together) { return std::clamp((segments_of(p) + together - 1) / together, 4, most_warps); }
-
-double seconds_with(ConvProblem const& p, Config const& config) {
-  double const segments = segments_of(p);
-  if (p.direction == Direction::fwd) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 0.5e-9 + (config.get("runs", 1) - 1) * 0.1e-6;
-  if (p.direction == Direction::bwd_data) return 2.9e-6 + segments * (p.c / 4) * (p.k / 16.0) * 1.2e-9;
+int warps_of(ConvProblem const& p, Config const& config) {   // of a block of the filter gradient
   int const together = config.get("together", 1);
-  double const blocks = 3.0 * (p.k / 8) * (p.c / 4) * together, warps = warps_of(p, together), each = std::ceil(segments / together / warps);
+  return std::clamp((segments_of(p) + together - 1) / together, 4, std::clamp(config.get("warps", 16), 4, most_warps));
+}
+
+// Fitted to li2019 on one H200, with the launch as `unstaged` counts it.
+double seconds_with(ConvProblem const& p, Config const& config) {
+  double const products = segments_of(p) * (p.c / 4) * (p.k / 16.0);
+  if (p.direction == Direction::fwd) return config.get("runs", 1) == 2 ? 2.75e-6 + products * 0.27e-9 : 2.25e-6 + products * 1.1e-9;
+  if (p.direction == Direction::bwd_data) return 2.9e-6 + products * 1.2e-9;
+  double const segments = segments_of(p);
+  int const together = config.get("together", 1);
+  double const blocks = 5.0 * (p.k / 16) * (p.c / 4) * together, warps = warps_of(p, config), each = std::ceil(segments / together / warps);
   return 3.4e-6 + (together > 1 ? 0.3e-6 : 0) + std::ceil(blocks / 132) * each * (0.3e-6 + warps * 0.015e-6);
 }
-// runs: segments of a warp, forward; together: blocks of a cluster, in the filter gradient.
+// runs: segments of a warp, forward; together: blocks of a cluster, warps: of a block, in the filter gradient.
 std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   if (p.direction == Direction::bwd_data) return {Config{}};
   std::vector<std::pair<double, Config>> ways;
   if (p.direction == Direction::fwd)
     for (int runs : {1, 2}) ways.emplace_back(0, Config{{"runs", runs}});
   else
-    for (int together : {8, 16, 4, 1}) ways.emplace_back(0, Config{{"together", together}});
+    for (int together : {8, 16, 4, 1})
+      for (int warps : {16, 32}) {
+        Config const config{{"together", together}, {"warps", warps}};
+        if (warps == 16 || warps_of(p, config) > 16) ways.emplace_back(0, config);
+      }
   for (auto& way : ways) way.first = seconds_with(p, way.second);
   std::stable_sort(ways.begin(), ways.end(), [](auto const& a, auto const& b) { return a.first < b.first; });
   std::vector<Config> out;
@@ -320,7 +329,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
     static bool const allowed = (check_cuda(cudaFuncSetAttribute(mma_filter, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), "cudaFuncSetAttribute"), true);
     (void)allowed;
     int const together = config.get("together", 1);
-    launch_ahead(mma_filter, dim3(unsigned(3 * together), unsigned(p.k / 8), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, together))), 0, together, stream, g, a);
+    launch_ahead(mma_filter, dim3(unsigned(5 * together), unsigned(p.k / 16), unsigned(p.c / 4)), dim3(unsigned(32 * warps_of(p, config))), 0, together, stream, g, a);
   } else if (data) {
     launch_ahead(mma_data, dim3(unsigned((segments + data_segments - 1) / data_segments), unsigned(p.c / 4)), dim3(data_threads), 0, 1, stream, g, a);
   } else {
