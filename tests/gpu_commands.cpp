@@ -1,5 +1,6 @@
 // The program on a GPU, as a user meets it: the same bytes twice, stopped and resumed, resident and staged; errors in one line.
-// Exits 77 (skipped) where no GPU can be used.
+// Exits 77 (skipped) where no GPU can be used. Usage: gpu_commands [sanitized]; sanitized leaves out what cannot be seen through a sanitizer's injection, which
+// does not work in a process that sees no GPU.
 #include <algorithm>
 #include <cstdio>
 #include <regex>
@@ -37,8 +38,9 @@ struct Place {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   if (int const code = skipped()) return code;
+  bool const sanitized = argc > 1 && std::string(argv[1]) == "sanitized";
   Place const p;
   for (char const* run : {"a", "b"}) {
     auto const r = p.falconet(p.training({std::string("run=") + run}));
@@ -65,9 +67,13 @@ int main() {
              contents(p.folder.path / "pinned/plan.tsv").find("naive:threads:64,blocks:7") != std::string::npos,
          "launch parameters by pin are in the plan");
   setenv("CUDA_VISIBLE_DEVICES", "", 1);
-  auto const without = p.falconet({"checks"});
-  expect(without.code == 0 && without.out.find("no NVIDIA GPU was found") != std::string::npos && without.out.find("training runs on   the CPU") != std::string::npos,
-         "without a GPU the same program says so and takes the CPU");
+  char const* const says_so = "without a GPU the same program says so and takes the CPU";
+  if (sanitized) {
+    std::printf("left out under a sanitizer: %s\n", says_so);
+  } else {
+    auto const without = p.falconet({"checks"});
+    expect(without.code == 0 && without.out.find("no NVIDIA GPU was found") != std::string::npos && without.out.find("training runs on   the CPU") != std::string::npos, says_so);
+  }
   expect(p.falconet({"train", "model=lenet5", "data=mnist:digits", "epochs=1", "run=without"}).code == 0, "and trains there");
   unsetenv("CUDA_VISIBLE_DEVICES");
   auto const checks = p.falconet({"checks"});
