@@ -61,8 +61,8 @@ int main(int argc, char** argv) {
   }
   p.refuses({"train", "model=resnet56", "data=mnist:digits", "device=cuda", "batch=160000"}, 1, {"out of memory on cuda:0", "needed", "free", "the largest: "});
   p.refuses(p.training({"device=cuda:64"}), 1, {"cuda:64", "does not exist"});
-  p.refuses(p.training({"pin.conv1:fwd=naive:threads=100"}), 2, {"naive", "threads:32..1024"});
-  p.refuses(p.training({"pin.conv1:fwd=implicit_gemm:tile_m=3"}), 2, {"implicit_gemm", "tile_m:"});
+  p.refuses(p.training({"pin.conv1:fwd=naive:threads=100"}), 2, {"naive", "threads cannot be 100", "32..1024"});
+  p.refuses(p.training({"pin.conv1:fwd=implicit_gemm:tile_m=3"}), 2, {"implicit_gemm", "tile_m cannot be 3"});
   expect(p.falconet(p.training({"run=pinned", "epochs=1", "pin.conv1:fwd=naive:threads=64,blocks=7", "pin.conv2:bwd_filter=naive:threads=512"})).code == 0 &&
              contents(p.folder.path / "pinned/plan.tsv").find("naive:threads:64,blocks:7") != std::string::npos,
          "launch parameters by pin are in the plan");
