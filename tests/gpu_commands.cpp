@@ -66,6 +66,12 @@ int main(int argc, char** argv) {
   expect(p.falconet(p.training({"run=pinned", "epochs=1", "pin.conv1:fwd=naive:threads=64,blocks=7", "pin.conv2:bwd_filter=naive:threads=512"})).code == 0 &&
              contents(p.folder.path / "pinned/plan.tsv").find("naive:threads:64,blocks:7") != std::string::npos,
          "launch parameters by pin are in the plan");
+  for (char const* lane : {"0", "5"})
+    expect(p.falconet(p.training({std::string("run=lane") + lane, "epochs=2", std::string("pin.conv2:bwd_filter=naive:threads=128,lane=") + lane})).code == 0 &&
+               contents(p.folder.path / (std::string("lane") + lane) / "plan.tsv").find(std::string("naive:threads:128,lane:") + lane) != std::string::npos,
+           std::string("a launch is pinned to lane ") + lane);
+  expect(p.same("lane0", "lane5"), "and any lane gives the same bytes");
+  p.refuses(p.training({"pin.conv2:bwd_filter=naive:lane=8"}), 2, {"pin.conv2:bwd_filter=naive:lane=8: lane cannot be 8, only 0..7"});
   setenv("CUDA_VISIBLE_DEVICES", "", 1);
   char const* const says_so = "without a GPU the same program says so and takes the CPU";
   if (sanitized) {

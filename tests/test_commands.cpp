@@ -93,6 +93,7 @@ TEST_F(Commands, UnknownNamesGetTheNearestOne) {
   expect_refusal(falconet(training({"pin.conv9=direct"})), 2, {"conv9"});
   expect_refusal(falconet(training({"pin.conv1:fwd=direct:tile=99"})), 2, {"pin.conv1:fwd=direct:tile=99: direct: tile cannot be 99 here, only 1.."});
   expect_refusal(falconet(training({"pin.conv1:fwd=direct:rows=4"})), 2, {"pin.conv1:fwd", "no launch parameter 'rows'", "tile:1.."});
+  expect_refusal(falconet(training({"pin.conv1:fwd=direct:lane=1"})), 2, {"pin.conv1:fwd=direct:lane=1: launches on the CPU run one after another"});
   expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs3 f32 nhwc", "algorithms=driect"}), 2, {"driect", "direct"});
   expect_refusal(falconet({"bench", "conv", "problems=li2018"}), 2, {"li2018", "li2019"});
   expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs9 f32 nhwc"}), 2, {"rs9"});

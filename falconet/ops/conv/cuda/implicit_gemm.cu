@@ -168,8 +168,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   return out;
 }
 
-std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) { return ranges_of_parts(p); }
-std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, tile_of(c), c.get("parts", 0)); }
+std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, tile_of(c)); }
 double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, tile_of(configs(p, facts).front())); }
 
 template <class E>
@@ -177,7 +176,7 @@ void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, Vi
   bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
   Tile const tile = tile_of(config);
   Shape3 const s = product_of(p);
-  auto const [part, parts] = parts_of(p, tile, config.get("parts", 0));
+  auto const [part, parts] = parts_of(p, tile);
   auto const g = geometry_of(p, part);
   auto const slots = slots_of(p);
   auto const a = pointers_of<E>(args, !filter ? nullptr : parts > 1 ? memory.as<float>() : p.w_type == DType::f32 ? args.w.as<float>() : nullptr);
@@ -208,7 +207,6 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_implicit_gemm{
-    .name = "implicit_gemm", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
-    .ranges = ranges};
+    .name = "implicit_gemm", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
 
 }  // namespace falconet

@@ -6,7 +6,6 @@
 #include <string>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/ops/conv/problem.h"
@@ -14,7 +13,6 @@
 namespace falconet::implicit {
 
 constexpr int threads = 256, depth = 16;   // of a block; of the sum, at a time
-constexpr int most_parts = 1024;           // of a filter gradient's sum
 
 struct Geometry {
   int n, c, h, w, k, r, s, p, q, pad_h, pad_w, st_h, st_w, d_h, d_w;
@@ -99,24 +97,17 @@ inline Shape3 product_of(ConvProblem const& p) {
   return {p.k, std::int64_t(p.c) * p.r * p.s, std::int64_t(p.n) * p.p() * p.q()};
 }
 // Depth of one block's share of the sum, and the number of shares.
-// What is summed up by one block, and into how many parts the sum is cut for that (of the filter gradient). by_hand: at most so many; 0: about two blocks
-// for every multiprocessor.
-inline std::pair<int, int> parts_of(ConvProblem const& p, Tile t, int by_hand = 0) {
+inline std::pair<int, int> parts_of(ConvProblem const& p, Tile t) {
   Shape3 const s = product_of(p);
   if (p.direction != Direction::bwd_filter) return {int(s.sum), 1};
   std::int64_t const tiles = ((s.m + t.m - 1) / t.m) * ((s.n + t.n - 1) / t.n), slabs = (s.sum + depth - 1) / depth;
-  std::int64_t const wanted = by_hand ? std::min<std::int64_t>(by_hand, slabs) : std::clamp<std::int64_t>(264 / tiles, 1, std::max<std::int64_t>(1, slabs / 4));
+  std::int64_t const wanted = std::clamp<std::int64_t>(264 / tiles, 1, std::max<std::int64_t>(1, slabs / 4));
   std::int64_t const part = (slabs + wanted - 1) / wanted * depth;
   return {int(part), int((s.sum + part - 1) / part)};
 }
 
-inline std::vector<LaunchRange> ranges_of_parts(ConvProblem const& p) {
-  if (p.direction != Direction::bwd_filter) return {};
-  return {{"parts", 1, int(std::clamp<std::int64_t>((product_of(p).sum + depth - 1) / depth, 1, most_parts)), false}};
-}
-
-inline std::size_t scratch_of(ConvProblem const& p, Tile tile, int by_hand) {
-  auto const parts = parts_of(p, tile, by_hand).second;
+inline std::size_t scratch_of(ConvProblem const& p, Tile tile) {
+  auto const parts = parts_of(p, tile).second;
   return parts > 1 ? std::size_t(parts) * p.k * p.c * p.r * p.s * sizeof(float) : 0;
 }
 

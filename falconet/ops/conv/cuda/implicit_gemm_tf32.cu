@@ -288,8 +288,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   for (auto const& f : all) out.push_back(Config{{"tile_m", f.tile.m}, {"tile_n", f.tile.n}});
   return out;
 }
-std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) { return ranges_of_parts(p); }
-std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, form_of(c).tile, c.get("parts", 0)); }
+std::size_t scratch(ConvProblem const& p, Config const& c) { return scratch_of(p, form_of(c).tile); }
 double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, form_of(configs(p, facts).front())); }
 
 // Along one axis: the rows of x of a residue, and the taps that meet them.
@@ -313,7 +312,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   bool const filter = p.direction == Direction::bwd_filter, data = p.direction == Direction::bwd_data;
   Form const form = form_of(config);
   Shape3 const s = product_of(p);
-  auto const [part, parts] = parts_of(p, form.tile, config.get("parts", 0));
+  auto const [part, parts] = parts_of(p, form.tile);
   Work work{geometry_of(p, part), slots_of(p), pointers_of<float>(args, !filter ? nullptr : parts > 1 ? memory.as<float>() : args.w.as<float>()), {}};
   std::int64_t m = s.m;
   if (data) {
@@ -352,7 +351,6 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32{
-    .name = "implicit_gemm_tf32", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
-    .ranges = ranges};
+    .name = "implicit_gemm_tf32", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
 
 }  // namespace falconet
