@@ -25,6 +25,7 @@
 #include "falconet/ops/problem_list.h"
 #include "falconet/ops/problem_text.h"
 #include "falconet/plan/tune.h"
+#include "falconet/tensor/precision.h"
 
 namespace falconet::cli {
 namespace {
@@ -50,7 +51,8 @@ std::vector<std::string> layout_words(Settings const& settings) {
   return picture && settings.text("device").find("cuda") != std::string::npos ? std::vector<std::string>{"nhwc", "nchw"} : std::vector<std::string>{};
 }
 
-// The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions.
+// The list that problems= means: one problem (it has a space), a file, or a list by name; every one in the given directions, layouts, types and batch sizes,
+// each once.
 std::vector<std::string> problems_of(Settings const& settings, std::string const& operation) {
   if (!settings.has("problems"))
     fail(ErrorKind::usage, format("bench {} needs problems=...: {}, a file, or one problem such as '{}'", operation, problem_lists(operation), first_problem(operation)));
@@ -63,7 +65,11 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
     texts = problem_lines(list.text);
     if (texts.empty()) fail(ErrorKind::data, list.where + ": holds no problem");
   }
-  if (operation != "conv") return texts;
+  if (operation != "conv") {
+    for (char const* key : {"precision", "batch", "directions", "layouts"})
+      if (settings.given(key)) fail(ErrorKind::usage, format("bench {}: {}= is of convolution only; problems of {} say what they are made of, such as '{}'", operation, key, operation, first_problem(operation)));
+    return texts;
+  }
   std::vector<Direction> directions;
   for (auto const& word : settings.texts("directions")) {
     std::vector<std::string> known;
@@ -74,24 +80,56 @@ std::vector<std::string> problems_of(Settings const& settings, std::string const
     }
     if (!found) fail_unknown("direction", word, known);
   }
+  std::vector<Layout> layouts;
+  for (auto const& word : layout_words(settings)) {
+    if (word != "nhwc" && word != "nchw") fail_unknown("layout", word, std::vector<std::string>{"nhwc", "nchw"});
+    layouts.push_back(word == "nhwc" ? Layout::nhwc : Layout::nchw);
+  }
+  std::vector<Precision> precisions;
+  if (settings.has("precision"))
+    for (auto const& word : settings.texts("precision")) {
+      std::vector<std::string> const known = {"f32", "tf32", "bf16", "f64"};
+      if (std::find(known.begin(), known.end(), word) == known.end()) fail_unknown("precision", word, known);
+      precisions.push_back(parse_precision(word));
+    }
+  std::vector<std::int64_t> batches;
+  if (settings.has("batch")) batches = settings.wholes("batch");
   std::vector<std::string> out;
   for (auto const& text : texts) {
-    auto problem = ConvProblem::parse(text);
-    bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
-    std::vector<Layout> layouts;
-    for (auto const& word : layout_words(settings)) {
-      if (word != "nhwc" && word != "nchw") fail_unknown("layout", word, std::vector<std::string>{"nhwc", "nchw"});
-      layouts.push_back(word == "nhwc" ? Layout::nhwc : Layout::nchw);
-    }
-    if (layouts.empty()) layouts.push_back(problem.layout);
-    for (auto d : states_one ? std::vector{problem.direction} : directions)
-      for (auto layout : layouts) {
-        problem.direction = d, problem.layout = layout;
-        out.push_back(problem.text());
+    auto const listed = ConvProblem::parse(text);
+    std::vector<ConvProblem> wanted;
+    for (auto n : batches.empty() ? std::vector<std::int64_t>{listed.n} : batches) {
+      ConvProblem p = listed;
+      p.n = int(n);
+      if (precisions.empty()) wanted.push_back(p);
+      for (auto precision : precisions) {
+        p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;
+        wanted.push_back(p);
       }
+    }
+    bool const states_one = text.starts_with("fwd") || text.starts_with("bwd");  // a problem that names its direction keeps it
+    for (auto& problem : wanted)
+      for (auto d : states_one ? std::vector{problem.direction} : directions)
+        for (auto layout : layouts.empty() ? std::vector{listed.layout} : layouts) {
+          problem.direction = d, problem.layout = layout;
+          auto const one = problem.text();
+          if (std::find(out.begin(), out.end(), one) == out.end()) out.push_back(one);   // lines that differed in what is set here
+        }
   }
   return out;
 }
+
+// "direct:tile:4" and "vectors:2", cut at the comma, are one algorithm: a name alone or with parameters is no parameter.
+std::vector<std::string> named_algorithms(std::vector<std::string> const& pieces) {
+  std::vector<std::string> out;
+  for (auto const& piece : pieces) {
+    bool const parameter = std::count_if(piece.begin(), piece.end(), [](char c) { return c == ':' || c == '='; }) == 1;
+    if (parameter && !out.empty() && out.back().find(':') != std::string::npos) out.back() += "," + piece;
+    else out.push_back(piece);
+  }
+  return out;
+}
+
 // The same problem with every element type f64, and exact.
 std::string in_f64(std::string text) {
   if (auto const at = text.find(" math=tf32"); at != std::string::npos) text.erase(at, std::string_view(" math=tf32").size());
@@ -147,7 +185,7 @@ class Bench {
     std::string const wanted = settings.text("device");
     for (auto const word : split(wanted, ',')) devices_.push_back(facts_of(Device::parse(word), isa_));
     if (settings.has("algorithms"))
-      for (auto const& item : settings.texts("algorithms")) wanted_.push_back(Choice::parse(item));
+      for (auto const& text : named_algorithms(settings.texts("algorithms"))) wanted_.push_back(Choice::parse(text));
   }
 
   void run(std::vector<std::string> const& problems) {
@@ -178,11 +216,14 @@ class Bench {
                     static_cast<long long>(settings_.whole("repetitions")));
         line("problem", "algorithm", "config", "us", "least", "limit", "of limit", "err(f64)", "vs best");
       }
-      for (auto const& problem : problems)
-        if (!stop_requested()) {
+      for (auto const& problem : problems) try {
+          if (stop_requested()) break;
           std::size_t const before = rows_.size();
           one(problem, pool, limits);
           if (tuner && !stop_requested()) remember(*tuner, problem, before, pool.size());
+        } catch (Error const& e) {
+          if (e.kind != ErrorKind::device || !e.layer.empty()) throw;
+          throw Error(e.kind, problem, e.message, e.where);       // memory that it does not find
         }
       if (stop_requested()) break;
     }

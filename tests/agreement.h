@@ -236,6 +236,35 @@ inline std::string run_prepared(AlgorithmTable const& table, std::string const& 
   return operands.damage();
 }
 
+// The configs of a candidate, and where launch parameters may be set by hand one such choice more, which depends on the problem's text: a long list of
+// problems meets all parameters together and alone, at the ends of their ranges and between.
+inline std::vector<Config> configs_to_check(Candidate const& c, std::string const& problem) {
+  auto out = c.configs;
+  std::uint64_t seed = 0xcbf29ce484222325u, drawn = 0;
+  for (unsigned char letter : problem + c.algorithm) seed = (seed ^ letter) * 0x100000001b3u;
+  auto const draw = [&](std::int64_t choices) { return std::int64_t(bits(seed, drawn++) % std::uint64_t(choices)); };
+  std::vector<std::string> keys;
+  for (auto const& r : c.ranges)
+    if (std::find(keys.begin(), keys.end(), r.key) == keys.end()) keys.push_back(r.key);
+  std::string text;
+  for (auto const& key : keys) {
+    if (keys.size() > 1 && draw(3) == 0) continue;
+    std::vector<LaunchRange> ranges;
+    for (auto const& r : c.ranges)
+      if (r.key == key) ranges.push_back(r);
+    auto const& r = ranges[std::size_t(draw(std::int64_t(ranges.size())))];
+    std::vector<int> powers;
+    for (std::int64_t v = r.least; r.power_of_two && v > 0 && v <= r.most; v *= 2) powers.push_back(int(v));
+    std::int64_t const how = draw(4);
+    int const value = how == 0 ? r.least : !powers.empty() ? powers[std::size_t(draw(std::int64_t(powers.size())))] : how == 1 ? r.most : int(r.least + draw(std::int64_t(r.most) - r.least + 1));
+    text += (text.empty() ? "" : ",") + key + ":" + std::to_string(value);
+  }
+  if (text.empty()) return out;
+  auto const config = config_by_hand(c, Config::parse(text));
+  if (std::find(out.begin(), out.end(), config) == out.end()) out.push_back(config);
+  return out;
+}
+
 inline void expect_agreement(std::string_view operation, std::string const& problem, Bounds const& bounds = {}) {
   AlgorithmTable const& table = algorithms_of(operation);
   for (bool integers : {false, true}) {
@@ -250,7 +279,7 @@ inline void expect_agreement(std::string_view operation, std::string const& prob
       facts.isa = Isa(isa);
       for (auto const& candidate : table.candidates(problem, facts, true)) {
         if (!candidate.refusal.empty() || (isa > 0 && candidate.baseline)) continue;  // baselines are the same code on each
-        for (auto const& config : candidate.configs) {
+        for (auto const& config : configs_to_check(candidate, problem)) {
           Choice const choice{candidate.algorithm, config};
           Amplified const* const spread = amplification_of(choice);
           bool const exact = integers && bounds.exact_integers && !(spread && !spread->exact_integers) && !inexact_activation(problem);

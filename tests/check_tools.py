@@ -5,6 +5,7 @@ usage: check_tools.py
 """
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -166,6 +167,33 @@ class SetUp(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertIn("no network", result.stderr)
         self.assertIn("error: apt-get could not install libhwy-dev", result.stderr)
+
+
+class GpuCheck(unittest.TestCase):
+    def sanitized(self, test, body):
+        """Output of gpu-check over a built tree with this one test, under a sanitizer that finds nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in {"build/" + test: body, "bin/compute-sanitizer": 'while [ "$1" != "" ] && [ ! -x "$1" ]; do shift; done\n"$@"\ncode=$?\necho "========= ERROR SUMMARY: 0 errors"\nexit $code\n',
+                               "build/falconet": "echo falconet"}.items():
+                path = pathlib.Path(folder, name)
+                path.parent.mkdir(exist_ok=True)
+                path.write_text("#!/bin/sh\n" + text)
+                path.chmod(0o755)
+            pathlib.Path(folder, "build/CTestTestfile.cmake").write_text(f'add_test({test} "{folder}/build/{test}")\nset_tests_properties({test} PROPERTIES LABELS gpu)\n')
+            result = subprocess.run([sys.executable, ROOT / "tools/gpu-check", pathlib.Path(folder, "build"), "--sanitizer", "memcheck"], capture_output=True, text=True,
+                                    env=dict(os.environ, PATH=f"{folder}/bin:{os.environ['PATH']}"))
+            return result.returncode, result.stdout + result.stderr
+
+    @unittest.skipUnless(shutil.which("ctest"), "ctest is not on the PATH")
+    def test_what_a_sanitizer_cannot_watch_is_left_out_and_said(self):
+        code, out = self.sanitized("gpu_commands", '[ "$1" = sanitized ] || { echo FAILED; exit 1; }\necho "ok     a promise"\necho "left out under a sanitizer: another"\n')
+        self.assertEqual(code, 0, out)
+        self.assertRegex(out, "memcheck +gpu_commands +ok .*1 of 1 promises; left out under a sanitizer: another")
+
+    @unittest.skipUnless(shutil.which("ctest"), "ctest is not on the PATH")
+    def test_a_broken_promise_fails(self):
+        code, out = self.sanitized("gpu_commands", "echo 'FAILED a promise'; exit 1")
+        self.assertEqual(code, 1, out)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ void check(Card& card, std::string const& operation, std::string const& problem,
         continue;
       }
       ++tally.accepted[who];
-      for (auto const& config : candidate.configs) {
+      for (auto const& config : agreement::configs_to_check(candidate, problem)) {
         std::string trouble;
         std::vector<std::string> first, second;
         try {

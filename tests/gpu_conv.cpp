@@ -127,7 +127,9 @@ void check(Card& card, std::string const& text, Asked const& asked, Tally& tally
       if (algorithm->configs && algorithm->reject(p, smaller).empty())
         for (auto const& config : algorithm->configs(p, smaller))
           if (std::find(configs.begin(), configs.end(), config) == configs.end()) configs.push_back(config);
-      for (auto const& config : configs) {
+      Candidate candidate{algorithm->name, "", configs};
+      if (algorithm->ranges) candidate.ranges = algorithm->ranges(p, card.facts);
+      for (auto const& config : agreement::configs_to_check(candidate, text)) {
         std::string trouble;
         std::vector<std::string> first;
         for (int round = 0; round < 2 && trouble.empty(); ++round) try {

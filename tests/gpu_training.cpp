@@ -1,6 +1,9 @@
-// Whole plans on an NVIDIA GPU: 100 losses of mnist_cnn and resnet20 beside PyTorch's (tests/golden/pytorch_losses.json), and a
-// session's promises: the same bytes twice, host and device values in step, a loss that is not finite leaves the weights alone.
-// Exits 77 (skipped) where no GPU is seen. Usage: gpu_training [MODEL:PRECISION...]; "step" is one mnist_cnn step, plain and captured.
+// Whole plans on an NVIDIA GPU: 100 losses of mnist_cnn and resnet20 beside PyTorch's (tests/golden/pytorch_losses.json), of torchvision's networks at
+// 224x224 (pytorch_losses_224.json), and a session's promises: the same bytes twice, host and device values in step, a loss that is not finite leaves the
+// weights alone; and torchvision's networks' logits beside PyTorch's.
+// Exits 77 (skipped) where no GPU is seen. Usage: gpu_training [small] [MODEL:PRECISION...] [logits:MODEL...] [at224=FILE]: small, which a sanitizer asks
+// for, leaves torchvision's networks out; "step" is one mnist_cnn step, plain and captured; at224 reads their curves
+// there, and print, with a network at 224x224, prints its losses and compares them with nothing.
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -61,7 +64,21 @@ double tail_mean(std::vector<double> const& a) {
   return sum / 20;
 }
 
-// The bounds of tests/test_training.cpp.
+// Losses in f32 beside PyTorch's in f64 and f32: the bounds of tests/test_training.cpp.
+void expect_as_near_to_f64(std::string const& who, std::vector<double> const& ours, std::vector<double> const& truth, std::vector<double> const& single) {
+  double farthest = 0, worst = 0, theirs = 0, early = 0;
+  bool good = true;
+  for (std::size_t i = 0; i < 100; ++i) {
+    for (std::size_t k = i; k < (i < 10 ? i + 1 : 100); ++k) farthest = std::max(farthest, std::abs(single[k] - truth[k]));
+    double const off = std::abs(ours[i] - truth[i]);
+    worst = std::max(worst, off), theirs = std::max(theirs, std::abs(single[i] - truth[i]));
+    if (i < 10) early = std::max(early, off);
+    if (!(off <= std::max(1e-5, 2 * farthest))) good = false;
+  }
+  std::printf("%s: farthest from f64 %.3g (first ten %.3g), PyTorch's f32 %.3g\n", who.c_str(), worst, early, theirs);
+  expect(good, who + ": every loss within 1e-5 or twice PyTorch's own distance from f64");
+}
+
 void beside_pytorch(std::string const& name, DType precision) {
   auto of = [&](char const* p) { return recorded().at(name).at(p).get<std::vector<double>>(); };
   auto const truth = of("f64"), single = of("f32"), ours = train(name, precision);
@@ -72,22 +89,50 @@ void beside_pytorch(std::string const& name, DType precision) {
     std::printf("%s: farthest from PyTorch's f64 in 100 steps: %.3g\n", who.c_str(), worst);
     expect(worst <= 1e-8, who + ": 100 losses within 1e-8 of PyTorch's");
   } else if (precision == DType::f32) {
-    double farthest = 0, worst = 0, theirs = 0, early = 0;
-    bool good = true;
-    for (std::size_t i = 0; i < 100; ++i) {
-      for (std::size_t k = i; k < (i < 10 ? i + 1 : 100); ++k) farthest = std::max(farthest, std::abs(single[k] - truth[k]));
-      double const off = std::abs(ours[i] - truth[i]);
-      worst = std::max(worst, off), theirs = std::max(theirs, std::abs(single[i] - truth[i]));
-      if (i < 10) early = std::max(early, off);
-      if (!(off <= std::max(1e-5, 2 * farthest))) good = false;
-    }
-    std::printf("%s: farthest from f64 %.3g (first ten %.3g), PyTorch's f32 %.3g\n", who.c_str(), worst, early, theirs);
-    expect(good, who + ": every loss within 1e-5 or twice PyTorch's own distance from f64");
+    expect_as_near_to_f64(who, ours, truth, single);
   } else {
     double const off = std::abs(tail_mean(ours) - tail_mean(single)), theirs = std::abs(tail_mean(of("bf16")) - tail_mean(single));
     std::printf("%s: mean of losses 81-100 %.5f, off f32 by %.3g, PyTorch's bf16 by %.3g\n", who.c_str(), tail_mean(ours), off, theirs);
     expect(off <= 2 * theirs, who + ": ends as near to f32 as PyTorch does");
   }
+}
+
+// ---- torchvision's networks at 224x224, without dropout (tools/record_curves_224.py) ----
+using Curves = std::vector<std::vector<double>>;
+
+// Run r sees the batches of steps 100 r to 100 r + 99.
+std::vector<double> train_at_224(nlohmann::json const& all, std::string const& name, DType precision, std::uint64_t run) {
+  auto const& entry = all.at(name);
+  int const classes = all.at("classes").get<int>(), batch = entry.at("batch").get<int>();
+  Layer const network = name == "vgg16" ? models::vgg16(classes, 0) : name == "mobilenet_v2" ? models::mobilenet_v2(classes, 0) : models::find(name).make(classes);
+  Model model({{3, 224, 224}, {0, 0, 0}, {1, 1, 1}, std::vector<std::string>(std::size_t(classes), "class")}, network, {.device = "cuda"});
+  OptimizerOptions sgd;
+  sgd.momentum = all.at("momentum").get<double>();
+  TrainStep step(model, {.batch = batch, .precision = precision}, cross_entropy(), sgd);
+  hashed::fill(*model.parameters(), entry.at("gain").get<double>());
+  step.state().learning_rate = entry.at("learning_rate").get<float>();
+  std::vector<double> losses;
+  for (std::uint64_t s = 0; s < 100; ++s) {
+    hashed::fill_batch(step.images(), step.targets(), 100 * run + s, classes);
+    losses.push_back(step.run());
+  }
+  return losses;
+}
+
+// The mean distance from PyTorch's f32 over all runs: one run's alone is as much chance as rounding.
+void beside_pytorch_at_224(nlohmann::json const& all, std::string const& name, DType precision) {
+  auto of = [&](char const* p) { return all.at(name).at(p).get<Curves>(); };
+  std::string const who = name + " 224x224 " + std::string(falconet::name(precision));
+  if (precision == DType::f32) return expect_as_near_to_f64(who, train_at_224(all, name, precision, 0), of("f64").front(), of("f32").front());
+  auto const single = of("f32"), half = of("bf16");
+  double off = 0, theirs = 0;
+  for (std::size_t r = 0; r < half.size(); ++r) {
+    double const truth = tail_mean(single.at(r)), a = tail_mean(train_at_224(all, name, precision, r)) - truth, b = tail_mean(half[r]) - truth;
+    std::printf("%s: run %zu, mean of losses 81-100 %.5f, off f32 by %.3g, PyTorch's bf16 by %.3g\n", who.c_str(), r, truth + a, a, b);
+    off += std::abs(a) / double(half.size()), theirs += std::abs(b) / double(half.size());
+  }
+  std::printf("%s: off f32 by %.3g in the mean, PyTorch's bf16 by %.3g\n", who.c_str(), off, theirs);
+  expect(off <= 2 * theirs, who + ": ends as near to f32 as PyTorch does");
 }
 
 void promises() {
@@ -202,14 +247,54 @@ void nan_in_a_batch() {
   }
 }
 
+// torchvision's networks with weights as of trained ones: the logits that PyTorch gives in f64 (tests/golden/torchvision.json).
+void logits(std::string const& name) {
+  auto const r = nlohmann::json::parse(std::ifstream(std::string(FALCONET_SOURCE_DIR) + "/tests/golden/torchvision.json")).at(name);
+  auto const truth = r.at("logits").get<std::vector<double>>();
+  ImageSpec spec = models::find(name).spec(10);
+  spec.image = Shape{3, r.at("image").get<int>(), r.at("image").get<int>()};
+  Model model(spec, models::find(name).make(10), {.device = "cuda"});
+  hashed::fill_trained(*model.parameters());
+  InferenceStep step(model, {.batch = r.at("batch").get<int>()});
+  hashed::fill(step.images(), "images", std::sqrt(3.0));
+  step.run();
+  double largest = 0, worst = 0;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    double const off = std::abs(load_element(step.output(), position(step.output().type, std::int64_t(i))) - truth[i]);
+    largest = std::max(largest, std::abs(truth[i])), worst = off <= worst ? worst : off;
+  }
+  std::printf("%s: logits off PyTorch's by %.3g of the largest\n", name.c_str(), worst / largest);
+  expect(worst <= 1e-4 * largest, name + ": the logits of PyTorch within 1e-4 of the largest");
+}
+
 }  // namespace
 }  // namespace falconet
 
 int main(int argc, char** argv) {
   using namespace falconet;
   if (int const code = gpu_test::skipped()) return code;
-  std::vector<std::string> wishes(argv + 1, argv + argc);
-  if (wishes.empty()) wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64", "fused"};
+  std::vector<std::string> wishes;
+  std::string at_224 = std::string(FALCONET_SOURCE_DIR) + "/tests/golden/pytorch_losses_224.json";
+  bool small = false, print = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string const word = argv[i];
+    if (word == "small") small = true;
+    else if (word == "print") print = true;
+    else if (word.starts_with("at224=")) at_224 = word.substr(6);
+    else wishes.push_back(word);
+  }
+  if (wishes.empty()) {
+    wishes = {"promises", "mnist_cnn:f32", "mnist_cnn:f64", "mnist_cnn:bf16", "resnet20:f32", "resnet20:bf16", "resnet20:f64", "fused"};
+    if (small) {
+      std::printf("left out under a sanitizer, where it takes long: torchvision's networks\n");
+    } else {
+      for (char const* name : {"resnet18", "resnet34", "resnet50", "vgg16", "mobilenet_v2"}) wishes.push_back(std::string("logits:") + name);
+      auto const all = nlohmann::json::parse(std::ifstream(at_224));
+      for (auto const& [name, entry] : all.items())             // what is recorded of them
+        for (auto const& [precision, beside] : {std::pair{"f32", "f64"}, {"bf16", "f32"}})
+          if (entry.is_object() && entry.contains(precision) && entry.contains(beside)) wishes.push_back(name + ":" + precision);
+    }
+  }
   for (auto const& wish : wishes) {
     try {
       if (wish == "promises") promises(), nan_in_a_batch(), within_memory();
@@ -219,8 +304,17 @@ int main(int argc, char** argv) {
         for (int i = 0; i < 3; ++i) std::printf("loss %.6f\n", run.next());
       } else {
         auto const colon = wish.find(':');
-        auto const precision = wish.substr(colon + 1);
-        beside_pytorch(wish.substr(0, colon), precision == "f64" ? DType::f64 : precision == "bf16" ? DType::bf16 : DType::f32);
+        auto const name = wish.substr(0, colon), text = wish.substr(colon + 1);
+        if (name == "logits") {
+          logits(text);
+          continue;
+        }
+        DType const precision = text == "f64" ? DType::f64 : text == "bf16" ? DType::bf16 : DType::f32;
+        if (print) {
+          for (double loss : train_at_224(nlohmann::json::parse(std::ifstream(at_224)), name, precision, 0)) std::printf("%.9g ", loss);
+          std::printf(": %s\n", wish.c_str());
+        } else if (models::find(name).image[1] == 224) beside_pytorch_at_224(nlohmann::json::parse(std::ifstream(at_224)), name, precision);
+        else beside_pytorch(name, precision);
       }
     } catch (Error const& e) {
       expect(false, wish + ": " + e.what());

@@ -33,21 +33,24 @@ inline std::uint64_t bits(std::uint64_t key, std::uint64_t index) {
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
   return z ^ (z >> 31);
 }
-inline double value(std::string_view name, std::uint64_t index, double bound) {
-  double const unit = double(bits(key(name), index) >> 11) * 0x1p-53;
+inline double value(std::uint64_t key, std::uint64_t index, double bound) {
+  double const unit = double(bits(key, index) >> 11) * 0x1p-53;
   return double(float((2 * unit - 1) * bound));
 }
+inline double value(std::string_view name, std::uint64_t index, double bound) { return value(key(name), index, bound); }
 
 // Element i of the tensor, in the logical order whatever the layout: value(name, first + i, bound).
 inline void fill(View const& v, std::string_view name, double bound, std::uint64_t first = 0) {
-  for (std::int64_t i = 0; i < v.type.shape.elements(); ++i) store_element(v, position(v.type, i), value(name, first + std::uint64_t(i), bound));
+  std::uint64_t const of_name = key(name);
+  for (std::int64_t i = 0; i < v.type.shape.elements(); ++i) store_element(v, position(v.type, i), value(of_name, first + std::uint64_t(i), bound));
 }
 
 // Every weight and bias of a model by its key; what starts at a constant (batch norm, running statistics, moments) does so.
-inline void fill(Parameters& parameters) {
+// gain: of weights with more than one dimension, whose bound is gain / sqrt(fan_in).
+inline void fill(Parameters& parameters, double gain = 1) {
   for (auto& e : parameters.entries()) {
     View const v = e.tensor.view();
-    if (e.init.kind != Init::constant) fill(v, e.name, 1 / std::sqrt(double(e.init.fan_in)));
+    if (e.init.kind != Init::constant) fill(v, e.name, (v.type.shape.rank() > 1 ? gain : 1) / std::sqrt(double(e.init.fan_in)));
     else
       for (std::int64_t i = 0; i < v.type.shape.elements(); ++i) store_element(v, i, e.init.value);
   }

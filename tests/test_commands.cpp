@@ -91,6 +91,9 @@ TEST_F(Commands, UnknownNamesGetTheNearestOne) {
   expect_refusal(falconet({"train", "recipe=mnits"}), 2, {"mnits", "mnist"});
   expect_refusal(falconet(training({"pin.conv1=driect"})), 2, {"driect", "direct"});
   expect_refusal(falconet(training({"pin.conv9=direct"})), 2, {"conv9"});
+  expect_refusal(falconet(training({"pin.conv1:fwd=direct:tile=99"})), 2, {"pin.conv1:fwd=direct:tile=99: direct: tile cannot be 99 here, only 1.."});
+  expect_refusal(falconet(training({"pin.conv1:fwd=direct:rows=4"})), 2, {"pin.conv1:fwd", "no launch parameter 'rows'", "tile:1.."});
+  expect_refusal(falconet(training({"pin.conv1:fwd=direct:lane=1"})), 2, {"pin.conv1:fwd=direct:lane=1: launches on the CPU run one after another"});
   expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs3 f32 nhwc", "algorithms=driect"}), 2, {"driect", "direct"});
   expect_refusal(falconet({"bench", "conv", "problems=li2018"}), 2, {"li2018", "li2019"});
   expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw8 k4 rs9 f32 nhwc"}), 2, {"rs9"});
@@ -555,6 +558,36 @@ TEST_F(Commands, SummaryChecksAndBenchSayWhatTheyShould) {
   expect_refusal(falconet({"bench", "conv", "problems=n1 c4 hw6 k8 rs3 p1 f32 nhwc", "layouts=nhcw"}), 2, {"nhcw", "nhwc"});
   expect_refusal(falconet({"bench", "conv", "problems=fwd n1 c3"}), 2, {"it does not say h, w, k, r, s"});
   expect_refusal(falconet({"bench", "gemm"}), 2, {"bench gemm needs problems=", "networks"});
+  // Types and batch in place of the list's own; lines that are the same then are run once.
+  std::string const quick = "repetitions=2", little = "budget=0.02", two_types = "two_types.txt";
+  std::ofstream(folder.path / two_types) << "n2 c4 hw8 k4 rs3 p1 f32 nhwc\nn7 c4 hw8 k4 rs3 p1 bf16,f32,bf16 nhwc\nn5 c4 hw8 k4 rs3 p1 f32 nhwc math=tf32\n";
+  auto const set = falconet({"bench", "conv", "problems=" + two_types, "precision=bf16,f64,tf32,f32", "batch=1,3", "directions=fwd", "rivals=off", "json=true", quick, little});
+  ASSERT_EQ(set.code, 0) << set.err;
+  std::set<std::string> problems;
+  for (std::size_t at = 0; (at = set.out.find("\"problem\": \"", at)) != std::string::npos; ++at) problems.insert(set.out.substr(at + 12, set.out.find('"', at + 12) - at - 12));
+  std::set<std::string> wanted;
+  for (char const* n : {"n1", "n3"})
+    for (char const* types : {"bf16 nhwc", "f64 nhwc", "f32 nhwc math=tf32", "f32 nhwc"}) wanted.insert(std::string("fwd ") + n + " c4 hw8 k4 rs3 p1 " + types);
+  EXPECT_EQ(problems, wanted);
+  std::string const one = "problems=n1 c4 hw6 k8 rs3 p1 f32 nhwc";
+  expect_refusal(falconet({"bench", "conv", one, "precision=fp16"}), 2, {"fp16", "f32, tf32, bf16, f64"});
+  expect_refusal(falconet({"bench", "conv", one, "precision=f32,bf61"}), 2, {"bf61", "bf16"});
+  expect_refusal(falconet({"bench", "conv", one, "batch=0"}), 2, {"batch", "from 1 to 1048576"});
+  expect_refusal(falconet({"bench", "conv", one, "batch=many"}), 2, {"batch", "'many'"});
+  expect_refusal(falconet({"bench", "conv", one, "dtype=bf16"}), 2, {"dtype", "precision"});
+  expect_refusal(falconet({"bench", "gemm", "problems=networks", "precision=bf16"}), 2, {"bench gemm: precision= is of convolution only", "types=f32"});
+  expect_refusal(falconet({"bench", "pool", "problems=networks", "batch=3"}), 2, {"bench pool: batch= is of convolution only"});
+  expect_refusal(falconet({"bench", "pool", "problems=networks", "layouts=nchw"}), 2, {"bench pool: layouts= is of convolution only"});
+  expect_refusal(falconet({"bench", "conv", "problems=n1 c64 hw224 k64 rs3 p1 f32 nhwc", "batch=1048576"}), 1, {"n1048576 c64 hw224", "out of memory"});
+  // Launch parameters by hand: several of them, any value that the kernel takes, and what is said of the others.
+  auto const tiles = falconet({"bench", "conv", one, "directions=fwd", "algorithms=direct:tile=5,vectors=1,im2col_gemm", "json=true", quick, little});
+  EXPECT_EQ(tiles.code, 0) << tiles.err;
+  EXPECT_NE(tiles.out.find("tile:5,vectors:1\""), std::string::npos) << tiles.out;
+  EXPECT_NE(tiles.out.find("im2col_gemm"), std::string::npos) << tiles.out;
+  expect_refusal(falconet({"bench", "conv", one, "directions=fwd", "algorithms=direct:tile=99"}), 2, {"direct: tile cannot be 99 here, only 1.."});
+  expect_refusal(falconet({"bench", "conv", one, "directions=fwd", "algorithms=direct:tiles=4"}), 2, {"direct has no launch parameter 'tiles'", "tile:1..", "vectors:1.."});
+  expect_refusal(falconet({"bench", "conv", one, "directions=fwd", "algorithms=naive:threads=64"}), 2, {"naive has no launch parameter 'threads' here; it takes none"});
+  expect_refusal(falconet({"bench", "conv", one, "directions=fwd", "algorithms=direct:tile=4,tile=5"}), 2, {"'tile' stands twice"});
   auto const slow = falconet({"bench", "conv", "problems=fwd n64 c256 hw28 k256 rs3 p1 f32 nhwc", "budget=0.1"});   // minutes by plain loops
   EXPECT_EQ(slow.code, 0) << slow.err;
   EXPECT_NE(slow.out.find("algorithms=naive runs it"), std::string::npos) << slow.out;

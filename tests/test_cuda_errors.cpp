@@ -9,6 +9,8 @@
 #include "falconet/nn/models.h"
 #include "falconet/plan/footprint.h"
 #include "falconet/plan/step.h"
+#include "falconet/train/feeds.h"
+#include "error_text.h"
 
 namespace falconet {
 namespace {
@@ -103,13 +105,13 @@ TEST(CudaErrors, too_little_memory_is_said_before_the_first_step_with_the_three_
   Model model({d.image, {0, 0, 0}, {1, 1, 1}, std::vector<std::string>(10, "c")}, d.make(10), {.device = "cpu"});
   TrainStep step(model, {.batch = 8}, cross_entropy(), OptimizerOptions{});
   auto const& plan = step.session().plan();
-  require_memory(plan, *model.parameters(), std::int64_t(1) << 40);
-  auto const largest = largest_consumers(plan, *model.parameters(), 3);
+  require_memory(plan, *model.parameters(), {}, std::int64_t(1) << 40);
+  auto const largest = largest_consumers(plan, *model.parameters(), {}, 3);
   ASSERT_EQ(largest.size(), 3u);
   EXPECT_GE(largest[0].bytes, largest[1].bytes);
   EXPECT_GE(largest[1].bytes, largest[2].bytes);
   try {
-    require_memory(plan, *model.parameters(), 1000);
+    require_memory(plan, *model.parameters(), {}, 1000);
     FAIL() << "1000 bytes were enough";
   } catch (Error const& e) {
     std::string const text = e.what();
@@ -119,6 +121,43 @@ TEST(CudaErrors, too_little_memory_is_said_before_the_first_step_with_the_three_
   }
 }
 
+// A data set that lies on the GPU is named, be it in the way of a plan or without room itself.
+TEST(CudaErrors, a_data_set_is_among_the_consumers_by_its_name) {
+  auto const& d = models::find("lenet5");
+  Model model({d.image, {0}, {1}, std::vector<std::string>(10, "c")}, d.make(10), {.device = "cpu"});
+  TrainStep step(model, {.batch = 8}, cross_entropy(), OptimizerOptions{});
+  auto const& plan = step.session().plan();
+  Device const gpu{DeviceKind::cuda, 0};
+  Tensor images({DType::u8, {3, 1, 28, 28}, Layout::nhwc}), labels({DType::i32, {3}});
+  std::fill_n(images.as<std::uint8_t>(), 3 * 28 * 28, std::uint8_t(7)), std::fill_n(labels.as<std::int32_t>(), 3, 0);
+  auto const digits = data::in_memory(std::move(images), std::move(labels), {d.image, {0}, {1}, std::vector<std::string>(10, "c")});
+  auto const data = resident_bytes(digits);
+  EXPECT_EQ(data.what, "the data set (3 images of 1x28x28)");
+  EXPECT_EQ(data.bytes, 3 * (28 * 28 + 8));
+  EXPECT_TRUE(named_memory(gpu).empty());
+  {
+    NamedMemory const first(gpu, data.what, std::int64_t(9) << 30), other({DeviceKind::cuda, 1}, "another", 5);
+    NamedMemory moved(gpu, "small", 7);
+    NamedMemory const kept = std::move(moved);
+    auto const beside = named_memory(gpu);
+    ASSERT_EQ(beside.size(), 2u);
+    EXPECT_EQ(beside[1].what, "small");
+    auto const largest = largest_consumers(plan, *model.parameters(), beside, 3);
+    EXPECT_EQ(largest[0].what, data.what);
+    auto const text = text_of_error([&] { require_memory(plan, *model.parameters(), beside, 1000); }, ErrorKind::device);
+    EXPECT_EQ(text.find("out of memory on "), 0u) << text;
+    for (std::string const& w : {std::string(" needed, 1000 bytes (0.00 GiB) free; the largest: the data set (3 images of 1x28x28) 9663676416 bytes (9.00 GiB), "), largest[1].what, largest[2].what})
+      EXPECT_NE(text.find(w), std::string::npos) << w << " is not in: " << text;
+  }
+  EXPECT_TRUE(named_memory(gpu).empty());
+  require_room(data, data.bytes, plan, *model.parameters(), 2 * data.bytes);
+  auto const text = text_of_error([&] { require_room({data.what, std::int64_t(3) << 30}, std::int64_t(2) << 30, plan, *model.parameters(), std::int64_t(4) << 30); }, ErrorKind::device);
+  for (char const* w : {"3221225472 bytes (3.00 GiB) needed for the data set (3 images of 1x28x28), 4294967296 bytes (4.00 GiB) free, of which it may take 2147483648",
+                        "the largest: the data set (3 images of 1x28x28) 3221225472", "feed=staged"})
+    EXPECT_NE(text.find(w), std::string::npos) << w << " is not in: " << text;
+  EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+}
+
 TEST(Pins, launch_parameters_by_hand) {
   Candidate listed{"tiles", "", {Config{{"tile_m", 128}, {"tile_n", 64}}, Config{{"tile_m", 64}, {"tile_n", 64}}}};
   EXPECT_EQ(config_by_hand(listed, {}).text(), "tile_m:128,tile_n:64");
@@ -126,13 +165,29 @@ TEST(Pins, launch_parameters_by_hand) {
   Candidate free{"naive", "", {Config{}}};
   free.ranges = {{"threads", 32, 1024, true}, {"blocks", 1, 1 << 20, false}};
   EXPECT_EQ(config_by_hand(free, Config::parse("threads=128,blocks=7")).text(), "threads:128,blocks:7");
-  for (auto const& [candidate, config, word] : {std::tuple{&listed, "tile_m=32", "tile_m:64,tile_n:64"}, std::tuple{&free, "threads=100", "a power of two"}, std::tuple{&free, "thread=64", "blocks:1.."}}) {
+  EXPECT_EQ(config_by_hand(free, Config::parse("blocks=7,threads=128")).text(), "threads:128,blocks:7") << "in the algorithm's order";
+  EXPECT_EQ(config_by_hand(free, Config::parse("blocks=7")).text(), "blocks:7") << "the kernel knows its own default of the rest";
+  Candidate mixed{"parts", "", {Config{{"tile", 128}, {"deterministic", 0}}, Config{{"tile", 64}, {"deterministic", 0}}}};
+  mixed.ranges = {{"parts", 1, 9, false}, {"rows", 2, 2, false}, {"rows", 4, 4, false}};
+  EXPECT_EQ(config_by_hand(mixed, Config::parse("parts=3")).text(), "tile:128,deterministic:0,parts:3") << "what is compiled in comes from the best guess";
+  EXPECT_EQ(config_by_hand(mixed, Config::parse("rows=4,parts=3,tile=64")).text(), "tile:64,deterministic:0,parts:3,rows:4");
+  Candidate many{"bands", "", {Config{}}};
+  for (int rows = 2; rows <= 30; rows += 2) many.ranges.push_back({"rows", rows, rows, false});
+  Candidate none{"plain", "", {Config{}}};
+  Candidate two{"tiles", "", {Config{{"m", 128}, {"n", 128}}, Config{{"m", 64}, {"n", 64}}}};
+  for (auto const& [candidate, config, message] :
+       {std::tuple{&listed, "tile_m=32", "tiles: tile_m cannot be 32 here, only 64, 128"}, std::tuple{&free, "threads=100", "naive: threads cannot be 100 here, only 32..1024 (a power of two)"},
+        std::tuple{&free, "blocks=-1", "naive: blocks cannot be -1 here, only 1..1048576"}, std::tuple{&free, "thread=64", "naive has no launch parameter 'thread' here; it takes blocks:1..1048576, threads:32..1024 (a power of two)"},
+        std::tuple{&mixed, "tile=32,parts=3", "parts: tile cannot be 32 here, only 64, 128"}, std::tuple{&mixed, "rows=3", "parts: rows cannot be 3 here, only 2, 4"},
+        std::tuple{&many, "rows=32", "bands: rows cannot be 32 here, only 2, 4 .. 30"}, std::tuple{&none, "threads=64", "plain has no launch parameter 'threads' here; it takes none"},
+        std::tuple{&two, "m=128,n=64", "tiles is not compiled for 'm:128,n:64'; it has m:128,n:128 | m:64,n:64"}, std::tuple{&free, "threads=99999999999", "launch parameter 'threads=99999999999' is out of range"},
+        std::tuple{&free, "threads=64,threads=128", "launch parameter 'threads' stands twice in 'threads=64,threads=128'"}, std::tuple{&free, "threads", "launch parameter 'threads' should read name=number"}}) {
     try {
       (void)config_by_hand(*candidate, Config::parse(config));
       ADD_FAILURE() << config;
     } catch (Error const& e) {
       EXPECT_EQ(e.kind, ErrorKind::usage);
-      EXPECT_NE(std::string(e.what()).find(word), std::string::npos) << e.what();
+      EXPECT_EQ(std::string(e.what()), message);
     }
   }
 }

@@ -16,6 +16,7 @@
 #include "falconet/ops/algorithms.h"
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/plan/step.h"
+#include "error_text.h"
 
 // Every allocation of this program, on all threads, is counted.
 static std::atomic<long> allocations{0};
@@ -322,6 +323,29 @@ TEST(Plan, parse_of_text_is_the_plan) {
       auto const plan = training_plan(name, 4, precision);
       EXPECT_EQ(Plan::parse(plan.text()), plan) << name;
     }
+}
+
+TEST(Plan, a_pin_says_the_lane_of_a_launch_on_a_gpu) {
+  if (!built_with_cuda()) GTEST_SKIP() << "this build has no algorithms for GPUs";
+  auto const& d = models::find("mnist_cnn");
+  Model const model(spec_of(d.image, d.classes), d.make(d.classes), {.device = "cpu", .threads = 1});
+  auto const pinned = [&](Plan const* recorded, std::map<std::string, std::string> pins) { return plan_of(model, 64, DType::f32, hopper_facts(), recorded, std::move(pins)); };
+  auto const of_conv2 = [](Plan const& plan) {
+    for (auto const& l : plan.step)
+      if (l.layer == "conv2" && l.direction == "bwd_filter") return l;
+    return Launch{};
+  };
+  for (int lane : {0, 3, 7}) {
+    Plan const plan = pinned(nullptr, {{"conv2:bwd_filter", "naive:lane=" + std::to_string(lane) + ",threads=128"}});
+    EXPECT_EQ(of_conv2(plan).choice.text(), "naive:threads:128,lane:" + std::to_string(lane));
+    EXPECT_EQ(of_conv2(plan).lane, lane);
+    EXPECT_EQ(of_conv2(pinned(&plan, {})).lane, lane) << "a recorded plan says it, too";
+  }
+  EXPECT_NE(text_of_error([&] { (void)pinned(nullptr, {{"conv2:bwd_filter", "naive:lane=8"}}); }, ErrorKind::usage).find("lane cannot be 8, only 0..7"), std::string::npos);
+  auto const& large = models::find("resnet18");
+  Model const resnet(spec_of(large.image, large.classes), large.make(large.classes), {.device = "cpu", .threads = 1});
+  EXPECT_NE(text_of_error([&] { (void)plan_of(resnet, 256, DType::bf16, hopper_facts(), nullptr, {{"layer1.0.conv1:fwd", "implicit_gemm_wgmma:lane=1"}}); }, ErrorKind::usage)
+                .find("the launches of this step run one after another"), std::string::npos);
 }
 
 TEST(Plan, a_damaged_text_is_an_error_that_names_the_line) {

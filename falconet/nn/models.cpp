@@ -112,7 +112,7 @@ Layer resnet(int depth, int classes) {
   return net | global_avg_pool | linear("fc", classes);
 }
 
-Layer vgg16(int classes) {
+Layer vgg16(int classes, double dropped) {
   ConvLayerOptions const o{.padding = 1, .init = Init::kaiming_normal_fan_out, .bias_init = Init::constant};
   LinearOptions const dense{.init = Init::normal, .init_value = 0.01, .bias_init = Init::constant};
   Layer features;
@@ -124,11 +124,11 @@ Layer vgg16(int classes) {
     ++at;
   }
   return scope("features", features) | adaptive_avg_pool(7) |
-         scope("classifier", linear("0", 4096, dense) | relu | dropout(0.5, "2") | linear("3", 4096, dense) | relu | dropout(0.5, "5") |
+         scope("classifier", linear("0", 4096, dense) | relu | dropout(dropped, "2") | linear("3", 4096, dense) | relu | dropout(dropped, "5") |
                                  linear("6", classes, dense));
 }
 
-Layer mobilenet_v2(int classes) {
+Layer mobilenet_v2(int classes, double dropped) {
   struct Stage {
     int expansion, channels, blocks, stride;
   };
@@ -138,7 +138,7 @@ Layer mobilenet_v2(int classes) {
     for (int b = 0; b < s.blocks; ++b) net = net | scope(std::to_string(at++), inverted_residual(s.channels, b ? 1 : s.stride, s.expansion));
   net = net | conv_norm_relu6(std::to_string(at++), 1280, 1, 1, 1);
   return scope("features", net) | global_avg_pool |
-         scope("classifier", dropout(0.2, "0") | linear("1", classes, {.init = Init::normal, .init_value = 0.01, .bias_init = Init::constant}));
+         scope("classifier", dropout(dropped, "0") | linear("1", classes, {.init = Init::normal, .init_value = 0.01, .bias_init = Init::constant}));
 }
 
 ImageSpec Description::spec(int classes) const {
@@ -165,8 +165,8 @@ std::vector<Description> const& known() {
       {"resnet18", {3, 224, 224}, 1000, [](int n) { return resnet(18, n); }, "ResNet-18 of torchvision (He et al. 2016)", true},
       {"resnet34", {3, 224, 224}, 1000, [](int n) { return resnet(34, n); }, "ResNet-34 of torchvision (He et al. 2016)", true},
       {"resnet50", {3, 224, 224}, 1000, [](int n) { return resnet(50, n); }, "ResNet-50 of torchvision (He et al. 2016)", true},
-      {"vgg16", {3, 224, 224}, 1000, vgg16, "VGG-16 of torchvision (Simonyan & Zisserman 2015)", true},
-      {"mobilenet_v2", {3, 224, 224}, 1000, mobilenet_v2, "MobileNetV2 of torchvision (Sandler et al. 2018)", true},
+      {"vgg16", {3, 224, 224}, 1000, [](int n) { return vgg16(n); }, "VGG-16 of torchvision (Simonyan & Zisserman 2015)", true},
+      {"mobilenet_v2", {3, 224, 224}, 1000, [](int n) { return mobilenet_v2(n); }, "MobileNetV2 of torchvision (Sandler et al. 2018)", true},
   };
   return all;
 }

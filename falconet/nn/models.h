@@ -26,9 +26,10 @@ Layer resnet_cifar(int depth, int classes);
 // He et al. 2016, table 1: depth 18 and 34 of basic blocks, 50 of bottlenecks (the stride on the 3x3 convolution).
 Layer resnet(int depth, int classes);
 // Simonyan & Zisserman 2015, configuration D. Height and width are multiples of 224, or such that the last map is one of 7x7.
-Layer vgg16(int classes);
-// Sandler et al. 2018, table 2: inverted residuals with depthwise 3x3 convolutions and ReLU6.
-Layer mobilenet_v2(int classes);
+// dropout: the probability with which each of the classifier's two drops an element while training.
+Layer vgg16(int classes, double dropout = 0.5);
+// Sandler et al. 2018, table 2: inverted residuals with depthwise 3x3 convolutions and ReLU6. dropout: before the last layer.
+Layer mobilenet_v2(int classes, double dropout = 0.2);
 
 struct Description {
   std::string_view name;

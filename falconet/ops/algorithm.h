@@ -56,7 +56,7 @@ struct Operand {
 };
 TensorType step_state_type();          // u8[sizeof(StepState)]
 
-// A launch parameter that may be set by hand beyond the configs that are worth trying.
+// A launch parameter that may be set by hand beyond the configs that are worth trying: what a kernel reads as it is launched. Several of a key: any.
 struct LaunchRange {
   std::string key;
   int least, most;
@@ -116,8 +116,8 @@ struct Candidate {
   std::vector<LaunchRange> ranges = {};
   std::string unasked = {};            // why it has to be pinned; empty when plans may choose it
 };
-// The config that a user's launch parameters mean: the first listed one that has them all, or values within the ranges. Throws a usage
-// error that says which there are.
+// The config that a user's launch parameters mean: the first listed one that has them all; else values within the ranges, beside the first listed of what
+// has no range. Throws a usage error that names the parameter that cannot be so, and what it can be.
 Config config_by_hand(Candidate const&, Config const& wanted);
 
 using Bound = std::function<void(Stream&)>;   // a launch bound to memory

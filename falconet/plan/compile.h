@@ -23,7 +23,7 @@ struct CompileOptions {
   bool rivals = false;                          // let vendor libraries be chosen
   bool fuse = true;
   bool fuse_baselines = false;                  // take fusions that only a baseline runs, whatever they cost: to prove the rules
-  std::map<std::string, std::string> pins = {};      // "layer" or "layer:direction" -> algorithm[:config]
+  std::map<std::string, std::string> pins = {};      // "layer" or "layer:direction" -> algorithm[:config]; on a GPU lane:N is part of any config
   std::int64_t memory = 0;                      // training: bytes that plan, parameters and states may take, by pass recompute; 0: no limit
   Plan const* recorded = nullptr;               // choices to repeat where layer, direction and problem agree
   Tuner* tuner = nullptr;                       // measured choices, before estimates, for so many threads as these:
@@ -76,5 +76,6 @@ void pass_choose(Graph&, CompileContext&);      // an algorithm and config for e
 void pass_place(Graph&, CompileContext&);       // offsets in the arena
 void pass_emit(Graph&, CompileContext&);        // the launches
 void pass_lanes(Graph&, CompileContext&);       // on a GPU: which launches may run side by side
+constexpr int most_lanes = 8;
 
 }  // namespace falconet

@@ -13,8 +13,8 @@ std::string bytes_text(std::int64_t bytes) { return format("{} bytes ({:.2f} GiB
 
 }  // namespace
 
-std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& parameters, std::size_t count) {
-  std::vector<Consumer> out;
+std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& parameters, std::vector<Consumer> const& beside, std::size_t count) {
+  std::vector<Consumer> out = beside;
   auto const add = [&](Launch const& l) {
     auto const operands = algorithms_of(l.op).operands(l.problem);
     std::int64_t written = 0;
@@ -38,15 +38,29 @@ std::vector<Consumer> largest_consumers(Plan const& plan, Parameters const& para
   return out;
 }
 
-void require_memory(Plan const& plan, Parameters const& parameters, std::int64_t free) {
+namespace {
+
+[[noreturn]] void fail_for_memory(Plan const& plan, Parameters const& parameters, std::vector<Consumer> const& beside, std::string const& wanted, std::string const& help) {
+  std::string largest;
+  for (auto const& c : largest_consumers(plan, parameters, beside, 3)) largest += (largest.empty() ? "" : ", ") + c.what + " " + bytes_text(c.bytes);
+  fail(ErrorKind::device, "out of memory on " + plan.device.text() + ": " + wanted + "; the largest: " + largest + "; " + help);
+}
+
+}  // namespace
+
+void require_memory(Plan const& plan, Parameters const& parameters, std::vector<Consumer> const& beside, std::int64_t free) {
   std::int64_t values = 0;
   for (auto const& e : parameters.entries())
     if (!parameters.lies_on_device(e.name)) values += std::int64_t(e.tensor.type().bytes());
   std::int64_t const needed = plan.memory_bytes + values;
   if (needed <= free) return;
-  std::string largest;
-  for (auto const& c : largest_consumers(plan, parameters, 3)) largest += (largest.empty() ? "" : ", ") + c.what + " " + bytes_text(c.bytes);
-  fail(ErrorKind::device, format("out of memory on {}: {} needed, {} free; the largest: {}; a smaller batch needs less, and so does memory=...", plan.device.text(), bytes_text(needed), bytes_text(free), largest));
+  fail_for_memory(plan, parameters, beside, bytes_text(needed) + " needed, " + bytes_text(free) + " free", "a smaller batch needs less, and so does memory=...");
+}
+
+void require_room(Consumer const& data, std::int64_t room, Plan const& plan, Parameters const& parameters, std::int64_t free) {
+  if (data.bytes <= room) return;
+  fail_for_memory(plan, parameters, {data}, bytes_text(data.bytes) + " needed for " + data.what + ", " + bytes_text(free) + " free, of which it may take " + bytes_text(room),
+                  "feed=staged leaves it on the host");
 }
 
 }  // namespace falconet

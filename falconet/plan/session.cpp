@@ -16,7 +16,7 @@ Session::Session(Plan plan, std::shared_ptr<Parameters> parameters, std::shared_
   if (plan_.device.kind == DeviceKind::cpu) {
     executor_ = cpu_executor(plan_.memory_bytes, std::move(threads), isa);
   } else {
-    require_memory(plan_, *parameters_, std::int64_t(cuda_memory(plan_.device.index).free));
+    require_memory(plan_, *parameters_, named_memory(plan_.device), std::int64_t(cuda_memory(plan_.device.index).free));
     executor_ = cuda_executor(plan_.device.index, plan_.memory_bytes, parameters_, writes_);
   }
   for (auto const& l : plan_.prepare) prepare_.push_back(bind(l));

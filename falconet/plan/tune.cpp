@@ -58,7 +58,9 @@ std::string tune_file() {
 
 std::vector<Config> configs_to_search(Candidate const& c) {
   std::vector<Config> out = c.configs;
-  for (auto const& r : c.ranges)
+  for (auto const& r : c.ranges) {
+    auto const same = std::count_if(c.ranges.begin(), c.ranges.end(), [&](LaunchRange const& other) { return other.key == r.key; });
+    if (same > 8 && (r.least & (r.least - 1)) != 0) continue;   // of many single values the powers of two
     for (std::int64_t v = std::max(r.least, 1); v <= r.most; v *= 2) {
       std::string text;
       bool has = false;
@@ -69,6 +71,7 @@ std::vector<Config> configs_to_search(Candidate const& c) {
       if (!has) text += (text.empty() ? "" : ",") + r.key + ":" + std::to_string(v);
       if (auto const config = Config::parse(text); std::find(out.begin(), out.end(), config) == out.end()) out.push_back(config);
     }
+  }
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include "falconet/base/error.h"
 #include "falconet/data/loader.h"
 #include "falconet/device/cuda/handles.h"
+#include "falconet/plan/footprint.h"
 
 namespace falconet {
 namespace {
@@ -102,7 +103,9 @@ std::unique_ptr<EpochRunner> epoch_runner(Model& model, TrainStep& step, data::P
     if (feeding != Feeding::automatic) fail(ErrorKind::usage, labels ? "only a GPU is fed; on the CPU batches are prepared where they are used" : "only labels are fed to a GPU");
     return std::make_unique<Waited>(step, train, o, std::move(rate));
   }
-  std::string const refusal = feeding == Feeding::automatic ? resident_refusal(train, cuda_memory(model.device().index).free) : "";
+  std::size_t const free = cuda_memory(model.device().index).free;
+  std::string const refusal = feeding == Feeding::automatic ? resident_refusal(train, free) : "";
+  if (feeding == Feeding::resident) require_room(resident_bytes(train), room_for_data(free), step.session().plan(), *model.parameters(), std::int64_t(free));
   bool const staged = feeding == Feeding::staged || !refusal.empty();
   auto feed = staged ? staged_feed(train, o, model.device()) : resident_feed(train, o, model.device(), *model.threads());
   return std::make_unique<InFlight>(step, train, o, std::move(rate), std::move(feed),

@@ -11,6 +11,7 @@
 #include "falconet/data/pipeline.h"
 #include "falconet/device/cpu/threads.h"
 #include "falconet/device/device.h"
+#include "falconet/device/named_memory.h"
 #include "falconet/plan/feed.h"
 
 namespace falconet {
@@ -32,6 +33,10 @@ struct FeedOptions {
   std::int64_t epochs = INT64_MAX;              // it ends after epoch epochs - 1
 };
 
+// The data set as a consumer of memory, "the data set (60000 images of 1x28x28)": pixels, labels, and the order of an epoch.
+Consumer resident_bytes(data::Pipeline const&);
+// Of so many bytes free, those that a data set may take: half.
+inline std::int64_t room_for_data(std::size_t free_bytes) { return std::int64_t(free_bytes / 2); }
 // Why this pipeline cannot be resident with so many bytes of memory free; empty when it can.
 std::string resident_refusal(data::Pipeline const&, std::size_t free_bytes);
 // Throws the data set's errors while it is brought over, and device errors.

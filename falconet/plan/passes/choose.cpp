@@ -18,12 +18,24 @@ Candidate const* find(std::vector<Candidate> const& candidates, std::string cons
   return nullptr;
 }
 
+// What a user's launch parameters mean. The lane belongs to the launch, not to its algorithm: it stands behind the algorithm's own (pass_lanes reads it).
+Config config_by_hand(Candidate const& c, Config const& wanted, Device device) {
+  int const lane = wanted.get("lane", -1);
+  if (lane == wanted.get("lane", -2)) {
+    if (device.kind == DeviceKind::cpu) fail(ErrorKind::usage, "launches on the CPU run one after another, so they have no lanes");
+    if (lane < 0 || lane >= most_lanes) fail(ErrorKind::usage, "lane cannot be " + std::to_string(lane) + ", only 0.." + std::to_string(most_lanes - 1));
+  }
+  std::string own;
+  for (auto const& [key, value] : wanted.values())
+    if (key != "lane") own += (own.empty() ? "" : ",") + key + ":" + std::to_string(value);
+  Config const config = config_by_hand(c, own.empty() ? Config{} : Config::parse(own));
+  return lane < 0 ? config : Config::parse(config.text() + (config.empty() ? "" : ",") + "lane:" + std::to_string(lane));
+}
 // Whether these launch parameters are offered here; those of a plan that was recorded on another card may not be.
-bool offers(Candidate const& c, Config const& config) {
-  if (std::find(c.configs.begin(), c.configs.end(), config) != c.configs.end()) return true;
-  if (c.ranges.empty()) return false;
+bool offers(Candidate const& c, Config const& config, Device device) {
   try {
-    return config_by_hand(c, config) == config;
+    if (std::find(c.configs.begin(), c.configs.end(), config) != c.configs.end()) return true;
+    return !config.empty() && config_by_hand(c, config, device) == config;
   } catch (Error const&) {
     return false;
   }
@@ -91,7 +103,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
       pins_used.insert(key);
       if (!c->refusal.empty()) fail(ErrorKind::usage, "pin." + key + "=" + pin->second + ": " + wanted.algorithm + " refuses: " + c->refusal);
       try {
-        wanted.config = config_by_hand(*c, wanted.config);
+        wanted.config = config_by_hand(*c, wanted.config, options.facts.device);
       } catch (Error const& e) {
         fail(e.kind, "pin." + key + "=" + pin->second + ": " + e.message);
       }
@@ -101,7 +113,7 @@ void pass_choose(Graph& graph, CompileContext& context) {
     }
     if (!choice)
       if (Choice const* old = recorded.take(node, problem))
-        if (Candidate const* c = named(old->algorithm); c && c->refusal.empty() && is_deterministic(old->config) && offers(*c, old->config)) choice = *old;
+        if (Candidate const* c = named(old->algorithm); c && c->refusal.empty() && is_deterministic(old->config) && offers(*c, old->config, options.facts.device)) choice = *old;
     auto const number = context.choices.size();
     if (!choice && options.tuner) {
       bool prepared = false;                                // as below, by any of them: they agree on the operand

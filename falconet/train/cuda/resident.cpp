@@ -29,6 +29,7 @@ class ResidentFeed final : public EpochFeed {
     std::size_t const order_bytes = (std::size_t(pipeline.size()) * sizeof(std::uint32_t) + 255) / 256 * 256;
     epoch_ = CudaMemory(device.index, order_bytes + std::size_t(batches) * sizeof(float));
     host_epoch_ = PinnedMemory(epoch_.bytes());
+    name_ = NamedMemory(device, resident_bytes(pipeline).what, std::int64_t(pixels_.bytes() + labels_.bytes() + channels_.bytes() + epoch_.bytes()));
     bring_over(plain, n, row, u8, pool);
 
     data::Normaliser const normalise(spec);
@@ -105,6 +106,7 @@ class ResidentFeed final : public EpochFeed {
   FeedOptions options_;
   CudaStream upload_;
   CudaMemory pixels_, labels_, channels_, epoch_;   // epoch_: order, then rates
+  NamedMemory name_;
   PinnedMemory host_epoch_;
   float* rates_ = nullptr;
   std::vector<std::uint32_t> order_;

@@ -465,6 +465,13 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   return split ? std::vector{half, Config{}} : std::vector{Config{}, half};
 }
 
+// tile: pixels of a tile at most; vectors: of result channels beside one another, at most.
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  if (p.direction == Direction::bwd_filter) return {};
+  bool const registers = facts.isa == Isa::avx512;
+  return {{"tile", 1, registers ? 24 : 12, false}, {"vectors", 1, registers ? 4 : 3, false}};
+}
+
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   if (p.direction == Direction::bwd_filter) return direct_filter_scratch(p);
   if (sparse(p, config)) return direct_unpool_scratch(p);
@@ -529,7 +536,7 @@ ConvProblem flattened(ConvProblem p) {
 
 Algorithm<ConvProblem> const conv_direct{
     .name = "direct", .target = DeviceKind::cpu, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
-    .prepares = "w", .prepared = prepared, .prepare = prepare};
+    .ranges = ranges, .prepares = "w", .prepared = prepared, .prepare = prepare};
 
 }  // namespace falconet
 

@@ -138,6 +138,12 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
     if (out.size() < 6) out.push_back({{"columns", way.t}, {"rows", way.band}});
   return out;
 }
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  std::vector<LaunchRange> out{{"rows", 1, walk_within(p, way_of(p, columns_of(p).front(), 1 << 20), INT_MAX).rows, false}};
+  for (int columns : columns_of(p))
+    if (shared_of(p, way_of(p, columns, 1)) <= facts.shared_memory_bytes) out.push_back({"columns", columns, columns, false});
+  return out;
+}
 Way chosen(ConvProblem const& p, Config const& c) {
   Way const best = ways_of(p).front();
   return way_of(p, c.get("columns", best.t), c.get("rows", best.band));
@@ -181,6 +187,7 @@ Algorithm<ConvProblem> const conv_cuda_depthwise{.name = "depthwise",
                                                  .configs = depthwise::configs,
                                                  .scratch = depthwise::scratch,
                                                  .seconds = depthwise::seconds,
-                                                 .run = depthwise::run};
+                                                 .run = depthwise::run,
+                                                 .ranges = depthwise::ranges};
 
 }  // namespace falconet

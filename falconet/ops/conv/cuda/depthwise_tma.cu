@@ -87,6 +87,9 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
     if (out.size() < 6) out.push_back({{"lanes", way.lanes}, {"rows", way.band}});
   return out;
 }
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
+  return {{"lanes", 16, 32, true}, {"rows", 1, p.p(), false}};
+}
 Way chosen(ConvProblem const& p, Config const& c) {
   Way const best = ways_of(p).front();
   return {c.get("lanes", best.lanes), c.get("rows", best.band)};
@@ -120,6 +123,7 @@ Algorithm<ConvProblem> const conv_cuda_depthwise_tma{.name = "depthwise_tma",
                                                      .configs = depthwise_tma::configs,
                                                      .scratch = depthwise_tma::scratch,
                                                      .seconds = depthwise_tma::seconds,
-                                                     .run = depthwise_tma::run};
+                                                     .run = depthwise_tma::run,
+                                                     .ranges = depthwise_tma::ranges};
 
 }  // namespace falconet

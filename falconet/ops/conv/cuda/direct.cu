@@ -271,6 +271,12 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   }
   return out;
 }
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  int const height = p.direction == Direction::bwd_data ? p.h : p.p();
+  std::vector<LaunchRange> out{{"threads", 32, most_threads, true}};
+  for (int rows = 2; rows <= rounded(height, 2) && shared_bytes(p, geometry_of(p, rows)) <= std::size_t(facts.shared_memory_bytes); rows += 2) out.push_back({"rows", rows, rows, false});
+  return out;
+}
 double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, geometry_of(p, configs(p, facts).front().get("rows", 2))); }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View, Stream& on) {
@@ -281,9 +287,10 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   Pointers const a{(data ? args.y : args.x).as<float>(), args.w.as<float>(), args.bias.as<float>(), args.residual.as<float>(), args.mask.as<float>(),
                    (data ? args.x : args.y).as<float>(), data ? args.winner.as<std::uint8_t>() : nullptr, data ? nullptr : args.winner.as<std::uint8_t>()};
   std::size_t const shared = shared_bytes(p, g);
+  int const threads = config.get("threads", std::clamp(rounded(g.items * g.shares, 32), least_threads, most_threads));
   auto const launch = [&](auto kernel) {
     allow_shared_memory(kernel, int(shared));
-    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(std::clamp(rounded(g.items * g.shares, 32), least_threads, most_threads))), shared, 1, stream, g, slots, a);
+    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(threads)), shared, 1, stream, g, slots, a);
   };
   bool const single = g.in_padded == g.in_vectors;
   if (p.r == 3) data ? single ? launch(direct<3, 1, true>) : launch(direct<3, 4, true>) : single ? launch(direct<3, 1, false>) : launch(direct<3, 4, false>);
@@ -293,6 +300,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_direct{.name = "direct", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run};
+Algorithm<ConvProblem> const conv_cuda_direct{.name = "direct", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run,
+                                              .ranges = ranges};
 
 }  // namespace falconet

@@ -357,6 +357,12 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   for (int band : bands_of(p, facts)) out.push_back(Config{{"rows", band}});
   return out;
 }
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  int const height = p.direction == Direction::bwd_data ? p.h : p.p();
+  std::vector<LaunchRange> out{{"threads", 32, most_threads, true}};
+  for (int rows = 2; rows <= rounded(height, 2) && shared_bytes(p, geometry_of(p, rows)) <= std::size_t(facts.shared_memory_bytes); rows += 2) out.push_back({"rows", rows, rows, false});
+  return out;
+}
 double seconds(ConvProblem const& p, DeviceFacts const& facts) { return seconds_with(p, geometry_of(p, bands_of(p, facts).front())); }
 
 void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View, Stream& on) {
@@ -369,7 +375,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   std::size_t const shared = shared_bytes(p, g);
   auto const launch = [&](auto kernel) {
     allow_shared_memory(kernel, int(shared));
-    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(threads_of(p, g))), shared, 1, stream, g, slots, a);
+    launch_ahead(kernel, dim3(unsigned(p.n * g.bands)), dim3(unsigned(config.get("threads", threads_of(p, g)))), shared, 1, stream, g, slots, a);
   };
   auto const by_shares = [&](auto side, auto backwards) {
     constexpr int R = decltype(side)::value;
@@ -389,6 +395,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
 
 }  // namespace
 
-Algorithm<ConvProblem> const conv_cuda_direct_lanes{.name = "direct_lanes", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run};
+Algorithm<ConvProblem> const conv_cuda_direct_lanes{.name = "direct_lanes", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds,
+                                                    .run = run, .ranges = ranges};
 
 }  // namespace falconet

@@ -134,7 +134,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   return out;
 }
 std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
-  return {{"size", fits(p, 16) ? 16 : 32, fits(p, 32) ? 32 : 16, true}, {"images", 1, p.n, false}, {"block", 64, 128, false}};
+  return {{"size", fits(p, 16) ? 16 : 32, fits(p, 32) ? 32 : 16, true}, {"images", 1, p.n, false}, {"block", 64, 64, false}, {"block", 96, 96, false}, {"block", 128, 128, false}};
 }
 Form form_of(ConvProblem const& p, Config const& c) {
   return {c.get("size", span(p) <= most_span_of_16 ? 16 : 32), std::clamp(c.get("images", p.n), 1, p.n), c.get("block", 0)};

@@ -196,7 +196,7 @@ Layout4 layout_of(ConvProblem const& p, Config const& config) {
   Layout4 l{};
   for (int pixels : {512, 256, 128, 64, 32}) {
     l.tiles = tiles_of(p.n, p.p(), p.q(), p.r, p.stride_h, pixels);
-    l.blocks = std::min(l.tiles.count, most_blocks);
+    l.blocks = std::min(l.tiles.count, config.get("blocks", most_blocks));
     int const inside = l.tiles.group * l.tiles.rows * l.tiles.columns, steps = (inside + 15) / 16;
     int const slot = steps * 16 * (p.k * 2 + 16) + l.tiles.group * l.tiles.in_rows * l.tiles.in_columns * (padded(p.c) * 2 + 16);
     l.stages =
@@ -210,6 +210,14 @@ Layout4 layout_of(ConvProblem const& p, Config const& config) {
 std::vector<Config> configs(ConvProblem const&, DeviceFacts const& facts) {
   if (facts.shared_memory_bytes >= most_shared + own_shared) return {Config{}};
   return {Config{{"kib", int(facts.shared_memory_bytes - own_shared) >> 10}}};
+}
+
+// kib: what a block's stages may take of shared memory.
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  int const most = int(std::min<std::int64_t>(most_shared, facts.shared_memory_bytes - own_shared) >> 10);
+  int least = most;
+  for (int kib = most; kib > 0 && layout_of(p, {{"kib", kib}, {"blocks", 1}}).shared <= kib << 10; --kib) least = kib;   // one block has most stages
+  return {{"kib", least, most, false}, {"blocks", 1, most_blocks, false}};
 }
 
 std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
@@ -279,6 +287,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_halo_mma_filter{
-    .name = "halo_mma_filter", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "halo_mma_filter", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
+    .ranges = ranges};
 
 }  // namespace falconet

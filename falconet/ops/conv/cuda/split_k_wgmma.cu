@@ -314,18 +314,19 @@ Cut cut_of(Config const& c) { return c.get("whole", 0) ? Cut::whole : c.get("ali
 struct Split {
   int tiles, box_tiles, boxes, chunks, blocks, splits;
 };
-Split split_of(ConvProblem const& p, Tile t, Cut cut) {
+// most: of the blocks; fewer work on as they end a tile.
+Split split_of(ConvProblem const& p, Tile t, Cut cut, int most = most_blocks) {
   Split s{};
   s.boxes = p.r * p.s * ((p.c + 63) / 64);
   s.box_tiles = (s.boxes + t.boxes - 1) / t.boxes;
   s.tiles = s.box_tiles * ((p.k + t.filters - 1) / t.filters);
   s.chunks = int((std::int64_t(p.n) * p.p() * p.q() + chunk - 1) / chunk);
-  s.blocks = int(std::clamp<std::int64_t>(std::int64_t(s.tiles) * s.chunks / 4, 1, most_blocks));
+  s.blocks = int(std::clamp<std::int64_t>(std::int64_t(s.tiles) * s.chunks / 4, 1, most));
   if (cut == Cut::aligned && s.tiles <= s.blocks) {
     s.splits = s.blocks / s.tiles;
     s.blocks = s.splits * s.tiles;
   }
-  if (cut == Cut::whole) s.blocks = std::min(s.tiles, most_blocks);
+  if (cut == Cut::whole) s.blocks = std::min(s.tiles, most);
   return s;
 }
 
@@ -381,11 +382,14 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   return out;
 }
 
+std::vector<LaunchRange> ranges(ConvProblem const&, DeviceFacts const&) { return {{"blocks", 1, most_blocks, false}}; }
+int most_of(Config const& c) { return c.get("blocks", most_blocks); }
+
 std::size_t scratch(ConvProblem const& p, Config const& config) {
   Tile const t = tile_of(config);
   Cut const cut = cut_of(config);
   if (cut == Cut::whole) return 0;
-  Split const s = split_of(p, t, cut);
+  Split const s = split_of(p, t, cut, most_of(config));
   return std::size_t(s.blocks + s.tiles) * t.filters * (t.boxes * 64 + (p.store.bias ? 1 : 0)) * sizeof(float);
 }
 
@@ -395,10 +399,11 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
 }
 
 template <class F, bool bias>
-void launch(ConvProblem const& p, Cut cut, ConvArgs const& args, View scratch, cudaStream_t stream) {
+void launch(ConvProblem const& p, Config const& config, ConvArgs const& args, View scratch, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(split_k<F, bias>, F::shared_bytes), true);
   (void)allowed;
-  Split const s = split_of(p, {F::filters, F::boxes}, cut);
+  Cut const cut = cut_of(config);
+  Split const s = split_of(p, {F::filters, F::boxes}, cut, most_of(config));
   int const P = p.p(), Q = p.q();
   Work w;
   w.x = im2col_map(args.x.data,
@@ -436,7 +441,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
     using F = decltype(form);
     if (t.filters != F::filters || t.boxes != F::boxes) return;
     known = true;
-    (p.store.bias ? launch<F, true> : launch<F, false>)(p, cut_of(config), args, scratch, s);
+    (p.store.bias ? launch<F, true> : launch<F, false>)(p, config, args, scratch, s);
   };
   with(Form<128, 4, 1, 384>{});
   with(Form<128, 3, 1, 384>{});
@@ -450,6 +455,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_split_k_wgmma{
-    .name = "split_k_wgmma", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "split_k_wgmma", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .scratch = scratch, .seconds = seconds, .run = run,
+    .ranges = ranges};
 
 }  // namespace falconet

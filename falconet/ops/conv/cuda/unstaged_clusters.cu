@@ -177,6 +177,9 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const&) {
   for (auto const& way : ways) out.push_back(way.second);
   return out;
 }
+std::vector<LaunchRange> ranges(ConvProblem const&, DeviceFacts const&) {
+  return {{"taps", 1, 1, false}, {"taps", 3, 3, false}, {"together", 1, most_together, false}, {"threads", 64, most_threads, true}};
+}
 double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   Config const best = configs(p, facts).front();
   return seconds_with(way_of(p, best.get("taps", 1), best.get("together", 1)));
@@ -189,7 +192,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
   Geometry const g{p.h, p.w, p.c, p.k, p.p(), p.q(), p.pad_top, p.pad_left, pixels, (pixels + way.together - 1) / way.together, FastDivide(p.q()), FastDivide(p.p())};
   dim3 const grid(unsigned(9 / way.span * way.together), unsigned((p.k + way.kt - 1) / way.kt), unsigned(p.c / 4));
   auto const launch = [&](auto kernel) {
-    launch_ahead(kernel, grid, dim3(unsigned(way.threads)), 0, way.together, stream, g, static_cast<float const*>(args.x.as<float>()),
+    launch_ahead(kernel, grid, dim3(unsigned(config.get("threads", way.threads))), 0, way.together, stream, g, static_cast<float const*>(args.x.as<float>()),
                  static_cast<float const*>(args.y.as<float>()), args.w.as<float>(), p.store.bias ? args.bias.as<float>() : nullptr);
   };
   if (way.kt == 1) way.span == 1 ? launch(unstaged_clusters<1, 1>) : launch(unstaged_clusters<1, 3>);
@@ -200,6 +203,6 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_unstaged_clusters{
-    .name = "unstaged_clusters", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run};
+    .name = "unstaged_clusters", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run, .ranges = ranges};
 
 }  // namespace falconet

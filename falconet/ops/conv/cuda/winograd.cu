@@ -234,8 +234,9 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
       for (int block : {128, 96, 64}) add(f, block);
   return out;
 }
-std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const&) {
-  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused_accepts(p), false}, {"block", 64, 128, false}};
+std::vector<LaunchRange> ranges(ConvProblem const& p, DeviceFacts const& facts) {
+  bool const fused = fused_accepts(p) && std::max(fused_shared_bytes(2), fused_shared_bytes(4)) <= facts.shared_memory_bytes;
+  return {{"tile", 2, 4, true}, {"images", 1, p.n, false}, {"fused", 0, fused, false}, {"block", 64, 64, false}, {"block", 96, 96, false}, {"block", 128, 128, false}};
 }
 Form form_of(ConvProblem const& p, Config const& c) {
   return {c.get("tile", 2) == 4 ? 4 : 2, std::clamp(c.get("images", p.n), 1, p.n), c.get("fused", 0) == 1 && fused_accepts(p), c.get("block", 0)};
