@@ -78,20 +78,24 @@ void strip(Strip<T> const& a) {
   }
 }
 
-constexpr int kPixels = 8;
+constexpr int kPixels = 8, kLeastPixels = 4;
+template <class T>
+constexpr bool has_borders = kLanes >= 8 && sizeof(T) == 4;   // tiles for rows with them: code that only pays where vectors are long
 template <class T>
 using StripKernel = void (*)(Strip<T> const&);
 template <class T, int columns, bool left, bool right, int pixels = kPixels>
 inline StripKernel<T> strip_of(int wanted) {
-  if constexpr (pixels == 1) return strip<T, Wide, 1, columns>;
+  constexpr int least = columns ? kLeastPixels : 1;
+  if constexpr (pixels == least) return strip<T, Wide, least, columns, left, right>;
   else return wanted == pixels ? strip<T, Wide, pixels, columns, left, right> : strip_of<T, columns, left, right, pixels - 1>(wanted);
 }
-// left, right: only with three taps and two pixels at least.
+// left, right: only with three taps and kLeastPixels.
 template <class T>
 StripKernel<T> strip_for(int lanes, int pixels, int taps, bool left, bool right) {
   if (lanes != kLanes) return strip<T, hn::CappedTag<float, 4>, 1>;
-  if (taps != 3) return strip_of<T, 0, false, false>(pixels);
-  return left ? right ? strip_of<T, 3, true, true>(pixels) : strip_of<T, 3, true, false>(pixels) : right ? strip_of<T, 3, false, true>(pixels) : strip_of<T, 3, false, false>(pixels);
+  if constexpr (!has_borders<T>) return strip_of<T, 0, false, false>(pixels);
+  else if (taps != 3 || pixels < kLeastPixels) return strip_of<T, 0, false, false>(pixels);
+  else return left ? right ? strip_of<T, 3, true, true>(pixels) : strip_of<T, 3, true, false>(pixels) : right ? strip_of<T, 3, false, true>(pixels) : strip_of<T, 3, false, false>(pixels);
 }
 
 // Result positions of a class all of whose taps lie inside.
@@ -144,8 +148,9 @@ void task_in(DepthwiseGather const& g, int number) {
       float const* const w = g.packed + long(rows.tap + r.begin * rows.tap_step) * g.col.taps * c;
       // A pixel at either border that lacks one tap of three belongs to the strip beside it.
       Inside const first = taps_inside(g.col, cols, cols.first), last = taps_inside(g.col, cols, (positions - 1) * step_in(g.col) + cols.first);
-      bool const three = g.lanes == kLanes && cols.count == 3 && positions > 1;
-      bool const left = three && whole.begin == 1 && first.begin == 1 && first.end == 3, right = three && whole.end == positions - 1 && last.begin == 0 && last.end == 2;
+      bool const three = has_borders<T> && g.lanes == kLanes && cols.count == 3 && positions >= kLeastPixels && whole.end - whole.begin >= kLeastPixels - 2;
+      bool left = three && whole.begin == 1 && first.begin == 1 && first.end == 3, right = three && whole.end == positions - 1 && last.begin == 0 && last.end == 2;
+      if (whole.end - whole.begin + left + right < kLeastPixels) left = right = false;
       int const begins = left ? 0 : whole.begin, ends = right ? positions : whole.end;
       for (int i = 0; i < positions;) {
         int pixels = 1;

@@ -83,20 +83,21 @@ void task_in(DepthwiseFilter const& g, int part) {
   int inner_end = last < 0 ? 0 : last / g.stride_w + 1;
   if (inner_end > g.q) inner_end = g.q;
   long const first_row = rows * part / g.parts, end_row = rows * (part + 1) / g.parts;
-  if (g.r == 3 && g.s == 3 && g.lanes == kLanes) {
-    long const x_row = long(g.w) * c, dy_row = long(g.q) * c;
-    for (long row = first_row; row < end_row;) {
-      long const image = row / g.p;
-      int const p = int(row - image * g.p);
-      long count = end_row - row < g.p - p ? end_row - row : g.p - p;
-      count = count < g.band ? count : g.band;
-      Band3<T> band{x + image * g.h * x_row, dy + row * dy_row, g.h, g.w, g.q, g.c, int(count), p * g.stride_h - g.pad_top, -g.pad_left, g.stride_h, g.stride_w,
-                        g.dilation_h, g.dilation_w, inner < g.q ? inner : g.q, inner_end > inner ? inner_end : inner < g.q ? inner : g.q, sums};
-      row += count;
-      add_band3(band);
+  if constexpr (kLanes >= 8)
+    if (g.r == 3 && g.s == 3 && g.lanes == kLanes) {
+      long const x_row = long(g.w) * c, dy_row = long(g.q) * c;
+      for (long row = first_row; row < end_row;) {
+        long const image = row / g.p;
+        int const p = int(row - image * g.p);
+        long count = end_row - row < g.p - p ? end_row - row : g.p - p;
+        count = count < g.band ? count : g.band;
+        Band3<T> band{x + image * g.h * x_row, dy + row * dy_row, g.h, g.w, g.q, g.c, int(count), p * g.stride_h - g.pad_top, -g.pad_left, g.stride_h, g.stride_w,
+                      g.dilation_h, g.dilation_w, inner < g.q ? inner : g.q, inner_end > inner ? inner_end : inner < g.q ? inner : g.q, sums};
+        row += count;
+        add_band3(band);
+      }
+      return;
     }
-    return;
-  }
   for (long row = first_row; row < end_row; ++row) {
     long const image = row / g.p;
     int const top = int(row - image * g.p) * g.stride_h - g.pad_top;

@@ -97,7 +97,6 @@ struct DirectFilter {
   int max_vectors, max_scalars;                          // of one register tile
   int k_block, k_blocks;                                 // filters of one task
   int band, bands, parts;                                // rows of y in a band; bands of the batch are dealt to the parts
-  int chunk;                                             // rows of a band whose pixels meet all taps and filters before the next ones
   int stage_x, stage_y, unpool, bias_on;
   int x_rows;                                            // staged rows of x for one band
   int every_h, every_w, image_h, image_w;                // 1x1 with a stride: what is staged is every so many rows and columns of the image,

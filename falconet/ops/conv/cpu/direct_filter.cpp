@@ -212,6 +212,12 @@ void add_bias(float const* dy, int rows, long row_step, int pixels, long step, i
   }
 }
 
+// Rows of a band whose pixels stay in L1 while all taps and filters meet them. The sums are read and written each time: only where L2 holds them.
+int rows_together(DirectFilter const& f) {
+  bool const near = f.pixels < 64 && f.k_block * long(f.r) * f.runs * f.row_floats <= (100 << 10);
+  return near ? (63 + f.pixels) / f.pixels : f.band;
+}
+
 void task(DirectFilter const& f, int number) {
   HWY_ALIGN float stage_x[direct_stage_floats + 64];
   HWY_ALIGN float stage_y[direct_stage_floats / 2 + 64];
@@ -317,13 +323,13 @@ void task(DirectFilter const& f, int number) {
       });
       continue;
     }
-    // So many rows at a time that their pixels stay in L1 while all taps and filters meet them.
-    for (int chunk = begin; chunk < end; chunk += f.chunk)
+    int const together = rows_together(f);
+    for (int chunk = begin; chunk < end; chunk += together)
       for (int r = 0; r < f.r; ++r) {
         // Rows of y whose row of x at this filter row exists.
         int const up = f.pad_top - r * f.dilation_h;
         int from = up > 0 ? (up + f.stride_h - 1) / f.stride_h : 0, to = f.h - 1 + up < 0 ? 0 : (f.h - 1 + up) / f.stride_h + 1;
-        int const chunk_end = chunk + f.chunk < end ? chunk + f.chunk : end;
+        int const chunk_end = chunk + together < end ? chunk + together : end;
         from = from < chunk ? chunk : from, to = to > chunk_end ? chunk_end : to;
         if (from >= to) continue;
         for (int u = 0; u < f.runs; ++u) {
@@ -483,8 +489,6 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   f.part_floats = (f.lanes_over_k ? long(f.r) * f.runs * f.run : long(f.k) * f.r * f.runs) * f.row_floats + f.k;
   long const by_memory = std::max<long>(1, (8 << 20) / (4 * f.part_floats));
   f.parts = int(std::min<long>({long(f.images) * f.bands, by_memory, std::max(1, (together && f.k * f.row_floats > 4096 ? 16 : 32) / f.k_blocks)}));
-  // The sums of a task are read and written for each chunk: only where L2 holds them.
-  f.chunk = !f.lanes_over_k && f.pixels < 64 && f.k_block * long(f.r) * f.runs * f.row_floats <= (100 << 10) ? (63 + f.pixels) / f.pixels : f.band;
   f.in_place = f.parts == 1 && !f.dw_bf16 && !f.lanes_over_k && f.row_floats == f.run;
   return f;
 }
