@@ -10,6 +10,8 @@ extern Algorithm<ConvProblem> const conv_im2col_gemm;   // cpu/im2col_gemm.cpp
 extern Algorithm<ConvProblem> const conv_amx;           // cpu/amx.cpp
 extern Algorithm<ConvProblem> const conv_winograd;      // cpu/winograd.cpp
 extern Algorithm<ConvProblem> const conv_depthwise;     // cpu/depthwise.cpp
+extern Algorithm<ConvProblem> const conv_dot;           // cpu/dot.cpp
+extern Algorithm<ConvProblem> const conv_pixel_groups;  // cpu/pixel_groups.cpp
 extern Algorithm<ConvProblem> const conv_grouped;       // cpu/grouped.cpp
 extern Algorithm<ConvProblem> const conv_matrix;        // cpu/matrix.cpp
 extern Algorithm<ConvProblem> const conv_fft;           // cpu/fft.cpp

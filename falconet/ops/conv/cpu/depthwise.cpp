@@ -35,25 +35,37 @@ struct Strip {
   float const* bias;
   float* out;
   long out_step;
+  T const* ahead;                       // asked for meanwhile: so many rows, and cache lines of each for every vector of channels
+  long ahead_row;
+  int ahead_rows, ahead_lines;
 };
 
-template <class T, class D, int pixels>
+// columns: taps of a filter row, or 0: as many as `a` says. left: the first pixel lacks the first tap; right: the last pixel lacks the last.
+template <class T, class D, int pixels, int columns = 0, bool left = false, bool right = false>
 void strip(Strip<T> const& a) {
   D const d;
   constexpr int lanes = int(hn::MaxLanes(D()));
+  auto const add = [&](auto& sum, T const* x, hn::Vec<D> weight, int s) HWY_ATTR {
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i)
+      if (!(left && i == 0 && s == 0) && !(right && i == pixels - 1 && s == columns - 1)) sum[i] = hn::MulAdd(load_f32(d, x + i * a.pixel_step), weight, sum[i]);
+  };
   for (int c = 0; c < a.channels; c += lanes) {
     if (c + lanes > a.channels) c = a.channels - lanes;
     hn::Vec<D> const start = a.bias ? hn::LoadU(d, a.bias + c) : hn::Zero(d);
     hn::Vec<D> sum[pixels];
 #pragma GCC unroll 8
     for (int i = 0; i < pixels; ++i) sum[i] = start;
+    for (int r = 0; r < a.ahead_rows; ++r)
+      for (int i = 0; i < a.ahead_lines; ++i) __builtin_prefetch(a.ahead + r * a.ahead_row + (long(c) / lanes * a.ahead_lines + i) * 16, 0, 2);
     for (int r = 0; r < a.rows; ++r) {
       T const* x = a.x + r * a.row_step + c;
       float const* w = a.w + r * a.w_row + c;
-      for (int s = 0; s < a.taps; ++s, x += a.tap_step, w += a.w_tap) {
-        auto const weight = hn::LoadU(d, w);
-#pragma GCC unroll 8
-        for (int i = 0; i < pixels; ++i) sum[i] = hn::MulAdd(load_f32(d, x + i * a.pixel_step), weight, sum[i]);
+      if constexpr (columns) {
+#pragma GCC unroll 3
+        for (int s = 0; s < columns; ++s) add(sum, x + s * a.tap_step, hn::LoadU(d, w + s * a.w_tap), s);
+      } else {
+        for (int s = 0; s < a.taps; ++s, x += a.tap_step, w += a.w_tap) add(sum, x, hn::LoadU(d, w), -1);
       }
     }
     float* const out = a.out + c;
@@ -66,16 +78,25 @@ void strip(Strip<T> const& a) {
   }
 }
 
-constexpr int kPixels = 8;
+constexpr int kPixels = 8, kLeastPixels = 4;
+template <class T>
+constexpr bool has_borders = kLanes >= 8 && sizeof(T) == 4;   // tiles for rows with them: code that only pays where vectors are long
 template <class T>
 using StripKernel = void (*)(Strip<T> const&);
-template <class T, class D, int pixels = kPixels>
+template <class T, int columns, bool left, bool right, int pixels = kPixels>
 inline StripKernel<T> strip_of(int wanted) {
-  if constexpr (pixels == 1) return strip<T, D, 1>;
-  else return wanted == pixels ? strip<T, D, pixels> : strip_of<T, D, pixels - 1>(wanted);
+  constexpr int least = columns ? kLeastPixels : 1;
+  if constexpr (pixels == least) return strip<T, Wide, least, columns, left, right>;
+  else return wanted == pixels ? strip<T, Wide, pixels, columns, left, right> : strip_of<T, columns, left, right, pixels - 1>(wanted);
 }
+// left, right: only with three taps and kLeastPixels.
 template <class T>
-StripKernel<T> strip_for(int lanes, int pixels) { return lanes == kLanes ? strip_of<T, Wide>(pixels) : strip<T, hn::CappedTag<float, 4>, 1>; }
+StripKernel<T> strip_for(int lanes, int pixels, int taps, bool left, bool right) {
+  if (lanes != kLanes) return strip<T, hn::CappedTag<float, 4>, 1>;
+  if constexpr (!has_borders<T>) return strip_of<T, 0, false, false>(pixels);
+  else if (taps != 3 || pixels < kLeastPixels) return strip_of<T, 0, false, false>(pixels);
+  else return left ? right ? strip_of<T, 3, true, true>(pixels) : strip_of<T, 3, true, false>(pixels) : right ? strip_of<T, 3, false, true>(pixels) : strip_of<T, 3, false, false>(pixels);
+}
 
 // Result positions of a class all of whose taps lie inside.
 struct Inside {
@@ -125,13 +146,19 @@ void task_in(DepthwiseGather const& g, int number) {
       a.rows = r.end - r.begin, a.channels = g.channels, a.bias = g.bias, a.out_step = col_classes * c;
       a.least = g.relu ? 0.0f : -__builtin_inff(), a.most = g.relu == 6 ? 6.0f : __builtin_inff();
       float const* const w = g.packed + long(rows.tap + r.begin * rows.tap_step) * g.col.taps * c;
+      // A pixel at either border that lacks one tap of three belongs to the strip beside it.
+      Inside const first = taps_inside(g.col, cols, cols.first), last = taps_inside(g.col, cols, (positions - 1) * step_in(g.col) + cols.first);
+      bool const three = has_borders<T> && g.lanes == kLanes && cols.count == 3 && positions >= kLeastPixels && whole.end - whole.begin >= kLeastPixels - 2;
+      bool left = three && whole.begin == 1 && first.begin == 1 && first.end == 3, right = three && whole.end == positions - 1 && last.begin == 0 && last.end == 2;
+      if (whole.end - whole.begin + left + right < kLeastPixels) left = right = false;
+      int const begins = left ? 0 : whole.begin, ends = right ? positions : whole.end;
       for (int i = 0; i < positions;) {
         int pixels = 1;
         int const at = i * step_in(g.col) + cols.first;
         Inside taps{0, cols.count};
-        if (i >= whole.begin && i < whole.end) {
-          int const most = g.lanes == kLanes ? kPixels : 1, left = whole.end - i, strips = (left + most - 1) / most;
-          pixels = (left + strips - 1) / strips;
+        if (i >= begins && i < ends) {
+          int const most = g.lanes == kLanes ? kPixels : 1, left_over = ends - i, strips = (left_over + most - 1) / most;
+          pixels = (left_over + strips - 1) / strips;
         } else taps = taps_inside(g.col, cols, at);
         a.taps = taps.end - taps.begin;
         a.x = in + (at + long(taps.begin) * cols.step) * c;
@@ -144,7 +171,14 @@ void task_in(DepthwiseGather const& g, int number) {
           for (void const* from : operands)
             for (long k = 0; from && k < count * size; k += 64) __builtin_prefetch(static_cast<char const*>(from) + next * size + k, 0, 2);
         }
-        strip_for<T>(g.lanes, pixels)(a);
+        if (g.far && at >= 0) {                          // what the next row will read for the first time
+          int const next = row + (rows.count - 1) * rows.step + 1, fresh = step_in(g.row), left_over = g.row.in - next;
+          a.ahead_rows = next < 0 || left_over < 0 ? 0 : left_over < fresh ? left_over : fresh;
+          a.ahead_lines = pixels * step_in(g.col);
+          a.ahead = static_cast<T const*>(g.in) + ((long(image) * g.row.in + next) * g.col.in + at) * c;
+          a.ahead_row = g.col.in * c;
+        } else a.ahead_rows = 0;
+        strip_for<T>(g.lanes, pixels, a.taps, left && i == 0, right && i + pixels == positions)(a);
         i += pixels;
       }
     }
@@ -197,6 +231,8 @@ DepthwiseGather plan_of(ConvProblem const& p, Isa isa) {
   std::int64_t const row = std::int64_t(g.col.out) * p.c;
   g.bf16 = p.x_type == DType::bf16;
   g.stream = !g.bf16 && row * g.row.out * p.n >= std::int64_t(direct_stream_floats) && p.c % 16 == 0 && row <= std::int64_t(direct_row_floats);
+  g.far = !g.bf16 && std::int64_t(g.row.in) * g.col.in * p.c * p.n >= std::int64_t(p.stride_h > 1 ? direct_stream_floats : direct_far_floats / 4) && g.row.dilation == 1 &&
+          !(back && p.stride_h * p.stride_w > 1);
   g.finishes = p.store.residual || p.store.mask != Mask::none || p.store.stats != Stats::none;
   return g;
 }

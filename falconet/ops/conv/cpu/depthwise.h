@@ -18,6 +18,7 @@ struct DepthwiseGather {
   void const* in;
   float const *packed, *bias;                            // packed: [r][s][channels]
   void* out;
+  int far;                                               // inputs come from beyond the caches: the next row's are asked for
   StoredRows slots;                                      // of the whole result
 };
 
@@ -25,8 +26,10 @@ struct DepthwiseFilter {
   int images, h, w, c, p, q, r, s;
   int stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   int lanes, parts;                                      // rows of dy are dealt to the parts
-  int bf16;                                              // x and dy, else f32
+  int band;                                              // rows of dy that L2 holds with their rows of x
+  int bf16, rounded;                                     // x and dy are bf16, else f32; so is dw
   void const *x, *dy;
+  void* dw;
   float* partial;                                        // parts x [r][s][c]
 };
 
@@ -37,6 +40,7 @@ struct DepthwiseKernels {
 struct DepthwiseFilterKernels {
   int vector_lanes;
   void (*task)(DepthwiseFilter const&, int part);
+  void (*sum)(DepthwiseFilter const&, int block);        // of vector_lanes channels, over the parts
 };
 FALCONET_DECLARE_KERNELS(DepthwiseKernels, depthwise_kernels)
 FALCONET_DECLARE_KERNELS(DepthwiseFilterKernels, depthwise_filter_kernels)

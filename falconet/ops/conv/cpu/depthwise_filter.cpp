@@ -2,16 +2,19 @@
 //
 //   dw(c,r,s) = sum_{n,p,q} dy(n,p,q,c) x(n, p*stride - pad + r*dilation, q*stride - pad + s*dilation, c)
 //
-// A register tile is one filter row's taps of a vector of channels, twice (even and odd pixels, whose chains of additions overlap), while 16 pixels of a
-// row of dy stream past; it starts from and goes back to the sums of its part, which stay in L1. Rows of all images are dealt to
-// the parts, a function of the problem alone, whose sums are added in order. Pixels at the border add tap by tap.
-//   Cost: 2 n c p q r s operations at 1.3 loads each for 3x3; x and dy are read once from memory, r times from L1 or L2.
+// Of a filter of 3x3, the nine sums of a vector of channels stay in registers while a band of rows, which L2 holds, streams past (depthwise_filter_tile.h);
+// what the next vector of channels meets, the next cache line of each pixel, is asked for meanwhile. Of other filters a register tile is one filter row's taps, twice (even and odd pixels,
+// whose chains of additions overlap), over a row of dy, and pixels at the border add tap by tap. Rows of all images are dealt to the parts, a
+// function of the problem alone, whose sums are added in order.
+//   Cost: 2 n c p q r s operations at 1.1 loads each for 3x3, else 1.3; x and dy are read once from memory, r times from L1 or L2.
 #include "falconet/ops/conv/cpu/depthwise.h"
 
 #ifdef FALCONET_ISA
 
 #include "falconet/device/cpu/simd.h"
 #include "falconet/device/cpu/simd_load.h"
+#include "falconet/ops/conv/cpu/depthwise_filter_tile.h"
+#include "falconet/ops/conv/cpu/direct_rows.h"
 #include "falconet/ops/conv/cpu/direct_tile.h"
 
 namespace falconet::FALCONET_ISA {
@@ -79,7 +82,23 @@ void task_in(DepthwiseFilter const& g, int part) {
   int const inner = (g.pad_left + g.stride_w - 1) / g.stride_w;
   int inner_end = last < 0 ? 0 : last / g.stride_w + 1;
   if (inner_end > g.q) inner_end = g.q;
-  for (long row = rows * part / g.parts; row < rows * (part + 1) / g.parts; ++row) {
+  long const first_row = rows * part / g.parts, end_row = rows * (part + 1) / g.parts;
+  if constexpr (kLanes >= 8)
+    if (g.r == 3 && g.s == 3 && g.lanes == kLanes) {
+      long const x_row = long(g.w) * c, dy_row = long(g.q) * c;
+      for (long row = first_row; row < end_row;) {
+        long const image = row / g.p;
+        int const p = int(row - image * g.p);
+        long count = end_row - row < g.p - p ? end_row - row : g.p - p;
+        count = count < g.band ? count : g.band;
+        Band3<T> band{x + image * g.h * x_row, dy + row * dy_row, g.h, g.w, g.q, g.c, int(count), p * g.stride_h - g.pad_top, -g.pad_left, g.stride_h, g.stride_w,
+                      g.dilation_h, g.dilation_w, inner < g.q ? inner : g.q, inner_end > inner ? inner_end : inner < g.q ? inner : g.q, sums};
+        row += count;
+        add_band3(band);
+      }
+      return;
+    }
+  for (long row = first_row; row < end_row; ++row) {
     long const image = row / g.p;
     int const top = int(row - image * g.p) * g.stride_h - g.pad_top;
     for (int q = 0; q < g.q;) {
@@ -104,9 +123,31 @@ void task_in(DepthwiseFilter const& g, int part) {
 
 void task(DepthwiseFilter const& g, int part) { g.bf16 ? task_in<std::uint16_t>(g, part) : task_in<float>(g, part); }
 
+// The parts of one vector of channels, in order, into dw.
+void sum(DepthwiseFilter const& g, int block) {
+  Wide const d;
+  int const c = block * kLanes, n = g.c - c < kLanes ? g.c - c : kLanes, taps = g.r * g.s;
+  HWY_ALIGN float lane[kLanes];
+  HWY_ALIGN std::uint16_t half[kLanes];
+  for (int t = 0; t < taps; ++t) {
+    auto total = hn::Zero(d);
+    for (int part = 0; part < g.parts; ++part) {
+      float const* const from = g.partial + (long(part) * taps + t) * g.c + c;
+      total = hn::Add(total, n == kLanes ? hn::LoadU(d, from) : load_first(d, from, n));
+    }
+    hn::Store(total, d, lane);
+    store_f32(total, d, half);
+    for (int i = 0; i < n; ++i) {
+      long const at = long(c + i) * taps + t;
+      if (g.rounded) static_cast<std::uint16_t*>(g.dw)[at] = half[i];
+      else static_cast<float*>(g.dw)[at] = lane[i];
+    }
+  }
+}
+
 }  // namespace
 
-extern DepthwiseFilterKernels const depthwise_filter_kernels{kLanes, task};
+extern DepthwiseFilterKernels const depthwise_filter_kernels{kLanes, task, sum};
 }  // namespace falconet::FALCONET_ISA
 
 #else
@@ -120,7 +161,13 @@ extern DepthwiseFilterKernels const depthwise_filter_kernels{kLanes, task};
 namespace falconet {
 namespace {
 
-int parts_of(ConvProblem const& p) { return int(std::min<double>(double(p.n) * p.p(), std::clamp(p.operations() / 4e5, 1.0, 32.0))); }
+// So many that several cores have an even share, and so few that their sums are little beside it.
+int parts_of(ConvProblem const& p) {
+  double const operations = p.operations(), wanted = std::max(operations / 2e6, std::min(operations / 2e5, 4.0));
+  int parts = 1;
+  while (parts < 32 && parts < wanted) parts *= 2;
+  return int(std::min<double>(double(p.n) * p.p(), parts));
+}
 
 }  // namespace
 
@@ -138,20 +185,11 @@ void depthwise_filter_run(ConvProblem const& p, ConvArgs const& args, View scrat
   g.bf16 = p.x_type == DType::bf16;
   g.x = args.x.data, g.dy = args.y.data;
   g.partial = scratch.as<float>();
+  g.dw = args.w.data, g.rounded = p.w_type == DType::bf16;
+  long const row_bytes = 4L * g.c * (long(g.stride_h) * g.w + g.q);      // of a row of dy with its rows of x
+  g.band = int(std::clamp<long>((512L << 10) / row_bytes, 1, g.p));
   stream.threads().run(g.parts, [&](int part) { kernels.task(g, part); });
-
-  float* const dw = args.w.as<float>();
-  bool const rounded = p.w_type == DType::bf16;
-  int const taps = p.r * p.s, channels = p.c;
-  stream.threads().run((channels + 63) / 64, [&](int block) {
-    for (int c = block * 64; c < std::min(channels, (block + 1) * 64); ++c)
-      for (int t = 0; t < taps; ++t) {
-        float sum = 0;
-        for (int part = 0; part < g.parts; ++part) sum += g.partial[(std::int64_t(part) * taps + t) * channels + c];
-        if (rounded) args.w.as<bf16>()[std::int64_t(c) * taps + t] = to_bf16(sum);
-        else dw[std::int64_t(c) * taps + t] = sum;
-      }
-  });
+  stream.threads().run((g.c + kernels.vector_lanes - 1) / kernels.vector_lanes, [&](int block) { kernels.sum(g, block); });
 }
 
 }  // namespace falconet

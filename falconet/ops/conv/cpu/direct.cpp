@@ -225,6 +225,7 @@ void task(DirectGather const& g, int const task_number) {
         long const out_step = in_place ? g.out_c : width;
 
         bool const store = start || (last && !finish && (bias || residual || g.relu));   // also where no tap of this pass meets the image
+        int const past = g.stream && start && last && in_place && !finish;
         if (hi > lo || store) {
           long at = before * long(all_groups) * group_floats;
           for (int j = 0; j < col_classes; at += r.count * long(cols[j].groups) * group_floats, ++j) {
@@ -239,7 +240,7 @@ void task(DirectGather const& g, int const task_number) {
             Tile t{input + (base + lo * r.step) * g.pitch + long(c.taps.first - g.first_col) * g.in_c + run_from, r.step * g.pitch, c.run_step, pixel_step,
                    c.runs ? hi - lo : 0, c.runs, run, weights + at + (lo * long(c.groups) + run_from) * group_floats, out + j * out_step,
                    col_classes * out_step, !start, last ? bias : nullptr, last && residual ? residual + (out + j * out_step - g.out) : nullptr,
-                   last && !finish ? g.relu : 0, g.far, 0, ahead, ahead_step};
+                   last && !finish ? g.relu : 0, g.far, past, ahead, ahead_step};
             for (int i = 0; i < tiles; ++i) {
               int const pixels = each + (i < more);
               (i < more ? large : small)(t);
@@ -265,6 +266,9 @@ void task(DirectGather const& g, int const task_number) {
       }
     }
   }
+#if HWY_ARCH_X86
+  if (g.stream) __builtin_ia32_sfence();                 // before other threads are told that the results are there
+#endif
 }
 
 }  // namespace
@@ -316,6 +320,8 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.mask_on = p.store.mask != Mask::none, g.residual_on = p.store.residual;
 
   g.far = std::size_t(g.images) * std::size_t(g.row.out) * std::size_t(g.col.out) * std::size_t(g.out_c) >= direct_far_floats && !g.pool;
+  g.stream = !g.bf16 && !g.pool && !g.mask_on && g.out_c % 16 == 0 &&
+             std::size_t(g.images) * std::size_t(g.row.out) * std::size_t(g.col.out) * std::size_t(g.out_c) >= direct_stream_floats;
 
   int const V = kernels.vector_lanes, sums = kernels.registers == 32 ? 24 : 12;
   g.group = 1;
@@ -428,6 +434,7 @@ void run_gather(ConvProblem const& p, Config const& config, ConvArgs const& args
   g.residual = args.residual.as<float const>();
   g.in_winner = back ? args.winner.as<std::uint8_t const>() : nullptr;
   g.out_winner = back ? nullptr : args.winner.as<std::uint8_t>();
+  if (reinterpret_cast<std::uintptr_t>(g.out) % 64) g.stream = 0;
   if (args.prepared) g.packed = args.prepared.as<float>();
   else prepare(p, config, args, scratch, stream), g.packed = scratch.as<float>();
   double* const totals = reinterpret_cast<double*>(scratch.as<char>() + (args.prepared ? 0 : filter_bytes(p, config)));

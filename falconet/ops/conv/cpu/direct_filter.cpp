@@ -212,6 +212,12 @@ void add_bias(float const* dy, int rows, long row_step, int pixels, long step, i
   }
 }
 
+// Rows of a band whose pixels stay in L1 while all taps and filters meet them. The sums are read and written each time: only where L2 holds them.
+int rows_together(DirectFilter const& f) {
+  bool const near = f.pixels < 64 && f.k_block * long(f.r) * f.runs * f.row_floats <= (100 << 10);
+  return near ? (63 + f.pixels) / f.pixels : f.band;
+}
+
 void task(DirectFilter const& f, int number) {
   HWY_ALIGN float stage_x[direct_stage_floats + 64];
   HWY_ALIGN float stage_y[direct_stage_floats / 2 + 64];
@@ -317,36 +323,39 @@ void task(DirectFilter const& f, int number) {
       });
       continue;
     }
-    for (int r = 0; r < f.r; ++r) {
-      // Rows of y whose row of x at this filter row exists.
-      int const up = f.pad_top - r * f.dilation_h;
-      int from = up > 0 ? (up + f.stride_h - 1) / f.stride_h : 0, to = f.h - 1 + up < 0 ? 0 : (f.h - 1 + up) / f.stride_h + 1;
-      from = from < begin ? begin : from, to = to > end ? end : to;
-      if (from >= to) continue;
-      for (int u = 0; u < f.runs; ++u) {
-        float const* const row = x + (long(from) * f.stride_h - up - low) * f.x_pitch + u * f.dilation_w * f.c;
-        strips(f.pixels, to - from, [&](int q0, int pixels) {
-          // 1x1: what the next strip reads comes from memory, a few pixels with each tile of this one.
-          int const tiles = ((int(f.row_floats / f.lanes) + f.max_vectors - 1) / f.max_vectors) * ((k_end - k_first + f.max_scalars - 1) / f.max_scalars);
-          int const ahead = f.r == 1 && f.runs == 1 && !f.every_h && !f.bf16 ? pixels * (to - from) : 0;
-          float const* const next_x = row + long(q0 + ahead) * f.c;
-          float const* const next_dy = dy + (from - begin) * f.y_pitch + (q0 + ahead) * f.y_step + k_first;
-          int tile = 0;
-          pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
-            pieces(k_end - k_first, f.max_scalars, [&](int k, int scalars) {
-              for (int i = int(long(ahead) * tile / tiles), end_ahead = int(long(ahead) * (tile + 1) / tiles); i < end_ahead; ++i) {
-                for (int at = 0; at < f.run; at += 16) __builtin_prefetch(next_x + long(i) * f.c + at, 0, 2);
-                for (int at = 0; at < k_end - k_first; at += 16) __builtin_prefetch(next_dy + i * f.y_step + at, 0, 2);
-              }
-              ++tile;
-              outer_for(f, vectors, 1, scalars)({row + q0 * f.x_step + v * f.lanes, dy + (from - begin) * f.y_pitch + q0 * f.y_step + k_first + k,
-                                                       f.x_step, f.stride_h * f.x_pitch, f.y_step, f.y_pitch, 0, to - from, pixels,
-                                                       sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
+    int const together = rows_together(f);
+    for (int chunk = begin; chunk < end; chunk += together)
+      for (int r = 0; r < f.r; ++r) {
+        // Rows of y whose row of x at this filter row exists.
+        int const up = f.pad_top - r * f.dilation_h;
+        int from = up > 0 ? (up + f.stride_h - 1) / f.stride_h : 0, to = f.h - 1 + up < 0 ? 0 : (f.h - 1 + up) / f.stride_h + 1;
+        int const chunk_end = chunk + together < end ? chunk + together : end;
+        from = from < chunk ? chunk : from, to = to > chunk_end ? chunk_end : to;
+        if (from >= to) continue;
+        for (int u = 0; u < f.runs; ++u) {
+          float const* const row = x + (long(from) * f.stride_h - up - low) * f.x_pitch + u * f.dilation_w * f.c;
+          strips(f.pixels, to - from, [&](int q0, int pixels) {
+            // 1x1: what the next strip reads comes from memory, a few pixels with each tile of this one.
+            int const tiles = ((int(f.row_floats / f.lanes) + f.max_vectors - 1) / f.max_vectors) * ((k_end - k_first + f.max_scalars - 1) / f.max_scalars);
+            int const ahead = f.r == 1 && f.runs == 1 && !f.every_h && !f.bf16 ? pixels * (to - from) : 0;
+            float const* const next_x = row + long(q0 + ahead) * f.c;
+            float const* const next_dy = dy + (from - begin) * f.y_pitch + (q0 + ahead) * f.y_step + k_first;
+            int tile = 0;
+            pieces(int(f.row_floats / f.lanes), f.max_vectors, [&](int v, int vectors) {
+              pieces(k_end - k_first, f.max_scalars, [&](int k, int scalars) {
+                for (int i = int(long(ahead) * tile / tiles), end_ahead = int(long(ahead) * (tile + 1) / tiles); i < end_ahead; ++i) {
+                  for (int at = 0; at < f.run; at += 16) __builtin_prefetch(next_x + long(i) * f.c + at, 0, 2);
+                  for (int at = 0; at < k_end - k_first; at += 16) __builtin_prefetch(next_dy + i * f.y_step + at, 0, 2);
+                }
+                ++tile;
+                outer_for(f, vectors, 1, scalars)({row + q0 * f.x_step + v * f.lanes, dy + (from - begin) * f.y_pitch + q0 * f.y_step + k_first + k,
+                                                         f.x_step, f.stride_h * f.x_pitch, f.y_step, f.y_pitch, 0, to - from, pixels,
+                                                         sums + (k_first + k) * taps_floats + (long(r) * f.runs + u) * f.row_floats + v * f.lanes, 0, taps_floats});
+              });
             });
           });
-        });
+        }
       }
-    }
   }
 }
 
@@ -456,6 +465,9 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   }
   f.row_floats = rounded(f.lanes_over_k ? f.k : f.run, f.lanes);
   f.k_block = f.lanes_over_k || f.k <= 32 ? f.k : f.k <= 64 ? 32 : 64;
+  // 1x1: x comes from memory once if the sums of all filters stay in L2.
+  bool const together = f.r * f.s == 1 && !f.lanes_over_k && !f.unpool && !f.bf16 && f.k * f.row_floats <= (64 << 10);
+  if (together) f.k_block = f.k;
   f.stage_y = f.bf16 ? !f.unpool : f.lanes_over_k && f.row_floats != f.k;
   f.y_step = f.lanes_over_k ? f.row_floats : f.bf16 && f.stage_y ? f.k_block : f.k;
   f.y_pitch = f.y_step * f.pixels;
@@ -476,7 +488,7 @@ DirectFilter plan_of(ConvProblem const& problem, Isa isa) {
   f.k_blocks = (f.k + f.k_block - 1) / f.k_block;
   f.part_floats = (f.lanes_over_k ? long(f.r) * f.runs * f.run : long(f.k) * f.r * f.runs) * f.row_floats + f.k;
   long const by_memory = std::max<long>(1, (8 << 20) / (4 * f.part_floats));
-  f.parts = int(std::min<long>({long(f.images) * f.bands, by_memory, std::max(1, 32 / f.k_blocks)}));
+  f.parts = int(std::min<long>({long(f.images) * f.bands, by_memory, std::max(1, (together && f.k * f.row_floats > 4096 ? 16 : 32) / f.k_blocks)}));
   f.in_place = f.parts == 1 && !f.dw_bf16 && !f.lanes_over_k && f.row_floats == f.run;
   return f;
 }
