@@ -139,7 +139,9 @@ void stage_rows(DirectGather const& g, int image, int begin, int end, float* to)
   for (int row = begin; row < end; ++row, to += g.pitch) {
     if (!g.unpool) {
       long const at = (long(image) * g.row.in + row) * g.col.in * g.in_c;
-      if (g.bf16 && !g.pairs) copy_row(in_bf16 + at, g.col.in, g.in_c, g.first_col, columns, to);
+      if (g.odd_c)
+        copy_row_padded(in_bf16 + (long(image) * g.row.in + row) * g.col.in * g.odd_c, g.col.in, g.odd_c, g.first_col, columns, reinterpret_cast<std::uint16_t*>(to));
+      else if (g.bf16 && !g.pairs) copy_row(in_bf16 + at, g.col.in, g.in_c, g.first_col, columns, to);
       else copy_row(g.in + at, g.col.in, g.in_c, g.first_col, columns, to);
       continue;
     }
@@ -300,6 +302,9 @@ MetColumns met_columns(GatherAxis const& col) {
 
 constexpr long direct_heavy_bytes = 1 << 20;             // packed weights from which bands should be few
 
+// Forward in bf16, of a flattened problem: an odd number of channels, such as an image's three, becomes pairs with a zero. One would not gain.
+bool pads(ConvProblem const& p, Isa isa) { return p.x_type == DType::bf16 && p.direction == Direction::fwd && p.c % 2 == 1 && p.c >= 3 && in_pairs(isa, 2); }
+
 // Everything about the problem; pointers are filled in by the run.
 DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) {
   ConvProblem const p = flattened(problem);
@@ -312,6 +317,7 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   g.in_c = back ? p.k : p.c;
   g.out_c = back ? p.c : p.k;
   g.bf16 = p.x_type == DType::bf16;
+  if (pads(p, isa)) g.odd_c = g.in_c++;
   g.pairs = g.bf16 && in_pairs(isa, g.in_c);
   if (g.pairs) g.in_c /= 2;
   g.unpool = p.load_dy.unpool.kind == PoolSlot::max ? p.load_dy.unpool.size : 0;
@@ -336,7 +342,7 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
 
   auto const met = met_columns(g.col);
   g.first_col = met.first;
-  g.staged = g.unpool || (g.bf16 && !g.pairs) || met.first < 0 || met.first + met.count > g.col.in;
+  g.staged = g.unpool || (g.bf16 && !g.pairs) || g.odd_c || met.first < 0 || met.first + met.count > g.col.in;
   g.pitch = long(g.staged ? met.count : g.col.in) * g.in_c;
   long const run_bytes = 4L * g.col.taps * g.in_c * g.vectors * g.lanes, chunk_bytes = 192 << 10;
   g.row_chunk = int(std::max<long>(1, chunk_bytes / run_bytes));
@@ -360,8 +366,10 @@ DirectGather plan_of(ConvProblem const& problem, Config const& config, Isa isa) 
   return g;
 }
 
-// The filter as floats or pairs in the order of w, from which it is packed; forward, bf16 already lies in pairs.
-long unpacked_floats(ConvProblem const& p, bool pairs) {
+// The filter as floats or pairs in the order of w, from which it is packed; forward, bf16 of even channels already lies in pairs.
+long unpacked_floats(ConvProblem const& p, DirectGather const& g) {
+  bool const pairs = g.pairs;
+  if (g.odd_c) return long(g.out_c) * g.row.taps * g.col.taps * g.in_c;
   if (p.w_type != DType::bf16 || (pairs && p.direction == Direction::fwd)) return 0;
   return long(p.k) / (pairs ? 2 : 1) * p.r * p.s * p.c;
 }
@@ -376,7 +384,7 @@ std::size_t filter_bytes(ConvProblem const& p, Config const& config) {
   std::size_t most = 0;
   for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
     DirectGather const g = plan_of(p, config, isa);
-    long const floats = (packed_floats(g, FALCONET_KERNELS(isa, direct_gather).vector_lanes) + 15) / 16 * 16 + unpacked_floats(p, g.pairs);
+    long const floats = (packed_floats(g, FALCONET_KERNELS(isa, direct_gather).vector_lanes) + 15) / 16 * 16 + unpacked_floats(p, g);
     most = std::max(most, sizeof(float) * std::size_t(floats));
   }
   return (most + 63) / 64 * 64;
@@ -410,10 +418,20 @@ void prepare(ConvProblem const& p, Config const& config, ConvArgs const& args, V
   DirectGather g = plan_of(p, config, stream.isa());
   g.filter = args.w.as<float const>();
   g.packed = to.as<float>();
-  if (g.bf16 && unpacked_floats(p, g.pairs)) {
+  if (g.bf16 && unpacked_floats(p, g)) {
     float* const unpacked = g.packed + (packed_floats(g, kernels.vector_lanes) + 15) / 16 * 16;
     long const row = long(p.r) * p.s * p.c;
-    if (g.pairs) join_rows(args.w.as<bf16 const>(), p.k, row, unpacked, stream);
+    if (g.odd_c) {
+      auto const* const w = args.w.as<std::uint16_t const>();
+      auto* const padded = reinterpret_cast<std::uint16_t*>(unpacked);
+      long const taps = long(g.row.taps) * g.col.taps, c = g.odd_c;
+      stream.threads().run(g.out_c, [&](int k) {
+        for (long tap = k * taps; tap < (k + 1) * taps; ++tap) {
+          std::copy_n(w + tap * c, c, padded + tap * (c + 1));
+          padded[tap * (c + 1) + c] = 0;
+        }
+      });
+    } else if (g.pairs) join_rows(args.w.as<bf16 const>(), p.k, row, unpacked, stream);
     else {
       bf16 const* const w = args.w.as<bf16 const>();
       stream.threads().run(p.k, [&](int k) { std::transform(w + k * row, w + (k + 1) * row, unpacked + k * row, [](bf16 v) { return to_float(v); }); });
@@ -466,7 +484,7 @@ std::vector<Config> configs(ConvProblem const& p, DeviceFacts const& facts) {
   int const wide = p.direction == Direction::fwd ? p.k : p.c;
   Config const two{{"vectors", 2}}, half{{"half", 1}};
   if (wide > 32) return {Config{}, two};
-  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4 || (p.x_type == DType::bf16 && in_pairs(facts.isa, p.direction == Direction::fwd ? p.c : p.k))) return {Config{}};
+  if (facts.isa != Isa::avx512 || wide > 8 || wide <= 4 || plan_of(p, {}, facts.isa).pairs) return {Config{}};
   // Processors that split AVX-512 loads gain from half vectors of 8 channels; the others from two input channels in one vector.
   bool const split = facts.name.find("AMD") != std::string::npos;
   return split ? std::vector{half, Config{}} : std::vector{Config{}, half};
@@ -497,8 +515,8 @@ double seconds(ConvProblem const& p, DeviceFacts const& facts) {
   int const wide = p.direction == Direction::bwd_data ? p.c : p.k;
   double const used = wide / (std::ceil(wide / lanes) * lanes);
   int const summed = p.direction == Direction::fwd ? p.c : p.k;
-  bool const pairs = p.x_type == DType::bf16 && (p.direction == Direction::bwd_filter || in_pairs(facts.isa, summed));
-  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (pairs ? (p.direction == Direction::bwd_filter ? 1.45 : 1.7) * used : wide * 2 > lanes ? used : 0.8);
+  bool const padded = pads(p, facts.isa), pairs = p.x_type == DType::bf16 && (p.direction == Direction::bwd_filter || padded || in_pairs(facts.isa, summed));
+  double const per_second = 0.6 * 3.5e9 * 2 * 2 * lanes * (pairs ? (p.direction == Direction::bwd_filter ? 1.45 : padded ? 1.7 * p.c / (p.c + 1) : 1.7) * used : wide * 2 > lanes ? used : 0.8);
   bool const filter_1x1 = p.direction == Direction::bwd_filter && p.r * p.s == 1;
   double const seconds = std::max(p.operations() / per_second, bytes_of(p.operands()) / (filter_1x1 ? 15e9 : 12e9));
   return seconds + 2e-6;

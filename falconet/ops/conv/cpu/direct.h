@@ -75,6 +75,7 @@ struct DirectGather {
   int splits;                                            // tasks among which the blocks are dealt: with few pixels weights are read once
   int bias_on, relu, mask_on, residual_on;               // relu: 1, or 6 for relu6
   int bf16, pairs, valid_images;                         // images that statistics count
+  int odd_c;                                             // pairs of an odd number of channels, to which a zero is staged; else 0
   int far, heavy, stream;                                // the result exceeds the caches, the weights exceed L2; the result may pass by the caches
   float const *in, *filter, *bias, *residual, *mask;
   std::uint8_t const* in_winner;

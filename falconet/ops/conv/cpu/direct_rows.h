@@ -62,6 +62,25 @@ inline void copy_row(T const* row, int width, int c, int first, int columns, flo
   zero(to + long(left + inside) * c, long(columns - left - inside) * c);
 }
 
+// The same of bf16 for an odd number of channels c, a zero behind each pixel's.
+inline void copy_row_padded(std::uint16_t const* row, int width, int c, int first, int columns, std::uint16_t* to) {
+  for (int j = 0; j < columns; ++j, to += c + 1) {
+    int const column = first + j;
+    if (column < 0 || column >= width) {
+      __builtin_memset(to, 0, std::size_t(c + 1) * 2);
+      continue;
+    }
+    std::uint16_t const* const from = row + long(column) * c;
+    if (c == 3) {                                        // an image's colours
+      std::uint64_t const pixel = from[0] | std::uint64_t(from[1]) << 16 | std::uint64_t(from[2]) << 32;
+      __builtin_memcpy(to, &pixel, 8);
+      continue;
+    }
+    __builtin_memcpy(to, from, std::size_t(c) * 2);
+    to[c] = 0;
+  }
+}
+
 // The same for a row of dy that is known by its max-pooled form: element (j, k) is dy where it won its window, zero elsewhere.
 // pooled, winner: the pooled row and its winners, pooled_width pixels; row_in_window: which row of the windows this is. Beyond channel k up to
 // `step` there are zeros. f32 or bf16 to f32, or elements as they are.
