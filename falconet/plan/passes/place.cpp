@@ -6,6 +6,7 @@
 // is only packed lives until it is, and shares memory with the step's values: it is made anew before it is packed anew.
 #include <algorithm>
 
+#include "falconet/ops/copy/op.h"
 #include "falconet/plan/compile.h"
 
 namespace falconet {
@@ -44,12 +45,27 @@ int packed_at(Graph const& graph, CompileContext const& context, NodeId n) {
   return std::max<NodeId>(maker, 0);
 }
 
+bool is_view(Graph const& graph, CompileContext const& context, NodeId n) {
+  auto const& node = graph.nodes[std::size_t(n)];
+  if (n < context.constant_nodes || !dynamic_cast<Reshape const*>(node.op.get()) || graph.values[std::size_t(node.in[0])].from < context.constant_nodes) return false;
+  auto const in_order = [&](ValueId v) {
+    auto const& t = graph.values[std::size_t(v)].type;
+    return t.shape.rank() != 4 || t.layout == Layout::nchw || t.shape[1] == 1 || t.shape[2] * t.shape[3] == 1;
+  };
+  return in_order(node.in[0]) && in_order(node.out[0]);
+}
+
 void pass_place(Graph& graph, CompileContext& context) {
   int const nodes = int(graph.nodes.size());
   auto const values = graph.values.size();
+  for (int n = 0; n < nodes; ++n)
+    if (is_view(graph, context, n)) graph.values[std::size_t(graph.nodes[std::size_t(n)].out[0])].alias = graph.nodes[std::size_t(n)].in[0];
   // The value whose memory each one lies in.
   std::vector<ValueId> home(values);
-  for (std::size_t i = 0; i < values; ++i) home[i] = graph.values[i].alias >= 0 ? home[std::size_t(graph.values[i].alias)] : ValueId(i);
+  for (std::size_t i = 0; i < values; ++i) {
+    home[i] = ValueId(i);
+    while (graph.values[std::size_t(home[i])].alias >= 0) home[i] = graph.values[std::size_t(home[i])].alias;
+  }
   std::vector<int> first(values, nodes), last(values, -1);
   auto alive = [&](ValueId v, int n) {
     auto h = std::size_t(home[std::size_t(v)]);
