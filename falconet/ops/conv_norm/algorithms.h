@@ -5,8 +5,7 @@
 namespace falconet {
 
 extern Algorithm<ConvNormProblem> const conv_norm_reference;
-extern Algorithm<ConvNormProblem> const conv_norm_cuda_one_wave;      // 16 and 32 channels, all blocks at once
-extern Algorithm<ConvNormProblem> const conv_norm_cuda_one_wave_64;   // the same for 64
+extern Algorithm<ConvNormProblem> const conv_norm_cuda_one_wave;   // 16 and 32 channels, all blocks at once
 
 std::vector<Algorithm<ConvNormProblem>> conv_norm_cuda_algorithms();   // cuda/; empty without CUDA in the build
 TableOf<ConvNormProblem> const& conv_norm_algorithms();

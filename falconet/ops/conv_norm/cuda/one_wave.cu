@@ -238,6 +238,6 @@ void run(ConvNormProblem const& whole, Config const&, ConvNormArgs const& args, 
 
 extern Algorithm<ConvNormProblem> const conv_norm_cuda_one_wave = {
     .name = "one_wave", .target = DeviceKind::cuda, .reject = reject, .scratch = scratch, .seconds = seconds, .run = run};
-std::vector<Algorithm<ConvNormProblem>> conv_norm_cuda_algorithms() { return {conv_norm_cuda_one_wave, conv_norm_cuda_one_wave_64}; }
+std::vector<Algorithm<ConvNormProblem>> conv_norm_cuda_algorithms() { return {conv_norm_cuda_one_wave}; }
 
 }  // namespace falconet

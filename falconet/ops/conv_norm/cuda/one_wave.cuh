@@ -1,5 +1,5 @@
-// What the algorithms of conv_norm share whose blocks are all on the card at once (one_wave, one_wave_64): how blocks wait for one another, and how
-// each of them makes batch norm's vectors from the sums of all.
+// The parts of one_wave that do not depend on how a block makes its tile: how blocks wait for one another, and how each of them makes batch norm's
+// vectors from the sums of all.
 #pragma once
 #include <algorithm>
 #include <string>
@@ -124,7 +124,6 @@ FALCONET_DEVICE void make_vectors(Work const& w, float (*table)[2 * N], float* t
   }
   meanwhile();
   __syncthreads();
-  let_next_begin();   // all blocks of this launch have their places
 
   constexpr int most = (multiprocessors * columns + threads - 1) / threads;
   float4 v[most], sum = make_float4(0, 0, 0, 0);   // all under way before the first is added
@@ -204,7 +203,7 @@ void launch_together(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::
   (void)cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 
-// What they all refuse.
+// What is refused whatever the channels.
 inline std::string rejects_one_wave(ConvNormProblem const& whole, DeviceFacts const& facts) {
   auto const& p = whole.conv;
   if (facts.compute_capability < 80) return "products in bf16 need compute capability 8.0";
