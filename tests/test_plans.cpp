@@ -429,7 +429,7 @@ TEST(Plan, steps_leave_what_was_prepared_alone) {
         EXPECT_LE(offset + bytes, plan.memory_bytes);
         for (std::int64_t b = offset / 64; b < (offset + bytes + 63) / 64; ++b) visit(writer[std::size_t(b)]);
       };
-      std::map<std::string, std::map<std::int64_t, int>> made;                   // by type and offset: the launch that wrote it
+      std::map<std::string, std::map<std::int64_t, int>> made;                   // by type, bytes and offset: the launch that wrote it
       auto const write = [&](std::string const& what, std::int64_t offset, std::int64_t bytes) {
         blocks(offset, bytes, [&](int& w) { w = launch; });
         made[what][offset] = launch;
@@ -441,7 +441,8 @@ TEST(Plan, steps_leave_what_was_prepared_alone) {
         blocks(offset, bytes, [&](int& w) { whole &= w == found->second; });
         EXPECT_TRUE(whole) << name << ": " << who << " reads " << what << " at " << offset << ", where others have written since";
       };
-      for (auto const& i : plan.inputs) write(i.slot.type.text(), i.slot.offset, std::int64_t(i.slot.type.bytes()));
+      auto const kind = [](TensorType const& t) { return std::string(falconet::name(t.dtype)) + " " + std::to_string(t.bytes()); };   // a view has another shape
+      for (auto const& i : plan.inputs) write(kind(i.slot.type), i.slot.offset, std::int64_t(i.slot.type.bytes()));
       auto const run = [&](Launch const& l) {
         ++launch;
         auto const& table = algorithms_of(l.op);
@@ -451,13 +452,13 @@ TEST(Plan, steps_leave_what_was_prepared_alone) {
         for (std::size_t i = 0; i < operands.size(); ++i) {
           auto const& s = l.operands[i];
           if (operands[i].written || s.kind != Slot::memory || (l.packs ? int(i) != prepared : int(i) == prepared)) continue;
-          read(l.layer, s.type.text(), s.offset, std::int64_t(s.type.bytes()));
+          read(l.layer, kind(s.type), s.offset, std::int64_t(s.type.bytes()));
         }
         if (l.packs) return write(form, l.prepared_offset, l.prepared_bytes);
         if (l.prepared_bytes) read(l.layer, form, l.prepared_offset, l.prepared_bytes);
         if (l.scratch_bytes) blocks(l.scratch_offset, l.scratch_bytes, [&](int& w) { w = launch; });
         for (std::size_t i = 0; i < operands.size(); ++i)
-          if (operands[i].written && l.operands[i].kind == Slot::memory) write(l.operands[i].type.text(), l.operands[i].offset, std::int64_t(l.operands[i].type.bytes()));
+          if (operands[i].written && l.operands[i].kind == Slot::memory) write(kind(l.operands[i].type), l.operands[i].offset, std::int64_t(l.operands[i].type.bytes()));
       };
       for (auto const& l : plan.prepare) run(l);
       for (int step = 0; step < 2; ++step)

@@ -3,6 +3,7 @@
 #include "falconet/base/error.h"
 #include "falconet/ops/batch_norm/algorithms.h"
 #include "falconet/ops/conv/algorithms.h"
+#include "falconet/ops/conv_norm/algorithms.h"
 #include "falconet/ops/copy/algorithms.h"
 #include "falconet/ops/dropout/algorithms.h"
 #include "falconet/ops/elementwise/algorithms.h"
@@ -27,6 +28,7 @@ AlgorithmTable const& table_of() { return Table(); }
 constexpr Entry tables[] = {
     {"batch_norm", table_of<BatchNormProblem, batch_norm_algorithms>},
     {"conv", table_of<ConvProblem, conv_algorithms>},
+    {"conv_norm", table_of<ConvNormProblem, conv_norm_algorithms>},
     {"copy", table_of<CopyProblem, copy_algorithms>},
     {"dropout", table_of<DropoutProblem, dropout_algorithms>},
     {"elementwise", table_of<ElementwiseProblem, elementwise_algorithms>},

@@ -1,6 +1,7 @@
 // Without CUDA in the build no operation has CUDA algorithms.
 #include "falconet/ops/conv/cuda/algorithms.h"
 #include "falconet/ops/batch_norm/algorithms.h"
+#include "falconet/ops/conv_norm/algorithms.h"
 #include "falconet/ops/copy/algorithms.h"
 #include "falconet/ops/dropout/algorithms.h"
 #include "falconet/ops/elementwise/algorithms.h"
@@ -15,6 +16,7 @@ namespace falconet {
 
 std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms() { return {}; }
 std::vector<Algorithm<BatchNormProblem>> batch_norm_cuda_algorithms() { return {}; }
+std::vector<Algorithm<ConvNormProblem>> conv_norm_cuda_algorithms() { return {}; }
 std::vector<Algorithm<CopyProblem>> copy_cuda_algorithms() { return {}; }
 std::vector<Algorithm<ElementwiseProblem>> elementwise_cuda_algorithms() { return {}; }
 std::vector<Algorithm<DropoutProblem>> dropout_cuda_algorithms() { return {}; }

@@ -60,6 +60,9 @@ Plan compile(Graph& graph, CompileContext& context);
 // The node right after which the filter of node n is packed: its maker, or the first.
 int packed_at(Graph const&, CompileContext const&, NodeId n);
 
+// Node n changes the shape of an operand that lies in memory as its result would: the result is the operand's memory, and nothing is launched.
+bool is_view(Graph const&, CompileContext const&, NodeId n);
+
 // The problem's text of a node, from the types that its operands have now.
 std::string problem_of(Graph const&, Node const&);
 

@@ -3,6 +3,7 @@
 // one graph launch and one wait.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <optional>
 
 #include "falconet/device/cuda/handles.h"
@@ -21,6 +22,33 @@ struct Staged {
   void* device;
   TensorType type;
 };
+
+// In which order launches of small steps (place: all values fit a quarter of the second-level cache) are captured: of those whose predecessors are, the one with the longest chain behind it, so that where several become ready
+// together, the card is given it first. A launch follows the one before it in its lane, and those that it waits for.
+std::vector<int> order_of(std::vector<int> const& lane, std::vector<std::vector<int>> const& waits) {
+  int const count = int(lane.size());
+  std::vector<std::vector<int>> ahead = waits;
+  std::vector<int> chain(lane.size(), 1), missing(lane.size()), out;
+  for (int i = 0; i < count; ++i)
+    for (int j = i; j-- > 0;)
+      if (lane[std::size_t(j)] == lane[std::size_t(i)]) {
+        ahead[std::size_t(i)].push_back(j);
+        break;
+      }
+  for (int i = count; i-- > 0;) {
+    missing[std::size_t(i)] = int(ahead[std::size_t(i)].size());
+    for (int j : ahead[std::size_t(i)]) chain[std::size_t(j)] = std::max(chain[std::size_t(j)], chain[std::size_t(i)] + 1);
+  }
+  while (int(out.size()) < count) {
+    int best = -1;
+    for (int i = 0; i < count; ++i)
+      if (missing[std::size_t(i)] == 0 && (best < 0 || chain[std::size_t(i)] > chain[std::size_t(best)])) best = i;
+    out.push_back(best);
+    missing[std::size_t(best)] = -1;
+    for (int i = best + 1; i < count; ++i) missing[std::size_t(i)] -= int(std::count(ahead[std::size_t(i)].begin(), ahead[std::size_t(i)].end(), best));
+  }
+  return out;
+}
 
 class CudaExecutor final : public Executor {
  public:
@@ -141,6 +169,8 @@ class CudaExecutor final : public Executor {
     if (!lanes) return;
     while (int(lanes_.size()) < lanes) lanes_.emplace_back(device_);
     while (ended_.size() < lane_.size()) ended_.emplace_back(device_);
+    order_ = order_of(lane_, waits_);
+    if (std::int64_t(memory_.bytes()) > facts_of({DeviceKind::cuda, device_}).l2_bytes / 4) std::iota(order_.begin(), order_.end(), 0);
   }
 
   void time(std::vector<Bound> const& launches, std::vector<double>& seconds) override {
@@ -190,7 +220,8 @@ class CudaExecutor final : public Executor {
     if (lanes_.empty()) return launch(launches, 0, end);
     std::vector<int> last(lanes_.size() + 1, -1);
     fork_.record(stream_);
-    for (int i = 0; i < end; ++i) {
+    for (int const i : order_) {
+      if (i >= end) continue;
       auto const at = std::size_t(i), lane = std::size_t(lane_[at]);
       CudaStream const& on = lane ? lanes_[lane - 1] : stream_;
       if (lane && last[lane] < 0) on.wait(fork_);
@@ -226,6 +257,7 @@ class CudaExecutor final : public Executor {
   KeptStates kept_{device_};
   std::vector<int> lane_;
   std::vector<std::vector<int>> waits_;
+  std::vector<int> order_;         // in which launches are captured
   std::vector<CudaStream> lanes_;
   std::vector<CudaEvent> ended_;   // by launch
   std::vector<Staged> inputs_, outputs_;

@@ -50,7 +50,8 @@ void pass_emit(Graph& graph, CompileContext& context) {
         plan.prepare.push_back(std::move(l));
       }
   }
-  for (std::size_t n = constant; n < graph.nodes.size(); ++n) plan.step.push_back(launch(n));
+  for (std::size_t n = constant; n < graph.nodes.size(); ++n)
+    if (!is_view(graph, context, NodeId(n))) plan.step.push_back(launch(n));
   for (std::size_t i = 0; i < graph.values.size(); ++i)
     if (graph.values[i].role == Role::input && graph.values[i].from < 0) plan.inputs.push_back({graph.values[i].name, slot(ValueId(i))});
   for (auto const& [name, id] : context.outputs) plan.outputs.push_back({name, slot(id)});

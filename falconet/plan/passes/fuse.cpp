@@ -147,6 +147,14 @@ ValueId Fusion::insert(NodeId before, Offer const& offer) {
   return first;
 }
 
+void Fusion::move_up(NodeId n, NodeId to) {
+  std::rotate(graph.nodes.begin() + to, graph.nodes.begin() + n, graph.nodes.begin() + n + 1);
+  for (auto& v : graph.values)
+    if (v.from == n) v.from = to;
+    else if (v.from >= to && v.from < n) ++v.from;
+  refresh();
+}
+
 void pass_fuse(Graph& graph, CompileContext& context) {
   Fusion fusion(graph, context);
   if (!context.options.fuse) return;
@@ -157,7 +165,8 @@ void pass_fuse(Graph& graph, CompileContext& context) {
       fuse_conv_activation_pool, drop_unread_winner, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
       fuse_conv_between_norms, fuse_data_gradient_residual, fuse_conv_before_norm, fuse_data_gradient_sums, fuse_data_gradient_mask,
       fuse_filter_gradient_bias, fuse_filter_conversion,
-      fuse_conversions,         fuse_normalise,           fuse_residual_norm,   fuse_loss_product,
+      fuse_conversions,         fuse_normalise,           fuse_conv_normalise,  fuse_data_gradient_normalise,
+      fuse_residual_norm,       fuse_loss_product,
   };
   for (FusionRule rule : rules)
     for (NodeId n = 0; n < fusion.count(); ++n)

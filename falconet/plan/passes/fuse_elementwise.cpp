@@ -3,6 +3,7 @@
 
 #include "falconet/ops/batch_norm/op.h"
 #include "falconet/ops/conv/op.h"
+#include "falconet/ops/conv_norm/op.h"
 #include "falconet/ops/elementwise/op.h"
 #include "falconet/ops/gemm/op.h"
 #include "falconet/ops/loss/op.h"
@@ -152,6 +153,54 @@ bool fuse_residual_norm(Fusion& f, NodeId n) {
   offer.in.insert(offer.in.end(), its.begin() + 1, its.begin() + 6);
   if (!f.pays({offer}, {m, n})) return false;
   f.replace(n, offer, {f.node(m).out[1], f.node(m).out[2]});
+  return true;
+}
+
+// Whether the node at n reads v before all others do: what makes v may then be done there.
+static bool first_reader(Fusion const& f, ValueId v, NodeId n) {
+  return !f.kept(v) && std::all_of(f.users(v).begin(), f.users(v).end(), [n](NodeId u) { return u >= n; });
+}
+
+// normalise(y, sums) of a convolution that sums its result -> the convolution normalises, too. y and its sums are written for the backward pass.
+bool fuse_conv_normalise(Fusion& f, NodeId n) {
+  auto const* norm = f.op<BatchNormOp>(n);
+  if (!norm || norm->function != BatchNormFunction::normalise || norm->slots.residual_norm) return false;
+  auto const& in = f.node(n).in;
+  NodeId const m = f.maker(in[0]);
+  auto const* conv = f.op<ConvOp>(m);
+  if (!conv || conv->direction() != Direction::fwd || conv->store().stats != Stats::squares || f.maker(in[1]) != m || f.node(m).in.back() != in[6] ||
+      f.value(in[0]).output != 0 || f.value(in[1]).output != 1 || !first_reader(f, in[0], n) || !first_reader(f, in[1], n))
+    return false;
+  ConvNormProblem form;
+  form.eps = norm->eps, form.momentum = norm->momentum, form.act = norm->slots.act, form.skip = norm->slots.residual;
+  Fusion::Offer offer = f.offer_as(m, std::make_shared<ConvNormOp>(*conv, form), f.node(m).in);
+  offer.in.insert(offer.in.end(), in.begin() + 2, in.begin() + 6);
+  if (form.skip) offer.in.push_back(in[7]);
+  if (!f.pays({offer}, {m, n})) return false;
+  f.replace(n, offer, {in[0], in[1]});
+  return true;
+}
+
+// normalise_gradient(d, x) of a data gradient that sums d with x -> the data gradient makes batch norm's, too, and writes d if others read it.
+bool fuse_data_gradient_normalise(Fusion& f, NodeId n) {
+  auto const* norm = f.op<BatchNormOp>(n);
+  if (!norm || norm->function != BatchNormFunction::normalise_gradient || norm->slots.mask) return false;
+  auto const in = f.node(n).in;                        // d, x, dscale_shift, sums, gamma, step
+  NodeId const m = f.maker(in[0]);
+  auto const* conv = f.op<ConvOp>(m);
+  if (!conv || conv->direction() != Direction::bwd_data || conv->store().stats != Stats::dot_other || f.maker(in[2]) != m || f.only_user(in[2]) != n) return false;
+  auto const& of = f.node(m).in;
+  if (of.back() != in[5] || of[of.size() - 2] != in[1] || f.value(in[0]).output != 0 || f.value(in[2]).output != 1) return false;
+  if (std::any_of(in.begin(), in.end(), [&](ValueId v) { return f.maker(v) > m; })) return false;
+  ConvNormProblem form;
+  form.eps = norm->eps, form.momentum = norm->momentum, form.kept = f.only_user(in[0]) != n;
+  Fusion::Offer offer = f.offer_as(m, std::make_shared<ConvNormOp>(*conv, form), of);
+  offer.in.insert(offer.in.end(), {in[3], in[4]});
+  if (!f.pays({offer}, {m, n})) return false;
+  std::vector<ValueId> more;
+  if (form.kept) more.push_back(in[0]);
+  f.move_up(n, m + 1);                                 // ahead of all others that read d
+  f.replace(m + 1, offer, more);
   return true;
 }
 

@@ -263,9 +263,16 @@ bool fuse_data_gradient_statistics(Fusion& f, NodeId n) {
     store.residual = add != nullptr;
     store.mask = mask;
     store.stats = Stats::dot_other;
-    for (NodeId u : f.users(d)) {
-      auto const* dot = f.op<ReduceOp>(u);
-      if (!dot || dot->function != ReduceFunction::channel_dot || dot->mask || f.node(u).in[0] != d || f.node(u).in[1] == d) continue;
+    // Where two batch norms read d, as at the end of a block that halves its image, the one behind the larger product has the longer way to go.
+    std::vector<NodeId> dots;
+    for (NodeId u : f.users(d))
+      if (auto const* dot = f.op<ReduceOp>(u); dot && dot->function == ReduceFunction::channel_dot && !dot->mask && f.node(u).in[0] == d && f.node(u).in[1] != d) dots.push_back(u);
+    auto const operations = [&](NodeId u) {
+      NodeId const m = f.maker(f.node(u).in[1]);
+      return f.op<ConvOp>(m) ? ConvProblem::parse(problem_of(f.graph, f.node(m))).operations() : 0.0;
+    };
+    std::stable_sort(dots.begin(), dots.end(), [&](NodeId a, NodeId b) { return operations(a) > operations(b); });
+    for (NodeId u : dots) {
       Fusion::Offer offer = f.offer_as(product, conv->with_store(store), f.node(product).in);
       if (add) offer.in.push_back(f.node(n).in[std::size_t(1 - swap)]);
       offer.in.push_back(f.node(n).in[add ? 2 : 1]);

@@ -35,6 +35,8 @@ class Fusion {
   void replace(NodeId node, Offer const& offer, std::vector<ValueId> more = {});
   // Adds a node before `before` and returns its first output; numbers of later nodes grow by one.
   ValueId insert(NodeId before, Offer const& offer);
+  // Puts node n ahead of node `to`, an earlier one; what n reads is made before that.
+  void move_up(NodeId n, NodeId to);
   void refresh();                          // removes dead nodes and counts uses again
 
   Node const& node(NodeId n) const { return graph.nodes[std::size_t(n)]; }
@@ -87,6 +89,8 @@ bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU'
 bool fuse_filter_gradient_bias(Fusion&, NodeId);    // filter gradient and bias gradient
 bool fuse_conversions(Fusion&, NodeId);             // conversions of all weights in one launch
 bool fuse_residual_norm(Fusion&, NodeId);           // two batch norms that are added, in one launch
+bool fuse_conv_normalise(Fusion&, NodeId);          // a convolution and the batch norm of its result
+bool fuse_data_gradient_normalise(Fusion&, NodeId); // a data gradient and the gradient of the batch norm ahead of its convolution
 bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 

@@ -1,11 +1,13 @@
 // place: offsets in one arena. Two values may share memory when their lives, counted in nodes, do not overlap. The largest are
 // placed first, each at the lowest offset that is free during its life (greedy by size: Pisarchyk & Lee 2020). On a GPU independent launches
 // of small networks may run side by side (pass lanes): there, values that all fit a quarter of its second-level cache share nothing, and
-// up to 1 GiB memory rests for a few nodes after its last use, so that filter gradients need not end before the next layer's work begins.
+// up to 1 GiB memory rests for a few nodes after its last use (fewer where a given memory has no room for that), so that filter gradients need not end before the next layer's work begins.
 // What the step reads of the launches that run once (CompileContext::constant_nodes) lives to the end, so no step writes there; a filter that
 // is only packed lives until it is, and shares memory with the step's values: it is made anew before it is packed anew.
 #include <algorithm>
+#include <limits>
 
+#include "falconet/ops/copy/op.h"
 #include "falconet/plan/compile.h"
 
 namespace falconet {
@@ -44,12 +46,27 @@ int packed_at(Graph const& graph, CompileContext const& context, NodeId n) {
   return std::max<NodeId>(maker, 0);
 }
 
+bool is_view(Graph const& graph, CompileContext const& context, NodeId n) {
+  auto const& node = graph.nodes[std::size_t(n)];
+  if (n < context.constant_nodes || !dynamic_cast<Reshape const*>(node.op.get()) || graph.values[std::size_t(node.in[0])].from < context.constant_nodes) return false;
+  auto const in_order = [&](ValueId v) {
+    auto const& t = graph.values[std::size_t(v)].type;
+    return t.shape.rank() != 4 || t.layout == Layout::nchw || t.shape[1] == 1 || t.shape[2] * t.shape[3] == 1;
+  };
+  return in_order(node.in[0]) && in_order(node.out[0]);
+}
+
 void pass_place(Graph& graph, CompileContext& context) {
   int const nodes = int(graph.nodes.size());
   auto const values = graph.values.size();
+  for (int n = 0; n < nodes; ++n)
+    if (is_view(graph, context, n)) graph.values[std::size_t(graph.nodes[std::size_t(n)].out[0])].alias = graph.nodes[std::size_t(n)].in[0];
   // The value whose memory each one lies in.
   std::vector<ValueId> home(values);
-  for (std::size_t i = 0; i < values; ++i) home[i] = graph.values[i].alias >= 0 ? home[std::size_t(graph.values[i].alias)] : ValueId(i);
+  for (std::size_t i = 0; i < values; ++i) {
+    home[i] = ValueId(i);
+    while (graph.values[std::size_t(home[i])].alias >= 0) home[i] = graph.values[std::size_t(home[i])].alias;
+  }
   std::vector<int> first(values, nodes), last(values, -1);
   auto alive = [&](ValueId v, int n) {
     auto h = std::size_t(home[std::size_t(v)]);
@@ -96,8 +113,17 @@ void pass_place(Graph& graph, CompileContext& context) {
   context.plan.memory_bytes = place_all(blocks);
   context.side_by_side = apart || (cuda && context.plan.memory_bytes <= most_to_rest);
   if (context.side_by_side && !apart) {
-    for (auto& b : blocks) b.last = std::min(nodes, b.last + rest);
-    context.plan.memory_bytes = place_all(blocks);
+    std::int64_t kept = 0;                       // beside this memory: weights and optimizer states
+    for (auto const& v : graph.values)
+      if (v.from < 0 && (v.role == Role::parameter || v.role == Role::state) && v.name != "(removed)") kept += std::int64_t(v.type.bytes());
+    std::int64_t const given = context.options.memory > 0 ? context.options.memory - kept : std::numeric_limits<std::int64_t>::max();
+    auto const lives = blocks;
+    for (int r : {rest, rest / 2, 1, 0}) {       // less rest where it does not fit the memory that is given
+      blocks = lives;
+      for (auto& b : blocks) b.last = std::min(nodes, b.last + r);
+      context.plan.memory_bytes = place_all(blocks);
+      if (context.plan.memory_bytes <= given) break;
+    }
   }
   for (std::size_t i = 0; i < values; ++i)
     if (home[i] != ValueId(i)) context.offset[i] = context.offset[std::size_t(home[i])];

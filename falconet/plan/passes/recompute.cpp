@@ -109,7 +109,7 @@ class Recompute {
     return known->second;
   }
 
-  // The op that makes the node's first result and changes nothing else; null if there is none.
+  // The op that makes the node's first result (one without updates: all results) and changes nothing else; null if there is none.
   static std::shared_ptr<Op const> maker(Node const& node) {
     for (int i = 0; i < int(node.out.size()); ++i)
       if (node.op->alias(i) >= 0) return node.op->without_updates();
@@ -131,9 +131,9 @@ class Recompute {
     int best_reader = 0;
     for (ValueId v = 0; v < ValueId(graph_.values.size()); ++v) {
       auto const& value = graph_.values[std::size_t(v)];
-      if (!in_memory(v) || value.output != 0 || life[std::size_t(v)].last <= at.node || life[std::size_t(v)].last >= int(graph_.nodes.size())) continue;
+      if (!in_memory(v) || life[std::size_t(v)].last <= at.node || life[std::size_t(v)].last >= int(graph_.nodes.size())) continue;
       Node const& made = graph_.nodes[std::size_t(value.from)];
-      if (made.direction != "fwd" || value.from >= at.node || !maker(made)) continue;
+      if (made.direction != "fwd" || value.from >= at.node || !maker(made) || (value.output != 0 && maker(made) == made.op)) continue;
       int reader = -1;                           // the first after the peak
       bool rests = true;
       for (NodeId user : graph_.users(v)) {
@@ -173,7 +173,8 @@ class Recompute {
     }
     for (std::size_t n = std::size_t(reader); n < graph_.nodes.size(); ++n)
       for (ValueId& x : graph_.nodes[n].in)
-        if (x == v) x = again.out[0];
+        for (std::size_t o = 0; o < made.out.size(); ++o)   // with it whatever else its maker makes
+          if (x == made.out[o] && made.op->alias(int(o)) < 0 && (x == v || made.op != again.op)) x = again.out[o];
     graph_.nodes.insert(graph_.nodes.begin() + reader, std::move(again));
   }
 

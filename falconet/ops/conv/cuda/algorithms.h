@@ -23,6 +23,7 @@ extern Algorithm<ConvProblem> const conv_cuda_unstaged_clusters;      // their f
 extern Algorithm<ConvProblem> const conv_cuda_unstaged_mma;           // small 3x3 problems by tensor cores at f32's accuracy, Hopper and later, f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_direct_lanes;           // the same problems as direct, input channels shared among lanes
 extern Algorithm<ConvProblem> const conv_cuda_direct;                 // forward and data gradient, few channels, 3x3 and 5x5, f32 nhwc
+extern Algorithm<ConvProblem> const conv_cuda_winners_filter;         // filter gradient through a max-pool, few channels in f32, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_direct_filter;          // filter gradient of the same, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_fused_pool;             // with max-pooling of 2x2, any filter without groups, bf16 and f32 nhwc
 extern Algorithm<ConvProblem> const conv_cuda_depthwise;              // groups = channels = filters, 3x3 and 5x5, bf16 and f32 nhwc

@@ -15,6 +15,7 @@
 #include "falconet/device/cuda/copy_async.cuh"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/cluster_sums.cuh"
 #include "falconet/ops/conv/cuda/pooled_map.cuh"
 
 namespace falconet {
@@ -231,18 +232,6 @@ __global__ void __launch_bounds__(most_threads) direct_filter(Geometry const g, 
     }
   }
   cluster.sync();   // nobody leaves while its sums are read
-}
-
-// dw, db = the clusters' sums in order.
-__global__ void __launch_bounds__(128) add_clusters(float const* partial, int clusters, int elements, int filter_elements, float* dw, float* db) {
-  wait_for_work_ahead();
-  int const i = blockIdx.x * 128 + threadIdx.x;
-  if (i >= elements) return;
-  float total = 0;
-#pragma unroll 16
-  for (int j = 0; j < clusters; ++j) total += partial[std::int64_t(j) * elements + i];
-  if (i < filter_elements) dw[i] = total;
-  else if (db) db[i - filter_elements] = total;
 }
 
 struct Way {

@@ -13,7 +13,7 @@
 #include "falconet/device/cuda/check.h"
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
-#include "falconet/ops/conv/cuda/small_channels.cuh"
+#include "falconet/ops/conv/cuda/halo_mma.cuh"
 
 namespace falconet {
 namespace {
@@ -45,72 +45,6 @@ struct Form {
   static constexpr int blocks_per_multiprocessor = N == 16 ? 4 : 2;
 };
 
-FALCONET_DEVICE std::uint32_t pack(float low, float high) { return ptx::pack_bf16(low, high); }
-FALCONET_DEVICE std::uint32_t pack(std::uint16_t low, std::uint16_t high) { return low | std::uint32_t(high) << 16; }  // bits of bf16
-
-// The filter [k][tap][c] into the operand's order: [tap][c / 16][n / 16][lane][4 registers], a lane's four at a time. All loads of a batch
-// are under way before the first is used. E: float, or the bits of bf16.
-template <int C, int N, int side, bool gradient, class E>
-FALCONET_DEVICE void place_filter_of(char* memory, E const* filter, int real) {
-  constexpr int taps = side * side, all = taps * C * N / 8, batch = all <= 256 ? 1 : all <= 512 ? 2 : 5;
-  for (int first = threadIdx.x; first < all; first += batch * blockDim.x) {
-    E e[batch][4][2];
-#pragma unroll
-    for (int u = 0; u < batch; ++u) {
-      int const i = min(first + u * int(blockDim.x), all - 1), lane = i % 32, v = i / 32 % (N / 16), kk = i / 32 / (N / 16) % (C / 16),
-                tap = i / 32 / (N / 16) / (C / 16);
-      int const n = lane / 8 * (N / 4) + 4 * v + (lane / 4 & 1), c = kk * 16 + 2 * (lane & 3);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          int const to = n + 2 * (j >> 1), from = c + 8 * (j & 1) + k;
-          if constexpr (gradient)
-            e[u][j][k] = __ldg(filter + (from * taps + taps - 1 - tap) * N + to);
-          else
-            e[u][j][k] = from < real ? __ldg(filter + (to * taps + tap) * real + from) : E(0);
-        }
-    }
-#pragma unroll
-    for (int u = 0; u < batch; ++u)
-      if (int const i = first + u * int(blockDim.x); i < all)
-        reinterpret_cast<uint4*>(memory)[i] = make_uint4(pack(e[u][0][0], e[u][0][1]), pack(e[u][1][0], e[u][1][1]),
-                                                         pack(e[u][2][0], e[u][2][1]), pack(e[u][3][0], e[u][3][1]));
-  }
-}
-template <int C, int N, int side>
-FALCONET_DEVICE void place_filter(char* memory, Work const& w) {
-  auto const* const f32 = static_cast<float const*>(w.filter);
-  auto const* const bits = static_cast<std::uint16_t const*>(w.filter);
-  if (w.gradient)
-    w.filter_f32 ? place_filter_of<C, N, side, true>(memory, f32, C) : place_filter_of<C, N, side, true>(memory, bits, C);
-  else
-    w.filter_f32 ? place_filter_of<C, N, side, false>(memory, f32, w.real) : place_filter_of<C, N, side, false>(memory, bits, w.real);
-}
-
-template <int words>
-FALCONET_DEVICE void read_words(std::uint32_t (&to)[words], bf16 const* from) {
-  if constexpr (words == 2) {
-    uint2 const v = *reinterpret_cast<uint2 const*>(from);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-#pragma unroll
-    for (int i = 0; i < words / 4; ++i) {
-      uint4 const v = reinterpret_cast<uint4 const*>(from)[i];
-      to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
-    }
-  }
-}
-template <int words>
-FALCONET_DEVICE void write_words(bf16* to, std::uint32_t const (&v)[words]) {
-  if constexpr (words == 2) {
-    *reinterpret_cast<uint2*>(to) = make_uint2(v[0], v[1]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < words / 4; ++i) reinterpret_cast<uint4*>(to)[i] = make_uint4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
-  }
-}
-
 // slots: any store slot but squares alone.
 template <int C, int N, int side, bool slots>
 __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocessor) halo_mma(const __grid_constant__ Work w) {
@@ -134,7 +68,7 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
   };
   wait_for_work_ahead();
   start(blockIdx.x, 0);
-  place_filter<C, N, side>(filter, w);
+  place_filter<C, N, side>(filter, w.filter, w.filter_f32, w.gradient, w.real);
 
   // This lane's rows of the two blocks of 16 pixels: where the matrix loads begin, and which pixels its results are.
   std::uint32_t from[2];
