@@ -2,8 +2,6 @@
 
 namespace falconet {
 
-extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_3xtf32;   // any f32 nhwc problem without groups, tensor cores, f32's accuracy
-
 std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms() {
   static Algorithm<ConvProblem> const* const table[] = {
       &conv_cuda_halo_wgmma, &conv_cuda_stem_wgmma, &conv_cuda_stem_3x3_wgmma, &conv_cuda_stem_data_wgmma, &conv_cuda_halo_mma,

@@ -7,9 +7,6 @@
 #include "falconet/ops/conv/cuda/implicit_gemm_tf32.cuh"
 
 namespace falconet {
-
-extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_3xtf32;
-
 namespace {
 
 using namespace implicit_tf32;
