@@ -1,5 +1,7 @@
 #include "falconet/ops/conv/cuda/algorithms.h"
 
+#include "falconet/ops/conv/cuda/implicit_gemm_3xtf32.h"
+
 namespace falconet {
 
 std::span<Algorithm<ConvProblem> const* const> conv_cuda_algorithms() {

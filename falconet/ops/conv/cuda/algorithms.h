@@ -31,7 +31,6 @@ extern Algorithm<ConvProblem> const conv_cuda_winograd;               // 3x3 of 
 extern Algorithm<ConvProblem> const conv_cuda_fft;                    // large filters of stride 1, f32 nhwc, tensor cores at f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_depthwise_tma;          // the same 3x3 in bf16 between batch norms: forward, and both gradients at once, Hopper
 extern Algorithm<ConvProblem> const conv_cuda_pointwise_mma;          // 1x1 between few and many channels in bf16: forward, and both gradients at once, Hopper
-extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_3xtf32;   // any f32 nhwc problem without groups, tensor cores, f32's accuracy
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm_tf32;     // any f32 nhwc problem without groups that allows TF32, tensor cores
 extern Algorithm<ConvProblem> const conv_cuda_implicit_gemm;          // any nhwc problem without groups, f32 and bf16, ordinary cores
 extern Algorithm<ConvProblem> const conv_cuda_tiled;                  // many channels, f32 nhwc; filter gradient 3x3

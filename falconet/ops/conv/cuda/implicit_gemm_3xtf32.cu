@@ -3,7 +3,8 @@
 // surpassing the FP32 theoretical peak performance*, 2022), at three times the work of a unit that is six times as fast. Sums of 16 products are made there and
 // added with rounding, because tensor cores cut the last bits of a sum off. Small integers give exact results.
 // Limits: those of implicit_gemm_tf32, but for the permission. Cost: 6 n k p q c r s operations in TF32; each operand from L2 once per tile of the other side.
-#include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/implicit_gemm_3xtf32.h"
+
 #include "falconet/ops/conv/cuda/implicit_gemm_tf32.cuh"
 
 namespace falconet {
