@@ -300,11 +300,13 @@ inline std::string reject_products(ConvProblem const& p, DeviceFacts const& fact
   return reject_form(p);
 }
 
-// slab: microseconds for one 16 deep slab of a lone block, and more for each further one beside it, up to `together` (H200).
+// slab: microseconds for one 16 deep slab of a lone block, and more for each further one beside it, up to `together`; ends: for the first slab and the store of
+// blocks that run together (H200).
 struct Form {
   Tile tile;
   double slab, more;
   int together;
+  double ends = 0;
 };
 inline double seconds_with(ConvProblem const& p, Form const& f) {
   Shape3 const s = product_of(p);
@@ -314,7 +316,7 @@ inline double seconds_with(ConvProblem const& p, Form const& f) {
   double const rounds = std::floor(each / f.together), rest = each - rounds * f.together;
   double const slab = rounds * (f.slab + (f.together - 1) * f.more) + (rest > 0 ? f.slab + (rest - 1) * f.more : 0);
   double const adding = parts > 1 ? 3e-6 + double(parts) * s.m * s.n * 4 / 2.5e12 : 0;
-  return 4e-6 + std::ceil(part / residues / depth) * slab * 1e-6 * (by_four(p) ? 1 : 1.75) + adding;
+  return 4e-6 + std::ceil(each / f.together) * f.ends * 1e-6 + std::ceil(part / residues / depth) * slab * 1e-6 * (by_four(p) ? 1 : 1.75) + adding;
 }
 
 // The launch of one tile: width numbers of a channel at once, warps_m x warps_n warps. Whether this is the form that the problem wants.
