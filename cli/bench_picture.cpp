@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 
 #include "cli/bench_algorithms.h"
 #include "falconet/base/svg.h"
@@ -48,12 +49,20 @@ std::string search_picture(std::string const& title, std::vector<BenchRow> const
     list.push_back(name);
     return list.size() - 1;
   };
-  for (auto const& row : rows) index_in(map.rows, row.name), index_in(map.columns, row.category);
+  // What is nowhere worth a quarter of the fastest is left out, unless it is an algorithm's own best of a problem.
+  std::map<std::pair<std::string, std::string>, double> own_best;
+  for (auto const& row : rows) {
+    auto const at = own_best.try_emplace({row.algorithm, row.category}, row.seconds.median).first;
+    at->second = std::min(at->second, row.seconds.median);
+  }
+  for (auto const& row : rows)
+    if (row.ratio < 4 || row.seconds.median == own_best[{row.algorithm, row.category}]) index_in(map.rows, row.name), index_in(map.columns, row.category);
   std::sort(map.rows.begin(), map.rows.end());
   map.values.resize(map.rows.size() * map.columns.size(), std::numeric_limits<double>::quiet_NaN());
   std::vector<double> best(map.columns.size(), std::numeric_limits<double>::infinity());
   for (auto const& row : rows) best[index_in(map.columns, row.category)] = std::min(best[index_in(map.columns, row.category)], row.seconds.median);
   for (auto const& row : rows) {
+    if (std::find(map.rows.begin(), map.rows.end(), row.name) == map.rows.end()) continue;
     auto const column = index_in(map.columns, row.category);
     map.values[index_in(map.rows, row.name) * map.columns.size() + column] = 100 * best[column] / row.seconds.median;
   }

@@ -31,11 +31,11 @@ std::string without_layout(std::string text) {
   return text;
 }
 
-// "fft" for fft:1, "tile_m:64 tile_n:16" for tile_m:64,tile_n:16; what adds in an order that changes says so.
-std::string in_words(Config const& config) {
+// "fft" for a rival's fft:1, "tile_m:64 tile_n:16" for tile_m:64,tile_n:16; what adds in an order that changes says so.
+std::string in_words(Config const& config, bool rival) {
   std::string out;
   for (auto const& [key, value] : config.values())
-    if (key != "deterministic") out += (out.empty() ? "" : " ") + (value == 1 ? key : key + ":" + std::to_string(value));
+    if (key != "deterministic") out += (out.empty() ? "" : " ") + (value == 1 && rival ? key : key + ":" + std::to_string(value));
   return is_deterministic(config) ? out : out + (out.empty() ? "" : " ") + "(atomic)";
 }
 
@@ -102,7 +102,7 @@ std::vector<BenchRow> for_picture(std::vector<BenchRow> rows, bool every_config)
   std::vector<BenchRow> out;
   for (auto& r : rows) {
     r.category = layouts.size() > 1 ? without_layout(r.problem) : r.problem;
-    auto const config = several.contains(r.algorithm) ? in_words(Config::parse(r.config)) : std::string();
+    auto const config = several.contains(r.algorithm) ? in_words(Config::parse(r.config), r.rival) : std::string();
     r.name = (devices.size() > 1 ? r.device + " " : "") + r.algorithm + (config.empty() ? "" : " " + config);
     auto const same = std::find_if(out.begin(), out.end(), [&](BenchRow const& o) { return o.category == r.category && o.name == r.name && o.threads == r.threads; });
     if (same == out.end()) out.push_back(r);

@@ -53,7 +53,7 @@ int tune(Settings& settings) {
   auto const& count = tuner.count();
   std::printf("\n%d problems measured in %.1f s, %d as remembered, %d left for the next time; in %s\n", count.measured, count.seconds, count.remembered, count.out_of_time, tuner.file().c_str());
   if (settings.has("plot")) {
-    write_atomically(settings.text("plot"), search_picture(format("convolutions of {} b{} {} on {}", model->name, options.batch, name(options.precision), model->facts().name), for_picture(rows, true)));
+    write_atomically(settings.text("plot"), search_picture(format("{} b{} {}, {}", model->name, options.batch, name(options.precision), model->facts().name), for_picture(rows, true)));
     std::printf("drawn in %s\n", settings.text("plot").c_str());
   }
   return 0;

@@ -215,7 +215,7 @@ TEST(Plan, of_precision_tf32_says_so_of_each_convolution_and_is_for_gpus) {
   EXPECT_THROW((void)plan_of(model, 8, Precision(DType::bf16, Math::tf32), hopper_facts()), Error);
   if (!built_with_cuda()) GTEST_SKIP() << "built without CUDA: no algorithms to choose from";
   auto const exact = plan_of(model, 8, DType::f32, hopper_facts());
-  EXPECT_EQ(exact.text().find("tf32"), std::string::npos);
+  EXPECT_EQ(exact.text().find("math=tf32"), std::string::npos);
   auto const allowed = plan_of(model, 8, tf32, hopper_facts());
   EXPECT_EQ(Plan::parse(allowed.text()).text(), allowed.text());
   int convolutions = 0, rounded = 0;

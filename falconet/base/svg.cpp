@@ -509,7 +509,8 @@ std::string draw(HeatMap const& map) {
   double const width = std::max(right + 96, left + 240), height = bottom + names_height + (map.x_label.empty() ? 8 : 30);
 
   Canvas canvas(width, height);
-  canvas.title(map.title, left, width - left - 16);
+  double const title_at = text_width(map.title, 17) > width - left - 16 ? 16 : left;
+  canvas.title(map.title, title_at, width - title_at - 16);
   for (std::size_t r = 0; r < rows; ++r) {
     double const y = top + cell * double(r);
     if (r % every == 0) canvas.text(left - 8, y + cell / 2 + size * 0.35, row_names[r], size, "end");
