@@ -23,10 +23,10 @@ struct DotGather {
   float const *in, *filter, *bias;       // filter: [result channel][r][s][summed channel]
   float* out;
 };
-struct DotKernels {
+struct ConvDotKernels {
   void (*task)(DotGather const&, int task);
 };
-FALCONET_DECLARE_KERNELS(DotKernels, dot_kernels)
+FALCONET_DECLARE_KERNELS(ConvDotKernels, conv_dot_kernels)
 
 }  // namespace falconet
 
@@ -156,7 +156,7 @@ void task(DotGather const& g, int number) {
 
 }  // namespace
 
-extern DotKernels const dot_kernels{task};
+extern ConvDotKernels const conv_dot_kernels{task};
 }  // namespace falconet::FALCONET_ISA
 
 #else
@@ -226,7 +226,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View 
   g.out = (back ? args.x : args.y).as<float>();
   g.filter = !back ? args.w.as<float const>() : (args.prepared ? args.prepared : scratch).as<float const>();
   g.bias = p.store.bias ? args.bias.as<float const>() : nullptr;
-  auto const& kernels = FALCONET_KERNELS(stream.isa(), dot_kernels);
+  auto const& kernels = FALCONET_KERNELS(stream.isa(), conv_dot_kernels);
   stream.threads().run(g.images * g.bands, [&](int task) { kernels.task(g, task); });
 }
 
