@@ -113,6 +113,7 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
     if (forward) {
       shift = double(a.beta.as<T>()[c]) - m.mean * scale;
       update_running(p, a, m, a.running_mean.as<T>()[c], a.running_var.as<T>()[c]);
+      if (p.vectors) a.scale_shift.as<T>()[c] = T(scale), a.scale_shift.as<T>()[p.c + c] = T(shift);
       if (p.residual_norm) {
         auto const r = moments<T>(p, a, a.residual_sums, c);
         residual_scale = double(a.residual_gamma.as<T>()[c]) * r.inverse;
@@ -129,9 +130,16 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
     for (std::int64_t n = 0; n < p.n; ++n)
       for (std::int64_t j = 0; j < p.per_sample; ++j) {
         std::int64_t const i = p.layout == Layout::nhwc ? (n * p.per_sample + j) * p.c + c : (n * p.c + c) * p.per_sample + j;
-        if (forward) put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? residual_scale * get(a.residual, i) : 0.0)));
-        else if (n >= a.step->valid_count) put(i, 0);
-        else put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
+        if (forward) {
+          put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? residual_scale * get(a.residual, i) : 0.0)));
+          if (!p.bits) continue;
+          auto& bits = a.bits.as<std::uint8_t>()[(n * p.per_sample + j) * (p.c / 8) + c / 8];
+          bits = std::uint8_t((c % 8 ? bits : 0) | (get(a.y, i) > 0) << c % 8);
+        } else if (n >= a.step->valid_count) {
+          put(i, 0);
+        } else {
+          put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
+        }
       }
   }
 }

@@ -26,6 +26,8 @@ struct Work {
   T *running_mean, *running_var, *dgamma, *dbeta;
   T const *other_sums, *other_gamma, *other_beta;   // of the residual's own batch norm
   T *other_running_mean, *other_running_var;
+  T* scale_shift;      // written, or nothing
+  std::uint8_t* bits;
   StepState const* step;
   std::int64_t rows;   // pixels of all images
   int channels, sets;  // sets of channels: blocks s, s + sets, .. take set s
@@ -94,6 +96,7 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
         if (block == 0) update_running(w.other_running_mean[c], w.other_running_var[c], w.momentum, its_mean, its_var, count);
       }
       vectors[1][place(at)] = T(shift);
+      if (block == 0 && w.scale_shift) w.scale_shift[c] = T(scale), w.scale_shift[w.channels + c] = T(shift);
     }
   }
   __syncthreads();
@@ -128,7 +131,18 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
     }
 #pragma unroll
     for (int t = 0; t < together; ++t)
-      if (row + t * w.down < rows) *reinterpret_cast<P*>(w.y + (row + t * w.down) * w.channels + channel) = a[t];
+      if (row + t * w.down < rows) {
+        std::int64_t const at = (row + t * w.down) * w.channels + channel;
+        *reinterpret_cast<P*>(w.y + at) = a[t];
+        if constexpr (!gradient && v == 8) {
+          if (w.bits) {
+            unsigned passing = 0;
+#pragma unroll
+            for (int e = 0; e < v; ++e) passing |= load(a[t].e[e]) > T(0) ? 1u << e : 0u;
+            w.bits[at / 8] = std::uint8_t(passing);
+          }
+        }
+      }
     row += stride;
     fetch();
   }
@@ -185,6 +199,8 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      a.residual_beta.as<T>(),
                      a.residual_running_mean.as<T>(),
                      a.residual_running_var.as<T>(),
+                     p.vectors ? a.scale_shift.as<T>() : nullptr,
+                     p.bits ? a.bits.as<std::uint8_t>() : nullptr,
                      a.step,
                      p.n * p.per_sample,
                      int(p.c),
