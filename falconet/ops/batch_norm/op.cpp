@@ -17,18 +17,20 @@ std::string BatchNormOp::attributes() const {
   if (slots.mask) out += " mask";
   if (slots.vectors) out += " vectors";
   if (slots.bits) out += " bits";
+  if (slots.pair) out += " pair";
   return out;
 }
 
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
   if (function == F::normalise || function == F::normalise_gradient) {
     bool const forward = function == F::normalise;
-    if (in.size() != (forward ? 7u + slots.residual + 5 * slots.residual_norm : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
+    if (in.size() != (forward ? 7u + slots.residual + 5 * slots.residual_norm : 6u + slots.mask + 4 * slots.pair)) fail_shape("batch norm " + attributes() + " takes other inputs");
     if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements())
       fail_shape("batch norm does not fit " + in[0].shape.text());
     TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
     std::vector<TensorType> out{in[0], one, one};
     if (slots.residual_norm) out.insert(out.end(), {one, one});
+    if (slots.pair) out.insert(out.end(), {in[0], one, one});
     if (slots.vectors) out.push_back({one.dtype, Shape{2, in[0].shape[1]}, Layout::nchw});
     if (slots.bits) {
       out.push_back({DType::u8, in[0].shape, in[0].layout});
@@ -112,7 +114,7 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
   BatchNormProblem p;
   p.function = function;
   p.c = out[0].shape[out[0].shape.rank() - 1];
-  p.vectors = slots.vectors, p.bits = slots.bits;
+  p.vectors = slots.vectors, p.bits = slots.bits, p.pair = slots.pair;
   p.per_sample = per_sample;
   p.eps = eps;
   p.momentum = momentum;

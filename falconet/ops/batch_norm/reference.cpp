@@ -156,7 +156,15 @@ void run_fold(BatchNormProblem const& p, BatchNormArgs const& a) {
 }
 
 std::string reject(BatchNormProblem const&, DeviceFacts const&) { return {}; }
-void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream&) {
+void run(BatchNormProblem const& p, Config const& config, BatchNormArgs const& a, View memory, Stream& stream) {
+  if (p.pair) {
+    BatchNormProblem one = p;
+    one.pair = false;
+    BatchNormArgs other = a;
+    other.x = a.pair_x, other.dscale_shift = a.pair_dscale_shift, other.sums = a.residual_sums, other.gamma = a.residual_gamma;
+    other.y = a.pair_y, other.dgamma = a.pair_dgamma, other.dbeta = a.pair_dbeta;
+    return run(one, config, a, memory, stream), run(one, config, other, memory, stream);
+  }
   if (p.applies()) {
     if (p.image == DType::f64) return run_image<double, double>(p, a);
     return p.image == DType::f32 ? run_image<float, float>(p, a) : run_image<float, Bf16Element>(p, a);

@@ -136,6 +136,39 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   return true;
 }
 
+// Two normalise_gradients of one dy, as at the end of a residual block that halves its image -> one launch in the place of the first; the sums of the
+// second, channel_dot(dy, its x), move before it.
+bool fuse_norm_gradient_pair(Fusion& f, NodeId n) {
+  auto const gradient = [&](NodeId m) {
+    auto const* norm = f.op<BatchNormOp>(m);
+    return norm && norm->function == BatchNormFunction::normalise_gradient && !norm->slots.mask && !norm->slots.pair ? norm : nullptr;
+  };
+  auto const* first = gradient(n);
+  if (!first) return false;
+  auto const in = f.node(n).in;                              // dy, x, dscale_shift, sums, gamma, step
+  for (NodeId m : f.users(in[0])) {
+    auto const* second = m > n ? gradient(m) : nullptr;
+    if (!second || f.node(m).in[0] != in[0] || second->eps != first->eps || second->momentum != first->momentum || second->per_sample != first->per_sample) continue;
+    auto const its = f.node(m).in;
+    NodeId const dot = f.maker(its[2]);
+    auto const* sums = f.op<ReduceOp>(dot);
+    bool const moves = dot > n;
+    if (moves && (!sums || sums->function != ReduceFunction::channel_dot || f.only_user(its[2]) != m || f.maker(f.node(dot).in[0]) >= n || f.maker(f.node(dot).in[1]) >= n)) continue;
+    if (f.maker(its[1]) >= n || f.maker(its[3]) >= n) continue;
+    auto slots = first->slots;
+    slots.pair = true;
+    Fusion::Offer offer = f.offer_as(n, std::make_shared<BatchNormOp>(first->function, first->per_sample, first->eps, first->momentum, slots), in);
+    offer.in.insert(offer.in.end(), {its[1], its[2], its[3], its[4]});
+    if (!f.pays({offer}, {n, m})) return false;
+    std::vector<ValueId> const more = f.node(m).out;
+    ValueId const dx = f.node(n).out[0];
+    if (moves) offer.in[7] = f.insert(n, f.offer_as(dot, f.node(dot).op, f.node(dot).in));
+    f.replace(f.maker(dx), offer, more);
+    return true;
+  }
+  return false;
+}
+
 // max-pool of act(scale x + shift), which nobody else reads -> the pooling does that as it reads x: the map between the two is never written.
 bool fuse_pool_of_norm(Fusion& f, NodeId n) {
   auto const* pool = f.op<Pool>(n);

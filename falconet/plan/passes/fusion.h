@@ -90,6 +90,7 @@ bool fuse_conversions(Fusion&, NodeId);             // conversions of all weight
 bool fuse_residual_norm(Fusion&, NodeId);           // two batch norms that are added, in one launch
 bool fuse_pool_of_norm(Fusion&, NodeId);            // batch norm and activation into the max-pool that alone reads them
 bool fuse_pool_gradient_of_norm(Fusion&, NodeId);   // the same backwards
+bool fuse_norm_gradient_pair(Fusion&, NodeId);      // the gradients of two batch norms that were added, in one launch
 bool fuse_mask_bits(Fusion&, NodeId);               // the mask of a data gradient as bits, written where the ReLU is applied
 bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself

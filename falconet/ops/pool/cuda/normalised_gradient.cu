@@ -88,10 +88,11 @@ __global__ void __launch_bounds__(threads, 2) pool_gradient(const __grid_constan
         int const h = top + i, w = left + j;
         float of_x[8];
         unpack(x[i][j], of_x);
-        if constexpr (sums) {                         // of a pixel that does not exist no window's winner can be
+        bool const exists = unsigned(h) < unsigned(work.h) && unsigned(w) < unsigned(work.w);
+        if constexpr (sums) {                         // of a pixel that does not exist x is 0
 #pragma unroll
-          for (int e = 0; e < 8; ++e) a[e] = fmaf(d[i][j][e], of_x[e], a[e]), b[e] += d[i][j][e];
-        } else if (unsigned(h) < unsigned(work.h) && unsigned(w) < unsigned(work.w)) {
+          for (int e = 0; e < 8; ++e) a[e] = fmaf(d[i][j][e], of_x[e], a[e]), b[e] += exists ? d[i][j][e] : 0.f;
+        } else if (exists) {
           float v[8];
 #pragma unroll
           for (int e = 0; e < 8; ++e) v[e] = n < valid ? fmaf(a[e], d[i][j][e], fmaf(b[e], of_x[e], plus[e])) : 0.f;
