@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(1024) add_blocks(float const* partial, int blo
 
 void add_partial_sums(float const* partial, int blocks, int sets, int channels, int taps, float* out, float* rest, cudaStream_t stream) {
   int const elements = sets * channels;
-  add_blocks<float><<<unsigned((elements + 31) / 32), dim3(32, 32), 0, stream>>>(partial, blocks, elements, channels, taps, out, rest);
+  launch_ahead(add_blocks<float>, dim3(unsigned((elements + 31) / 32)), dim3(32, 32), 0, 1, stream, partial, blocks, elements, channels, taps, out, rest);
 }
 
 // Blocks that run at once on the H100 and H200; fixed, so that results do not depend on the card.

@@ -150,7 +150,7 @@ void launch(ConvProblem const& p, Work& w, ConvArgs const& a, cudaStream_t strea
   auto const kernel = ragged ? forward<lanes, stride, true> : forward<lanes, stride, false>;
   static bool const allowed = (allow_shared_memory(forward<lanes, stride, true>, F::Queue::memory), allow_shared_memory(forward<lanes, stride, false>, F::Queue::memory), true);
   (void)allowed;
-  kernel<<<unsigned(w.walk.blocks), threads, F::Queue::memory, stream>>>(w);   // in turn, not ahead: docs/adr/0121
+  launch_ahead(kernel, dim3(unsigned(w.walk.blocks)), dim3(threads), F::Queue::memory, 1, stream, w);
 }
 
 }  // namespace

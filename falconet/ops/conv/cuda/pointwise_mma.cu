@@ -68,7 +68,8 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   check_launch("conv pointwise_mma", p, stream);
   if (!elements) return;
   float* const stats = p.store.stats == Stats::none ? nullptr : args.stats.as<float>();
-  add_blocks<<<unsigned((elements + 31) / 32), dim3(32, 32), 0, stream>>>(partial, blocks_of(p), elements, both ? p.c * p.k : elements, both ? args.dw.as<float>() : stats, stats);
+  launch_ahead(add_blocks, dim3(unsigned((elements + 31) / 32)), dim3(32, 32), 0, 1, stream, static_cast<float const*>(partial), blocks_of(p), elements, both ? p.c * p.k : elements,
+               both ? args.dw.as<float>() : stats, stats);
   check_launch("conv pointwise_mma, its sums", p, stream);
 }
 

@@ -133,7 +133,7 @@ void launch(ConvProblem const& p, Work const& w, cudaStream_t stream) {
   using F = Shape<C, K>;
   static bool const allowed = (allow_shared_memory(forward<C, K>, F::shared), true);
   (void)allowed;
-  forward<C, K><<<unsigned(blocks_of(p)), F::threads, F::shared, stream>>>(w);   // in turn, not ahead: docs/adr/0121
+  launch_ahead(forward<C, K>, dim3(unsigned(blocks_of(p))), dim3(F::threads), std::size_t(F::shared), 1, stream, w);
 }
 
 // Every pair of channels that is built: visit(C, K) as constants.

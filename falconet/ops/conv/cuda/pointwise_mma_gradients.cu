@@ -245,7 +245,7 @@ void launch(ConvProblem const& p, Work const& w, cudaStream_t stream) {
   static_assert(2 * F::threads * 32 <= F::shared && F::fit >= F::blocks);
   static bool const allowed = (allow_shared_memory(gradients<C, K, loads>, F::shared), true);
   (void)allowed;
-  gradients<C, K, loads><<<unsigned(blocks_of(p)), F::threads, F::shared, stream>>>(w);   // in turn, not ahead: docs/adr/0121
+  launch_ahead(gradients<C, K, loads>, dim3(unsigned(blocks_of(p))), dim3(F::threads), std::size_t(F::shared), 1, stream, w);
 }
 
 // Every pair of channels that is built: visit(C, K, loads) as constants.

@@ -419,13 +419,13 @@ template <int slices, Ending ending>
 void launch(Work const& work, Tiling const& t, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(stem<slices, ending>, most_shared), true);
   (void)allowed;
-  stem<slices, ending><<<unsigned(blocks_of(t)), threads, t.shared, stream>>>(work);   // in turn, not ahead: docs/adr/0121
+  launch_ahead(stem<slices, ending>, dim3(unsigned(blocks_of(t))), dim3(threads), std::size_t(t.shared), 1, stream, work);
 }
 template <int slices>
 void launch_filter(Work const& work, Tiling const& t, cudaStream_t stream) {
   static bool const allowed = (allow_shared_memory(stem_filter<slices>, most_shared), true);
   (void)allowed;
-  stem_filter<slices><<<unsigned(blocks_of(t)), threads, t.shared, stream>>>(work);
+  launch_ahead(stem_filter<slices>, dim3(unsigned(blocks_of(t))), dim3(threads), std::size_t(t.shared), 1, stream, work);
 }
 
 void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory, Stream& on) {
@@ -444,7 +444,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
     float* const db = p.store.bias ? args.bias.as<float>() : nullptr;
     dim3 const grid(p.store.bias ? 28 : 27, unsigned(p.k / 32)), block(32, 32);
     auto const add = [&](auto* dw) {
-      add_windows<<<grid, block, 0, stream>>>(work.partial, groups * blocks_of(t), p.k, p.stride_h, dw, db);
+      launch_ahead(add_windows<std::remove_pointer_t<decltype(dw)>>, grid, block, 0, 1, stream, work.partial, groups * blocks_of(t), p.k, p.stride_h, dw, db);
     };
     if (p.w_type == DType::f32) add(args.w.as<float>());
     else add(args.w.as<bf16>());
@@ -458,7 +458,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   auto const with = [&]<int slices>() {
     if (p.store.stats != Stats::none) {
       launch<slices, Ending::squares>(work, t, stream);
-      sum_rows<<<unsigned(p.k / 4), 256, 0, stream>>>(work.partial, groups * blocks_of(t), p.k, args.stats.as<float>());
+      launch_ahead(sum_rows, dim3(unsigned(p.k / 4)), dim3(256), 0, 1, stream, work.partial, groups * blocks_of(t), p.k, args.stats.as<float>());
     } else if (p.store == OnStore{}) {
       launch<slices, Ending::store>(work, t, stream);
     } else {
