@@ -67,7 +67,8 @@ inline std::vector<std::string> problems_to_check() {
       "n2 c32 hw16 k32 rs3 p1", "n3 c32 hw16 k64 rs3 p1 st2", "n3 c16 hw32 k32 rs1 st2"};
   char const* const forward[] = {"", " store=squares", " store=bias+relu", " store=scale_shift+residual+relu6", " store=residual", " store=scale_shift+bias"};
   char const* const data[] = {"", " store=mask", " store=residual+mask+dot", " store=mask+dot", " store=residual", " store=dot", " store=residual+mask+dot_other", " store=mask+dot_other", " store=dot_other",
-                              " store=residual+dot_other", " store=residual+mask", " store=mask6", " store=mask6+dot_other"};
+                              " store=residual+dot_other", " store=residual+mask", " store=mask6", " store=mask6+dot_other",
+                              " load_x=scale_shift+relu store=mask_x+dot_x", " load_x=scale_shift+relu6 store=mask_x+dot_x"};
   char const* const filter[] = {" bf16", " bf16,f32,bf16"};
   for (std::string g : geometry) {
     for (std::string s : forward) out.push_back(g + " bf16 nhwc" + s);
@@ -101,6 +102,8 @@ inline std::vector<std::string> problems_to_check() {
   out.push_back("n70 c64 hw1 k8520 rs1 bf16 nhwc store=bias+relu");
   for (std::string g : {"n2 c64 hw56 k64 rs3 p1", "n3 c64 h13 w61 k64 rs3 p1", "n2 c64 h10 w112 k128 rs3 p1"})   // the halo's pooled ending
     for (std::string s : {"max_pool2", "bias+relu+max_pool2", "scale_shift+bias+relu+max_pool2"}) out.push_back(g + " bf16 nhwc store=" + s);
+  for (std::string g : {"n2 c128 h9 w13 k64 rs1", "n5 c256 hw6 k40 rs1", "n3 c384 h7 w11 k72 r3 s5 p0.1.2.3", "n9 c512 hw5 k200 rs3 p1", "n70 c128 h2 w3 k64 rs3 p1"})   // masks as bits
+    for (std::string s : {" store=mask_bits+dot_other", " store=residual+mask_bits+dot_other"}) out.push_back("bwd_data " + g + " bf16 nhwc" + s);
   for (std::string g : {"n3 c1544 hw1 k2056 rs1", "n1 c200 hw2 k1032 rs3 p1"})   // short sums over so many tiles that none is cut
     for (std::string t : filter) out.push_back("bwd_filter " + g + t + " nhwc");
   // Few channels.
@@ -182,7 +185,7 @@ inline std::vector<std::string> problems_to_check() {
     }
   // 1x1 between few and many channels, the same; pixels that are no whole tile, more tiles than blocks.
   for (std::string g : {"n3 c16 hw9 k96", "n2 c24 h5 w13 k144", "n5 c32 hw7 k192", "n3 c32 hw11 k16", "n2 c96 hw9 k24", "n3 c144 h7 w5 k24", "n2 c144 hw8 k32", "n240 c32 hw15 k16",
-                        "n1 c32 hw1 k16"})
+                        "n1 c32 hw1 k16", "n3 c192 h7 w5 k32"})
     for (std::string t : {" rs1 bf16", " rs1 bf16,f32,bf16"}) {
       for (std::string s : {"", " store=squares", " load_x=scale_shift+relu6 store=squares", " load_x=scale_shift"}) out.push_back(g + t + " nhwc" + s);
       for (std::string s : {" load_dy=two_operand", " load_dy=two_operand store=residual", " load_dy=two_operand store=residual+dot_other", " load_dy=two_operand store=dot_other",
@@ -190,7 +193,7 @@ inline std::vector<std::string> problems_to_check() {
         out.push_back("bwd " + g + t + " nhwc" + s);
     }
   // Slots that only the plain kernels have.
-  for (char const* p : {"n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
+  for (char const* p : {"bwd_data n2 c24 h5 w7 k9 rs3 p1 bf16 nhwc store=residual+mask_bits+dot_other", "n2 c6 h9 w8 k5 rs3 p1 f32 nhwc store=bias+relu+max_pool2", "n2 c6 h9 w8 k5 rs3 p1 f32 nchw load_x=scale_shift+relu store=scale_shift+mask+squares",
                         "bwd_data n2 c6 h9 w8 k5 rs3 p1 f32 nhwc load_dy=two_operand store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 f64 nhwc load_dy=max_unpool2 store=bias",
                         "bwd_data n2 c64 hw9 k64 rs3 p1 bf16 nhwc store=mask+dot", "bwd_filter n2 c6 h9 w8 k5 rs3 p1 st2 f32 nchw load_x=scale_shift+relu load_dy=two_operand store=bias", "n2 c6 hw8 k6 rs3 p1 g3 f32 nhwc store=bias+gelu"})
     out.push_back(p);

@@ -89,6 +89,7 @@ TEST(ConvProblem, RefusesNonsense) {
                     "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=mask+max_pool2", "fwd n1 c1 hw8 k1 rs1 f32 nhwc stow=mask", "fwd n1 c1 hw8 k1 rs1 p1.2.3.4.5 f32 nhwc",
                     "fwd n1 c1 hw8 k1 rs1 bf16 nhwc math=tf32", "fwd n1 c1 hw8 k1 rs1 f32 nhwc math=fast",
                     "bwd n1 c1 hw8 k1 rs1 f32 nhwc store=bias", "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc store=mask_x", "fwd n1 c1 hw8 k1 rs1 f32 nhwc store=dot_x",
+                    "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc load_x=scale_shift+relu", "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc load_x=scale_shift+relu store=mask_x", "bwd_data n1 c1 hw8 k1 rs1 f32 nhwc load_x=relu store=mask_x+dot_x",
                     "bwd n1 c1 hw8 k1 rs1 f32 nhwc load_x=gelu store=mask_x"})
     EXPECT_THROW(ConvProblem::parse(text), Error) << text;
 }
@@ -106,6 +107,7 @@ TEST(ConvProblem, ListsOperandsInOneOrder) {
   EXPECT_EQ(parsed("bwd n2 c4 hw8 k6 rs3 f32 nhwc"), (Names{"x", "w", "dy", ">dx", ">dw"}));
   EXPECT_EQ(parsed("bwd n2 c4 hw8 k6 rs3 f32 nhwc load_x=scale_shift+relu6 load_dy=two_operand store=residual+mask_x+dot_x"),
             (Names{"x", "w", "dy", "load_x", "load_dy", "load_dy_other", "residual", "step", ">dx", ">stats", ">dw"}));
+  EXPECT_EQ(parsed("bwd_data n2 c4 hw8 k6 rs3 f32 nhwc load_x=scale_shift+relu store=mask_x+dot_x"), (Names{"w", "dy", "load_x", "x", "step", ">dx", ">stats"}));
 }
 
 std::string message_of(auto body) {
@@ -223,12 +225,13 @@ TEST(ConvOp, WithSlotsAsksForTheirOperandsAndGivesTheirResults) {
   EXPECT_EQ(grads[1], bias);
 }
 
-// Both gradients at once are those of the two directions, with x, its mask and its sums.
+// Both gradients at once are those of the two directions, with x, its mask and its sums; so is a data gradient that reads x beside its result.
 TEST(ConvReference, MakesBothGradientsAtOnce) {
   for (std::string const geometry : {"n3 c6 h7 w5 k6 rs3 p1 st2 g6", "n2 c4 h5 w6 k3 rs1"}) {
     ConvCase both(ConvProblem::parse("bwd " + geometry + " f64 nhwc load_x=scale_shift+relu6 load_dy=two_operand store=mask_x+dot_x"), Filling::normal);
     ConvCase data(ConvProblem::parse("bwd_data " + geometry + " f64 nhwc load_dy=two_operand store=mask6+dot_other"), Filling::normal, 2);
     ConvCase filter(ConvProblem::parse("bwd_filter " + geometry + " f64 nhwc load_x=scale_shift+relu6 load_dy=two_operand"), Filling::normal, 3);
+    ConvCase of_x(ConvProblem::parse("bwd_data " + geometry + " f64 nhwc load_x=scale_shift+relu6 load_dy=two_operand store=mask_x+dot_x"), Filling::normal, 4);
     auto const same = [&](ConvCase const& to, std::string_view name, std::string_view as) {
       View const a = to.operand(name), b = both.operand(as);
       std::memcpy(a.data, b.data, b.type.bytes());
@@ -237,16 +240,17 @@ TEST(ConvReference, MakesBothGradientsAtOnce) {
     for (auto const* name : {"w", "dy", "load_dy", "load_dy_other", "step"}) same(data, name, name);
     same(data, "other", "x");
     for (auto const* name : {"x", "dy", "load_x", "load_dy", "load_dy_other"}) same(filter, name, name);
+    for (auto const* name : {"w", "dy", "load_x", "x", "load_dy", "load_dy_other", "step"}) same(of_x, name, name);
     View const x = both.operand("x"), vectors = both.operand("load_x"), mask = data.operand("mask");
     int const c = both.problem.c;
     for (std::int64_t i = 0; i < x.type.shape.elements(); ++i)
       store_element(mask, i, activate(Activation::relu6, load_element(vectors, i % c) * load_element(x, i) + load_element(vectors, c + i % c)));
-    for (ConvCase* one : {&both, &data, &filter}) one->run(conv_reference, 2, Isa::plain);
+    for (ConvCase* one : {&both, &data, &filter, &of_x}) one->run(conv_reference, 2, Isa::plain);
     auto const equal = [&](std::string_view name, ConvCase const& other) {
       for (std::int64_t i = 0; i < other.operand(name).type.shape.elements(); ++i)
         EXPECT_EQ(load_element(both.operand(name), i), load_element(other.operand(name), i)) << geometry << " " << name << " " << i;
     };
-    equal("dx", data), equal("stats", data), equal("dw", filter);
+    equal("dx", data), equal("stats", data), equal("dw", filter), equal("dx", of_x), equal("stats", of_x);
   }
 }
 

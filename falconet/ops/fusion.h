@@ -19,8 +19,9 @@ enum class Activation : std::uint8_t { none, relu, leaky_relu, relu6, gelu, silu
 enum class Affine : std::uint8_t { none, scale_shift, two_operand };
 
 // relu: the result is kept where the mask tensor is positive and zero elsewhere; relu6: where it lies between 0 and 6. of_x: where the derivative of
-// load_x's activation is one at the value it is applied to; there is no mask tensor, and that value is one multiply-add in f32 (f64 for f64).
-enum class Mask : std::uint8_t { none, relu, relu6, of_x };
+// load_x's activation is one at the value it is applied to; x is read for it, no mask tensor, and that value is one multiply-add in f32 (f64 for f64).
+// bits: relu's, given as bits: u8 [n, channels/8, h, w], whose bit i lets channel 8 c + i pass.
+enum class Mask : std::uint8_t { none, relu, relu6, of_x, bits };
 
 // squares: per channel (sum v, sum v*v) of the stored result. dot: per channel (sum v*m, sum v) with m the mask tensor: the
 // gradient of a scale_shift pair. dot_other: the same with a tensor of its own in place of the mask: the sums of batch norm's gradient

@@ -15,18 +15,28 @@ std::string BatchNormOp::attributes() const {
   if (slots.act == Activation::relu) out += " relu";
   if (slots.act == Activation::relu6) out += " relu6";
   if (slots.mask) out += " mask";
+  if (slots.vectors) out += " vectors";
+  if (slots.bits) out += " bits";
+  if (slots.pair) out += " pair";
   return out;
 }
 
 std::vector<TensorType> BatchNormOp::infer(std::span<TensorType const> in) const {
   if (function == F::normalise || function == F::normalise_gradient) {
     bool const forward = function == F::normalise;
-    if (in.size() != (forward ? 7u + slots.residual + 5 * slots.residual_norm : 6u + slots.mask)) fail_shape("batch norm " + attributes() + " takes other inputs");
+    if (in.size() != (forward ? 7u + slots.residual + 5 * slots.residual_norm : 6u + slots.mask + 4 * slots.pair)) fail_shape("batch norm " + attributes() + " takes other inputs");
     if (in[0].shape.rank() < 2 || in[0].shape[0] * in[0].shape[1] * per_sample != in[0].shape.elements())
       fail_shape("batch norm does not fit " + in[0].shape.text());
     TensorType const one{in[forward ? 1 : 2].dtype, Shape{in[0].shape[1]}, Layout::nchw};
-    if (slots.residual_norm) return {in[0], one, one, one, one};
-    return {in[0], one, one};
+    std::vector<TensorType> out{in[0], one, one};
+    if (slots.residual_norm) out.insert(out.end(), {one, one});
+    if (slots.pair) out.insert(out.end(), {in[0], one, one});
+    if (slots.vectors) out.push_back({one.dtype, Shape{2, in[0].shape[1]}, Layout::nchw});
+    if (slots.bits) {
+      out.push_back({DType::u8, in[0].shape, in[0].layout});
+      out.back().shape[1] /= 8;
+    }
+    return out;
   }
   if (function == F::fold) {
     if (in.size() < 5 || in.size() > 6) fail_shape("batch norm fold takes a filter, four vectors and at most a bias");
@@ -91,7 +101,7 @@ std::vector<Var> BatchNormOp::gradient(Graph& g, Node const& node, std::span<Var
 
 int BatchNormOp::alias(int output) const {
   if (output == 0) return -1;
-  if (function == F::normalise && output > 2) return output + 8;      // the residual's
+  if (function == F::normalise && output > 2) return slots.residual_norm && output < 5 ? output + 8 : -1;   // the residual's
   return function == F::coefficients ? output + 2 : function == F::normalise ? output + 3 : -1;
 }
 
@@ -104,6 +114,7 @@ std::string BatchNormOp::problem(std::span<TensorType const> in, std::span<Tenso
   BatchNormProblem p;
   p.function = function;
   p.c = out[0].shape[out[0].shape.rank() - 1];
+  p.vectors = slots.vectors, p.bits = slots.bits, p.pair = slots.pair;
   p.per_sample = per_sample;
   p.eps = eps;
   p.momentum = momentum;

@@ -18,8 +18,11 @@ class BatchNormOp final : public Op {
     bool residual = false, mask = false;
     DType filter = DType::f32;      // of fold: the type of the folded filter
     bool residual_norm = false;     // of normalise: the residual has a batch norm of its own
+    bool vectors = false;           // of normalise: scale_shift is a result, too
+    bool bits = false;              // of normalise: y > 0 as bits is the last result
+    bool pair = false;              // of normalise_gradient: of two batch norms whose results were added
   };
-  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false, DType::f32, false})
+  BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false, DType::f32, false, false, false, false})
       : function(function), per_sample(per_sample), eps(eps), momentum(momentum), slots(slots) {}
   BatchNormFunction const function;
   std::int64_t const per_sample;  // elements per sample and channel

@@ -98,6 +98,8 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
         visit(&A::residual_running_mean, Operand{"residual_running_mean", one, true, Fill::normal, 0, 11});
         visit(&A::residual_running_var, Operand{"residual_running_var", one, true, Fill::positive, 0, 12});
       }
+      if (p.vectors) visit(&A::scale_shift, Operand{"scale_shift", two, true});
+      if (p.bits) visit(&A::bits, Operand{"bits", TensorType{DType::u8, Shape{p.n, p.c / 8, p.per_sample, 1}, p.layout}, true});
       break;
     case F::normalise_gradient:
       visit(&A::dy, Operand{"dy", image});
@@ -107,9 +109,20 @@ void visit_operands(BatchNormProblem const& p, Visit visit) {
       visit(&A::gamma, Operand{"gamma", one});
       visit(nullptr, step);
       if (p.mask) visit(&A::mask, Operand{"mask", image});
+      if (p.pair) {
+        visit(&A::pair_x, Operand{"pair_x", image});
+        visit(&A::pair_dscale_shift, Operand{"pair_dscale_shift", two});
+        visit(&A::residual_sums, Operand{"pair_sums", two, false, Fill::positive});
+        visit(&A::residual_gamma, Operand{"pair_gamma", one});
+      }
       visit(&A::y, Operand{"dx", image, true});
       visit(&A::dgamma, Operand{"dgamma", one, true});
       visit(&A::dbeta, Operand{"dbeta", one, true});
+      if (p.pair) {
+        visit(&A::pair_y, Operand{"pair_dx", image, true});
+        visit(&A::pair_dgamma, Operand{"pair_dgamma", one, true});
+        visit(&A::pair_dbeta, Operand{"pair_dbeta", one, true});
+      }
       break;
     case F::fold:
       visit(&A::w, Operand{"w", TensorType{p.type, Shape{p.c, p.per_sample}, Layout::nchw}});
@@ -137,7 +150,10 @@ std::string BatchNormProblem::text() const {
   if (act != Activation::none) t.add("act", act == Activation::relu ? "relu" : "relu6");
   if (residual) t.add("residual", 1);
   if (residual_norm) t.add("residual_norm", 1);
+  if (vectors) t.add("vectors", 1);
+  if (bits) t.add("bits", 1);
   if (mask) t.add("mask", 1);
+  if (pair) t.add("pair", 1);
   if (bias) t.add("bias", 1);
   return t.text();
 }
@@ -159,7 +175,10 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   p.act = act == "relu" ? Activation::relu : act == "relu6" ? Activation::relu6 : Activation::none;
   p.residual = t.take_int("residual", 0) != 0;
   p.residual_norm = t.take_int("residual_norm", 0) != 0;
+  p.vectors = t.take_int("vectors", 0) != 0;
+  p.bits = t.take_int("bits", 0) != 0;
   p.mask = t.take_int("mask", 0) != 0;
+  p.pair = t.take_int("pair", 0) != 0;
   p.bias = t.take_int("bias", 0) != 0;
   t.finish();
   auto bad = [&](std::string const& why) { fail(ErrorKind::usage, "batch norm problem '" + std::string(text) + "': " + why); };
@@ -170,6 +189,10 @@ BatchNormProblem BatchNormProblem::parse(std::string_view text) {
   if ((p.applies() || fold) && p.image != p.type && !(p.type == DType::f32 && p.image == DType::bf16)) bad("images are bf16 or of the vectors' type");
   if ((p.act != Activation::none || p.residual) && p.function != BatchNormFunction::normalise) bad("act and residual belong to normalise");
   if (p.residual_norm && !p.residual) bad("residual_norm needs a residual");
+  if (p.pair && (p.function != BatchNormFunction::normalise_gradient || p.mask)) bad("pair belongs to normalise_gradient without mask");
+  if (p.bits && (p.function != BatchNormFunction::normalise || p.act != Activation::relu || p.image != DType::bf16 || p.layout != Layout::nhwc || p.c % 8))
+    bad("bits belongs to normalise with relu of bf16 nhwc images of a multiple of 8 channels");
+  if (p.vectors && (p.residual || p.function != BatchNormFunction::normalise)) bad("vectors belongs to normalise without residual");
   if (p.bias && !fold) bad("bias belongs to fold");
   if (p.mask && p.function != BatchNormFunction::normalise_gradient) bad("mask belongs to normalise_gradient");
   return p;

@@ -113,6 +113,7 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
     if (forward) {
       shift = double(a.beta.as<T>()[c]) - m.mean * scale;
       update_running(p, a, m, a.running_mean.as<T>()[c], a.running_var.as<T>()[c]);
+      if (p.vectors) a.scale_shift.as<T>()[c] = T(scale), a.scale_shift.as<T>()[p.c + c] = T(shift);
       if (p.residual_norm) {
         auto const r = moments<T>(p, a, a.residual_sums, c);
         residual_scale = double(a.residual_gamma.as<T>()[c]) * r.inverse;
@@ -129,9 +130,16 @@ void run_image(BatchNormProblem const& p, BatchNormArgs const& a) {
     for (std::int64_t n = 0; n < p.n; ++n)
       for (std::int64_t j = 0; j < p.per_sample; ++j) {
         std::int64_t const i = p.layout == Layout::nhwc ? (n * p.per_sample + j) * p.c + c : (n * p.c + c) * p.per_sample + j;
-        if (forward) put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? residual_scale * get(a.residual, i) : 0.0)));
-        else if (n >= a.step->valid_count) put(i, 0);
-        else put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
+        if (forward) {
+          put(i, activate(p.act, scale * get(a.x, i) + shift + (p.residual ? residual_scale * get(a.residual, i) : 0.0)));
+          if (!p.bits) continue;
+          auto& bits = a.bits.as<std::uint8_t>()[(n * p.per_sample + j) * (p.c / 8) + c / 8];
+          bits = std::uint8_t((c % 8 ? bits : 0) | (get(a.y, i) > 0) << c % 8);
+        } else if (n >= a.step->valid_count) {
+          put(i, 0);
+        } else {
+          put(i, (p.mask && !(get(a.mask, i) > 0) ? 0 : scale * get(a.dy, i)) + 2 * dvar / count * get(a.x, i) + dmean / count);
+        }
       }
   }
 }
@@ -148,7 +156,15 @@ void run_fold(BatchNormProblem const& p, BatchNormArgs const& a) {
 }
 
 std::string reject(BatchNormProblem const&, DeviceFacts const&) { return {}; }
-void run(BatchNormProblem const& p, Config const&, BatchNormArgs const& a, View, Stream&) {
+void run(BatchNormProblem const& p, Config const& config, BatchNormArgs const& a, View memory, Stream& stream) {
+  if (p.pair) {
+    BatchNormProblem one = p;
+    one.pair = false;
+    BatchNormArgs other = a;
+    other.x = a.pair_x, other.dscale_shift = a.pair_dscale_shift, other.sums = a.residual_sums, other.gamma = a.residual_gamma;
+    other.y = a.pair_y, other.dgamma = a.pair_dgamma, other.dbeta = a.pair_dbeta;
+    return run(one, config, a, memory, stream), run(one, config, other, memory, stream);
+  }
   if (p.applies()) {
     if (p.image == DType::f64) return run_image<double, double>(p, a);
     return p.image == DType::f32 ? run_image<float, float>(p, a) : run_image<float, Bf16Element>(p, a);

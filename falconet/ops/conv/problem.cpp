@@ -33,6 +33,7 @@ std::string text_of(OnStore const& s) {
   if (s.mask == Mask::relu) append(out, "mask");
   if (s.mask == Mask::relu6) append(out, "mask6");
   if (s.mask == Mask::of_x) append(out, "mask_x");
+  if (s.mask == Mask::bits) append(out, "mask_bits");
   if (s.pool.kind != PoolSlot::none) append(out, pool_word(s.pool) + "pool" + std::to_string(s.pool.size));
   if (s.stats == Stats::squares) append(out, "squares");
   if (s.stats == Stats::dot) append(out, "dot");
@@ -76,6 +77,7 @@ OnStore read_store(std::string_view text) {
     else if (item == "mask") s.mask = Mask::relu;
     else if (item == "mask6") s.mask = Mask::relu6;
     else if (item == "mask_x") s.mask = Mask::of_x;
+    else if (item == "mask_bits") s.mask = Mask::bits;
     else if (item == "squares") s.stats = Stats::squares;
     else if (item == "dot") s.stats = Stats::dot;
     else if (item == "dot_other") s.stats = Stats::dot_other;
@@ -118,8 +120,10 @@ void visit_operands(ConvProblem const& p, Visit visit) {
   if (p.store.affine != Affine::none) visit(&ConvArgs::store_affine, Operand{"store_affine", vec(2, channels)});
   if (p.store.bias && !filter) visit(&ConvArgs::bias, Operand{"bias", TensorType{vector, Shape{channels}, Layout::nchw}});
   if (p.store.residual) visit(&ConvArgs::residual, Operand{"residual", result});
-  if ((p.store.mask != Mask::none && p.store.mask != Mask::of_x) || p.store.stats == Stats::dot) visit(&ConvArgs::mask, Operand{"mask", result});
+  if (p.store.mask == Mask::bits) visit(&ConvArgs::mask, Operand{"mask", {DType::u8, Shape{p.n, p.c / 8, p.h, p.w}, p.layout}, false, Fill::choice, 256});
+  else if ((p.store.mask != Mask::none && p.store.mask != Mask::of_x) || p.store.stats == Stats::dot) visit(&ConvArgs::mask, Operand{"mask", result});
   if (p.store.stats == Stats::dot_other) visit(&ConvArgs::other, Operand{"other", result});
+  if (data && p.store.stats == Stats::dot_x) visit(&ConvArgs::other, Operand{"x", result});
   if (p.store.stats != Stats::none || (both && p.load_dy.affine == Affine::two_operand)) visit(nullptr, Operand{"step", step_state_type(), false, Fill::step_state, p.n});
 
   if (fwd) visit(&ConvArgs::y, Operand{"y", yt, true});
@@ -250,7 +254,8 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   if (p.stored_p() < 1 || p.stored_q() < 1) bad("the pooling window is larger than the map");
   if (p.math == Math::tf32 && !p.one_type(DType::f32)) bad("math=tf32 is for f32 tensors");
   // A slot means something only where its operand is read or its result written.
-  if (p.direction == Direction::bwd_data && p.load_x != OnLoad{}) bad("bwd_data reads no x: it has no load_x");
+  bool const of_x = p.store.mask == Mask::of_x && p.store.stats == Stats::dot_x && p.load_x.affine == Affine::scale_shift;
+  if (p.direction == Direction::bwd_data && p.load_x != OnLoad{} && !of_x) bad("bwd_data has load_x=scale_shift with mask_x and dot_x alone, which read x");
   if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) bad("fwd reads no dy: it has no load_dy");
   if (p.load_x.affine == Affine::two_operand || p.load_x.unpool.kind != PoolSlot::none) bad("load_x is scale_shift and an activation at most");
   if (p.load_dy.affine == Affine::scale_shift) bad("the affine of load_dy is two_operand");
@@ -262,7 +267,10 @@ ConvProblem ConvProblem::parse(std::string_view text) {
   bias_alone.bias = p.store.bias;
   if (p.direction == Direction::bwd_filter && p.store != bias_alone) bad("bwd_filter stores dw and at most the bias gradient");
   if (p.direction == Direction::bwd && p.store.bias) bad("bwd stores no bias gradient");
-  if (p.direction != Direction::bwd && (p.store.mask == Mask::of_x || p.store.stats == Stats::dot_x)) bad("only bwd reads x beside its result");
+  if (p.direction != Direction::bwd && !(p.direction == Direction::bwd_data && of_x) && (p.store.mask == Mask::of_x || p.store.stats == Stats::dot_x))
+    bad("x is read beside the result by bwd, and by bwd_data with load_x=scale_shift, mask_x and dot_x together");
+  if (p.store.mask == Mask::bits && (p.direction != Direction::bwd_data || p.store.stats != Stats::dot_other || p.x_type != DType::bf16 || p.layout != Layout::nhwc || p.c % 8))
+    bad("mask_bits is for bwd_data with dot_other in bf16, nhwc, of a multiple of 8 channels");
   if (p.store.mask == Mask::of_x && p.load_x.act != Activation::none && p.load_x.act != Activation::relu && p.load_x.act != Activation::relu6)
     bad("mask_x is for relu and relu6");
   return p;

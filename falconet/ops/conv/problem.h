@@ -21,13 +21,13 @@ struct ConvArgs {
   View x, w, y;                    // all logical NCHW / KCRS; in the gradient directions they hold dx, dw, dy
   View dx, dw;                     // of bwd, written
   View bias;                       // [k]: read by fwd (store.bias); written by bwd_filter (store.bias: db = sum of dy)
-  View load_x;                     // [2,c] scale, shift of load_x.affine
+  View load_x;                     // [2,c] scale, shift of load_x.affine; of bwd_data, for the mask alone
   View load_dy, load_dy_other;     // [3,k] and the second tensor of load_dy.affine = two_operand
   View winner;                     // u8 like the pooled y (PoolSlot): written by store.pool, read by load_dy.unpool
   View store_affine;               // [2, channels of the result]
   View residual;                   // like the result, added before the activation
-  View mask;                       // like the result
-  View other;                      // like the result: of store.stats = dot_other
+  View mask;                       // like the result; of Mask::bits a bit for each channel
+  View other;                      // like the result: of store.stats = dot_other; of bwd_data with dot_x, x
   View stats;                      // f32 [2, channels of the result], written
   StepState const* step = nullptr; // given with stats
   View prepared;                   // the filter in the algorithm's own form, in place of w (Algorithm::prepare)

@@ -121,12 +121,19 @@ void convolve_bwd_filter(Work const& m, int k) {
 
 // Mask::of_x.
 bool passes_x(ConvProblem const& p, ConvArgs const& args, std::int64_t here, int c) {
-  double v = get(args.x, here);
+  double v = get(p.direction == Direction::bwd_data ? args.other : args.x, here);
   if (p.load_x.affine == Affine::scale_shift) {
     double const scale = get(args.load_x, c), shift = get(args.load_x, p.c + c);
     v = p.x_type == DType::f64 ? scale * v + shift : double(std::fmaf(float(scale), float(v), float(shift)));
   }
   return activation_derivative(p.load_x.act, v) != 0;
+}
+
+// The store slot's mask, for element `here` of channel c, pixel (i, j) of image n.
+bool masked_out(ConvProblem const& p, ConvArgs const& args, std::int64_t here, int n, int c, int i, int j) {
+  if (p.store.mask == Mask::of_x) return !passes_x(p, args, here, c);
+  if (p.store.mask == Mask::bits) return (int(get(args.mask, at(args.mask, n, c / 8, i, j))) >> c % 8 & 1) == 0;
+  return p.store.mask != Mask::none && !passes(p.store.mask, get(args.mask, here));
 }
 
 // Writes one channel of the result through the store slots and sums its statistics.
@@ -151,7 +158,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
             if (slot.bias) z += get(args.bias, channel);
             if (slot.residual) z += get(args.residual, here);
             double v = activate(slot.act, z);
-            if (slot.mask == Mask::of_x ? !passes_x(p, args, here, channel) : slot.mask != Mask::none && !passes(slot.mask, get(args.mask, here))) v = 0;
+            if (masked_out(p, args, here, n, channel, i, j)) v = 0;
             if (average) {
               best += v;
               winner |= int(activation_derivative(slot.act, z) != 0) << (r * size + s);
@@ -164,7 +171,7 @@ void store_channel(ConvProblem const& p, ConvArgs const& args, View const& resul
         double const stored = get(result, here);   // rounded to its type
         if (slot.pool.kind != PoolSlot::none) store_element(args.winner, here, winner);
         if (slot.stats == Stats::none || n >= args.step->valid_count) continue;
-        sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : slot.stats == Stats::dot_x ? args.x : args.other, here);
+        sum += slot.stats == Stats::squares ? stored : stored * get(slot.stats == Stats::dot ? args.mask : slot.stats == Stats::dot_x && p.direction == Direction::bwd ? args.x : args.other, here);
         second += slot.stats == Stats::squares ? stored * stored : stored;
       }
   if (slot.stats == Stats::none) return;

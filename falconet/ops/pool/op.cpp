@@ -44,9 +44,11 @@ Var pool(Var x, PoolKind kind, PoolOptions const& options, std::string_view name
 
 }  // namespace
 
-Pool::Pool(PoolKind kind, PoolOptions options, bool winner)
-    : kind(kind), options(resolved(options)), winner(kind == PoolKind::max && winner) {}
-std::string Pool::attributes() const { return describe(kind, options); }
+Pool::Pool(PoolKind kind, PoolOptions options, bool winner, OnLoad load_x)
+    : kind(kind), options(resolved(options)), winner(kind == PoolKind::max && winner), load_x(load_x) {}
+std::string Pool::attributes() const {
+  return describe(kind, options) + (load_x == OnLoad{} ? "" : load_x.act == Activation::relu ? " of scale_shift, relu" : " of scale_shift");
+}
 
 std::vector<TensorType> Pool::infer(std::span<TensorType const> in) const {
   TensorType const& x = in[0];
@@ -61,6 +63,7 @@ std::vector<TensorType> Pool::infer(std::span<TensorType const> in) const {
   PoolProblem const p = problem_of(kind, options, x);
   if (p.p < 1 || p.q < 1)
     fail_shape("the " + std::to_string(p.r) + "x" + std::to_string(p.s) + " pooling window is larger than the padded image");
+  if (load_x != OnLoad{} && (in.size() != 2 || in[1].shape != Shape{2, x.shape[1]})) fail_shape("pooling of scale x + shift takes the vectors " + Shape{2, x.shape[1]}.text() + ", too");
   TensorType y = x;
   y.shape[2] = p.p, y.shape[3] = p.q;
   if (!winner) return {y};
@@ -71,17 +74,19 @@ std::vector<Var> Pool::gradient(Graph& g, Node const& node, std::span<Var const>
   Shape const x = Var(&g, node.in[0]).shape();
   auto op = std::make_shared<PoolGradient>(kind, options, int(x[2]), int(x[3]));
   if (kind == PoolKind::average) return {g.add1(op, {dy[0]}, node.layer, node.at)};
-  if (!winner) return Op::gradient(g, node, dy);
+  if (!winner || load_x != OnLoad{}) return Op::gradient(g, node, dy);
   return {g.add1(op, {dy[0], Var(&g, node.out[1])}, node.layer, node.at)};
 }
 
 std::string Pool::problem(std::span<TensorType const> in, std::span<TensorType const>) const {
   PoolProblem p = problem_of(kind, options, in[0]);
-  if (kind == PoolKind::max) p.winner = winner;
+  if (kind == PoolKind::max) p.winner = winner, p.load_x = load_x;
   return p.text();
 }
 
-std::string PoolGradient::attributes() const { return describe(kind, options); }
+std::string PoolGradient::attributes() const {
+  return describe(kind, options) + (result == PoolResult::sums ? " sums" : result == PoolResult::two_operand ? " two_operand" : "");
+}
 std::vector<TensorType> PoolGradient::infer(std::span<TensorType const> in) const {
   TensorType dx = in[0];
   dx.shape[2] = h, dx.shape[3] = w;
@@ -89,11 +94,13 @@ std::vector<TensorType> PoolGradient::infer(std::span<TensorType const> in) cons
   if (in[0].shape != Shape{p.n, p.c, p.p, p.q}) fail_shape("the gradient of a pooled map has the map's shape, not " + in[0].shape.text());
   if (in.size() > 1 && (in[1].shape != in[0].shape || in[1].layout != in[0].layout))
     fail_shape("the winner of a pooling lies like dy, " + in[0].text() + ", not " + in[1].text());
+  if (result != PoolResult::plain && (in.size() != (result == PoolResult::sums ? 3u : 5u) || in[2] != dx)) fail_shape("the gradient of pooling takes the input of the batch norm, too");
+  if (result == PoolResult::sums) return {{dx.dtype == DType::f64 ? DType::f64 : DType::f32, Shape{2, dx.shape[1]}, Layout::nchw}};
   return {dx};
 }
-std::string PoolGradient::problem(std::span<TensorType const>, std::span<TensorType const> out) const {
-  PoolProblem p = problem_of(kind, options, out[0]);
-  p.gradient = true;
+std::string PoolGradient::problem(std::span<TensorType const> in, std::span<TensorType const> out) const {
+  PoolProblem p = problem_of(kind, options, result == PoolResult::plain ? out[0] : in[2]);
+  p.gradient = true, p.result = result;
   return p.text();
 }
 

@@ -16,13 +16,14 @@ struct PoolOptions {
   bool operator==(PoolOptions const&) const = default;
 };
 
-// x [N,C,H,W] -> y [N,C,P,Q]; max: also the winner, u8 (i32 where a window has more than 254 pixels), read by the gradient.
+// x [N,C,H,W] (with load_x also its vectors) -> y [N,C,P,Q]; max: also the winner, u8 (i32 where a window has more than 254 pixels), read by the gradient.
 class Pool final : public Op {
  public:
-  Pool(PoolKind kind, PoolOptions options, bool winner = true);
+  Pool(PoolKind kind, PoolOptions options, bool winner = true, OnLoad load_x = {});
   PoolKind const kind;
   PoolOptions const options;                 // strides resolved
   bool const winner;                         // max only: whether the second output exists
+  OnLoad const load_x;                       // max only: what x passes as it is read
 
   std::string_view name() const override { return "pool"; }
   std::string attributes() const override;
@@ -31,13 +32,14 @@ class Pool final : public Op {
   std::string problem(std::span<TensorType const> in, std::span<TensorType const> out) const override;
 };
 
-// dy, and for max the winner -> dx [N,C,H,W].
+// dy, and for max the winner [, of PoolResult x, vectors, step] -> dx [N,C,H,W], or sums [2,C].
 class PoolGradient final : public Op {
  public:
-  PoolGradient(PoolKind kind, PoolOptions options, int h, int w) : kind(kind), options(options), h(h), w(w) {}
+  PoolGradient(PoolKind kind, PoolOptions options, int h, int w, PoolResult result = PoolResult::plain) : kind(kind), options(options), h(h), w(w), result(result) {}
   PoolKind const kind;
   PoolOptions const options;
   int const h, w;                            // the image's
+  PoolResult const result;
 
   std::string_view name() const override { return "pool"; }
   std::string attributes() const override;

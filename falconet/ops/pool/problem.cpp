@@ -25,9 +25,17 @@ void visit_operands(PoolProblem const& p, Visit visit) {
   if (p.gradient) {
     visit(&PoolArgs::y, Operand{"dy", y});
     if (max) visit(&PoolArgs::winner, Operand{"winner", winner, false, Fill::choice, std::int64_t(p.r) * p.s});
-    visit(&PoolArgs::x, Operand{"dx", x, true});
+    auto const vectors = [&](std::int64_t rows) { return TensorType{p.type == DType::f64 ? DType::f64 : DType::f32, Shape{rows, p.c}, Layout::nchw}; };
+    if (p.result != PoolResult::plain) visit(&PoolArgs::other, Operand{"x", x});
+    if (p.result == PoolResult::two_operand) {
+      visit(&PoolArgs::vectors, Operand{"vectors", vectors(3)});
+      visit(nullptr, Operand{"step", step_state_type(), false, Fill::step_state, p.n});
+    }
+    if (p.result == PoolResult::sums) visit(&PoolArgs::sums, Operand{"sums", vectors(2), true});
+    else visit(&PoolArgs::x, Operand{"dx", x, true});
   } else {
     visit(&PoolArgs::x, Operand{"x", x});
+    if (p.load_x != OnLoad{}) visit(&PoolArgs::load_x, Operand{"load_x", {p.type == DType::f64 ? DType::f64 : DType::f32, Shape{2, p.c}, Layout::nchw}});
     visit(&PoolArgs::y, Operand{"y", y, true});
     if (max && p.winner) visit(&PoolArgs::winner, Operand{"winner", winner, true});
   }
@@ -55,6 +63,8 @@ std::string PoolProblem::text() const {
     t.add("pad", std::to_string(pad_top) + "." + std::to_string(pad_left) + "." + std::to_string(pad_bottom) + "." + std::to_string(pad_right));
   if (!count_include_pad) t.add("include_pad", 0);
   if (!winner) t.add("winner", 0);
+  if (load_x != OnLoad{}) t.add("load_x", load_x.act == Activation::relu ? "scale_shift+relu" : "scale_shift");
+  if (result != PoolResult::plain) t.add("norm", result == PoolResult::sums ? "sums" : "two_operand");
   return t.add("type", falconet::name(type)).add("layout", falconet::name(layout)).text();
 }
 
@@ -78,9 +88,18 @@ PoolProblem PoolProblem::parse(std::string_view text) {
   take_numbers(t, "pad", pad, "0.0.0.0");
   p.count_include_pad = t.take_int("include_pad", 1) != 0;
   p.winner = t.take_int("winner", 1) != 0;
+  auto const load = t.take("load_x", "none");
+  if (load != "none" && load != "scale_shift" && load != "scale_shift+relu") bad("load_x is scale_shift or scale_shift+relu");
+  if (load != "none") p.load_x.affine = Affine::scale_shift;
+  if (load == "scale_shift+relu") p.load_x.act = Activation::relu;
+  auto const norm = t.take("norm", "none");
+  if (norm != "none" && norm != "sums" && norm != "two_operand") bad("norm is sums or two_operand");
+  if (norm != "none") p.result = norm == "sums" ? PoolResult::sums : PoolResult::two_operand;
   p.type = parse_dtype(t.take("type"));
   p.layout = parse_layout(t.take("layout"));
   t.finish();
+  if (p.result != PoolResult::plain && (!p.gradient || p.kind != PoolKind::max)) bad("norm is for the gradient of maximum pooling");
+  if (p.load_x != OnLoad{} && (p.gradient || p.kind != PoolKind::max)) bad("load_x is for maximum pooling forward");
   if (p.stride_h < 1 || p.stride_w < 1) bad("a stride is at least 1");
   for (int* v : pad)
     if (*v < 0) bad("padding is not negative");

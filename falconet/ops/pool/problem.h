@@ -7,14 +7,22 @@
 #include <vector>
 
 #include "falconet/ops/algorithm.h"
+#include "falconet/ops/fusion.h"
 
 namespace falconet {
 
 enum class PoolKind : std::uint8_t { max, average };
 std::string_view name(PoolKind);             // "max", "average"
 
+// What becomes of the gradient d of a maximum pooling of a batch norm's result, with that batch norm's input x. plain: it is the result. sums: [2,c], (sum d x, sum d),
+// as channel_dot of ops/reduce. two_operand: a[c] d + b[c] x + c[c], 0 in rows at or past valid_count, as of ops/elementwise. d is not rounded before.
+enum class PoolResult : std::uint8_t { plain, sums, two_operand };
+
 struct PoolArgs {
   View x, y;       // in the gradient they hold dx, dy
+  View load_x;     // f32 [2,c] scale and shift of load_x
+  View other, vectors, sums;   // of PoolResult: the batch norm's input like dx, f32 [3,c], f32 [2,c]
+  StepState const* step = nullptr;   // of two_operand
   View winner;     // like y: index r*S+s of the maximum within its window; max only. An index outside the window (no_winner): none
 };
 
@@ -30,6 +38,10 @@ struct PoolProblem {
   bool winner = true;                        // max, forward: the winner is written (a gradient will ask for it)
   DType type = DType::f32;
   Layout layout = Layout::nhwc;
+  // max, forward: scale_shift, or with relu. What it makes of x, a multiply-add in f32 (f64 for f64), is rounded to `type` before it is compared, as if
+  // it had been stored.
+  OnLoad load_x;
+  PoolResult result = PoolResult::plain;     // max, gradient
 
   // The one extent formula: windows along an axis. With ceil, a last partial window counts if it starts inside the image or
   // the padding before it (PyTorch's rule).
@@ -45,13 +57,13 @@ struct PoolProblem {
   }
 
   // "kind=max n=64 c=8 h=20 w=20 p=10 q=10 r=2 s=2 stride=2.2 type=f32 layout=nhwc"; further, where they differ from the
-  // defaults: dir=bwd, pad=TOP.LEFT.BOTTOM.RIGHT, include_pad=0, winner=0.
+  // defaults: dir=bwd, pad=TOP.LEFT.BOTTOM.RIGHT, include_pad=0, winner=0, load_x=scale_shift or scale_shift+relu, norm=sums or two_operand.
   std::string text() const;
   static PoolProblem parse(std::string_view);   // throws a usage error; checks that every window meets the image
   bool operator==(PoolProblem const&) const = default;
 
   using Args = PoolArgs;
-  std::vector<Operand> operands() const;        // x -> y, winner | dy, winner -> dx
+  std::vector<Operand> operands() const;        // x, load_x -> y, winner | dy, winner, [x, vectors, step] -> dx or sums
   static PoolArgs args(PoolProblem const&, std::span<View const> operands);
   double operations() const { return double(n) * c * p * q * r * s; }   // comparisons or additions
 };

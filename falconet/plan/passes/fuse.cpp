@@ -163,10 +163,10 @@ void pass_fuse(Graph& graph, CompileContext& context) {
       fuse_batch_norm_gradient, fuse_data_gradient_statistics,
       fuse_flatten, fuse_flatten_gradient, fuse_relu_gradient_masks, fuse_conv_activation_pool, move_product_relu_gradient_before_pool,
       fuse_conv_activation_pool, drop_unread_winner, fuse_product_residual, fuse_product_activation, fuse_conv_statistics,
-      fuse_conv_between_norms, fuse_data_gradient_residual, fuse_conv_before_norm, fuse_data_gradient_sums, fuse_data_gradient_mask,
-      fuse_filter_gradient_bias, fuse_filter_conversion,
-      fuse_conversions,         fuse_normalise,           fuse_conv_normalise,  fuse_data_gradient_normalise,
-      fuse_residual_norm,       fuse_loss_product,
+      fuse_conv_between_norms, fuse_data_gradient_residual, fuse_conv_before_norm, fuse_mask_of_norm_input, fuse_data_gradient_sums,
+      fuse_data_gradient_mask, fuse_filter_gradient_bias, fuse_filter_conversion,
+      fuse_conversions, fuse_pool_of_norm, fuse_pool_gradient_of_norm, fuse_normalise, fuse_conv_normalise, fuse_data_gradient_normalise,
+      fuse_residual_norm, fuse_norm_gradient_pair, fuse_mask_bits, fuse_loss_product,
   };
   for (FusionRule rule : rules)
     for (NodeId n = 0; n < fusion.count(); ++n)

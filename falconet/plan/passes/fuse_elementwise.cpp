@@ -103,8 +103,8 @@ bool fuse_batch_norm_gradient(Fusion& f, NodeId n) {
   return true;
 }
 
-// affine(x, coefficients(..)) and two_operand(dy, x, gradient_two_operand(..)): the launch over the image computes its vectors itself, if nobody
-// else reads them.
+// affine(x, coefficients(..)) and two_operand(dy, x, gradient_two_operand(..)): the launch over the image computes its vectors itself. Who else reads
+// affine's gets them from it; those of two_operand nobody else may read.
 bool fuse_normalise(Fusion& f, NodeId n) {
   auto const *affine = is(f, n, F::affine), *two = is(f, n, F::two_operand);
   if (!affine && !two) return false;
@@ -113,9 +113,10 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   NodeId const b = f.maker(vectors);
   auto const* norm = f.op<BatchNormOp>(b);
   if (!norm || norm->function != (affine ? BatchNormFunction::coefficients : BatchNormFunction::gradient_two_operand) ||
-      f.only_user(vectors) != n)
+      f.kept(vectors) || f.users(vectors).front() != n || (f.users(vectors).size() > 1 && (!affine || affine->form.residual)))
     return false;
   BatchNormOp::Slots slots;
+  slots.vectors = f.users(vectors).size() > 1;
   if (affine) {
     if (affine->form.act != Activation::none && affine->form.act != Activation::relu && affine->form.act != Activation::relu6) return false;
     slots.act = affine->form.act, slots.residual = affine->form.residual;
@@ -130,7 +131,84 @@ bool fuse_normalise(Fusion& f, NodeId n) {
   offer.op = std::make_shared<BatchNormOp>(affine ? BatchNormFunction::normalise : BatchNormFunction::normalise_gradient, norm->per_sample,
                                            norm->eps, norm->momentum, slots);
   if (!f.pays({offer}, {b, n})) return false;
-  f.replace(n, offer, {f.node(b).out[1], f.node(b).out[2]});
+  std::vector<ValueId> more = {f.node(b).out[1], f.node(b).out[2]};
+  if (slots.vectors) more.push_back(vectors);
+  f.replace(n, offer, more);
+  return true;
+}
+
+// Two normalise_gradients of one dy, as at the end of a residual block that halves its image -> one launch in the place of the first; the sums of the
+// second, channel_dot(dy, its x), move before it.
+bool fuse_norm_gradient_pair(Fusion& f, NodeId n) {
+  auto const gradient = [&](NodeId m) {
+    auto const* norm = f.op<BatchNormOp>(m);
+    return norm && norm->function == BatchNormFunction::normalise_gradient && !norm->slots.mask && !norm->slots.pair ? norm : nullptr;
+  };
+  auto const* first = gradient(n);
+  if (!first) return false;
+  auto const in = f.node(n).in;                              // dy, x, dscale_shift, sums, gamma, step
+  for (NodeId m : f.users(in[0])) {
+    auto const* second = m > n ? gradient(m) : nullptr;
+    if (!second || f.node(m).in[0] != in[0] || second->eps != first->eps || second->momentum != first->momentum || second->per_sample != first->per_sample) continue;
+    auto const its = f.node(m).in;
+    NodeId const dot = f.maker(its[2]);
+    auto const* sums = f.op<ReduceOp>(dot);
+    bool const moves = dot > n;
+    if (moves && (!sums || sums->function != ReduceFunction::channel_dot || f.only_user(its[2]) != m || f.maker(f.node(dot).in[0]) >= n || f.maker(f.node(dot).in[1]) >= n)) continue;
+    if (f.maker(its[1]) >= n || f.maker(its[3]) >= n) continue;
+    auto slots = first->slots;
+    slots.pair = true;
+    Fusion::Offer offer = f.offer_as(n, std::make_shared<BatchNormOp>(first->function, first->per_sample, first->eps, first->momentum, slots), in);
+    offer.in.insert(offer.in.end(), {its[1], its[2], its[3], its[4]});
+    if (!f.pays({offer}, {n, m})) return false;
+    std::vector<ValueId> const more = f.node(m).out;
+    ValueId const dx = f.node(n).out[0];
+    if (moves) offer.in[7] = f.insert(n, f.offer_as(dot, f.node(dot).op, f.node(dot).in));
+    f.replace(f.maker(dx), offer, more);
+    return true;
+  }
+  return false;
+}
+
+// max-pool of act(scale x + shift), which nobody else reads -> the pooling does that as it reads x: the map between the two is never written.
+bool fuse_pool_of_norm(Fusion& f, NodeId n) {
+  auto const* pool = f.op<Pool>(n);
+  if (!pool || pool->kind != PoolKind::max || pool->load_x != OnLoad{}) return false;
+  ValueId const map = f.node(n).in[0];
+  NodeId const a = f.maker(map);
+  auto const* affine = is(f, a, F::affine);
+  if (!affine || affine->form.residual || affine->form.mask || (affine->form.act != Activation::none && affine->form.act != Activation::relu) || f.only_user(map) != n) return false;
+  OnLoad load;
+  load.affine = Affine::scale_shift, load.act = affine->form.act;
+  Fusion::Offer const offer = f.offer_as(n, std::make_shared<Pool>(pool->kind, pool->options, pool->winner, load), f.node(a).in);
+  if (!f.pays({offer}, {a, n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
+// d = max-pool's gradient, read by channel_dot(d, x) and two_operand(d, x, ..), batch norm's, alone -> both make it as they read dy and the winners: d is never
+// written.
+bool fuse_pool_gradient_of_norm(Fusion& f, NodeId n) {
+  auto const* pool = f.op<PoolGradient>(n);
+  if (!pool || pool->kind != PoolKind::max || pool->result != PoolResult::plain) return false;
+  ValueId const d = f.node(n).out[0];
+  auto const users = f.users(d);
+  if (f.kept(d) || users.size() != 2) return false;
+  NodeId dot = -1, apply = -1;
+  for (NodeId u : users) {
+    auto const* sums = f.op<ReduceOp>(u);
+    if (sums && sums->function == ReduceFunction::channel_dot && !sums->mask) dot = u;
+    else if (plain(is(f, u, F::two_operand))) apply = u;
+  }
+  if (dot < 0 || apply < 0 || f.node(dot).in[0] != d || f.node(apply).in[0] != d || f.node(dot).in[1] != f.node(apply).in[1] || f.node(dot).in[1] == d) return false;
+  ValueId const x = f.node(dot).in[1], sums = f.node(dot).out[0], dx = f.node(apply).out[0];
+  auto const with = [&](PoolResult result) { return std::make_shared<PoolGradient>(pool->kind, pool->options, pool->h, pool->w, result); };
+  ValueId const dy = f.node(n).in[0], winner = f.node(n).in[1];
+  Fusion::Offer const summed = f.offer_as(dot, with(PoolResult::sums), {dy, winner, x});
+  Fusion::Offer const applied = f.offer_as(apply, with(PoolResult::two_operand), {dy, winner, x, f.node(apply).in[2], f.node(apply).in[3]});
+  if (!f.pays({summed, applied}, {n, dot, apply})) return false;
+  f.replace(f.maker(dx), applied);                           // node numbers move as dead nodes go, values stay
+  f.replace(f.maker(sums), summed);
   return true;
 }
 
@@ -142,7 +220,7 @@ bool fuse_residual_norm(Fusion& f, NodeId n) {
   auto const& in = f.node(n).in;
   NodeId const m = f.maker(in[7]);
   auto const* inner = f.op<BatchNormOp>(m);
-  if (!inner || inner->function != BatchNormFunction::normalise || inner->slots.residual || inner->slots.act != Activation::none || f.only_user(in[7]) != n ||
+  if (!inner || inner->function != BatchNormFunction::normalise || inner->slots.residual || inner->slots.vectors || inner->slots.act != Activation::none || f.only_user(in[7]) != n ||
       f.node(m).out[0] != in[7] || inner->eps != outer->eps || inner->momentum != outer->momentum || inner->per_sample != outer->per_sample)
     return false;
   auto slots = outer->slots;
@@ -230,7 +308,7 @@ bool move_product_relu_gradient_before_pool(Fusion& f, NodeId n) { return move_b
 // In inference nobody asks which element of a max-pool's window won.
 bool drop_unread_winner(Fusion& f, NodeId n) {
   auto const* pool = f.op<Pool>(n);
-  if (!pool || !pool->winner || !f.users(f.node(n).out[1]).empty() || f.kept(f.node(n).out[1])) return false;
+  if (!pool || !pool->winner || pool->load_x != OnLoad{} || !f.users(f.node(n).out[1]).empty() || f.kept(f.node(n).out[1])) return false;
   Fusion::Offer const offer = f.offer_as(n, std::make_shared<Pool>(pool->kind, pool->options, false), f.node(n).in);
   if (!f.pays({offer}, {n})) return false;
   f.replace(n, offer);

@@ -1,6 +1,7 @@
 // Fusion rules around convolutions and matrix products.
 #include <algorithm>
 
+#include "falconet/ops/batch_norm/op.h"
 #include "falconet/ops/conv/op.h"
 #include "falconet/ops/copy/op.h"
 #include "falconet/ops/elementwise/op.h"
@@ -332,6 +333,61 @@ bool fuse_conv_between_norms(Fusion& f, NodeId n) {
   if (!f.pays({forward, both}, {a, n, gradient, filter, data})) return false;
   f.replace(data, both, {f.node(filter).out[0]});
   f.replace(f.maker(y), forward);
+  return true;
+}
+
+// r = act(scale x + shift); a data gradient masked by r and summed with x -> the mask is derived from x, so that r is not read here.
+bool fuse_mask_of_norm_input(Fusion& f, NodeId n) {
+  auto const* data = f.op<ConvOp>(n);
+  if (!data || data->direction() != Direction::bwd_data || data->load_x() != OnLoad{}) return false;
+  OnStore store = data->store();
+  if ((store.mask != Mask::relu && store.mask != Mask::relu6) || store.stats != Stats::dot_other || store.residual) return false;
+  auto const in = f.node(n).in;                                         // w, dy, mask, other, step
+  NodeId const a = f.maker(in[2]);
+  auto const* affine = is(f, a, F::affine);
+  if (!affine || affine->form.residual || affine->form.mask || mask_of(affine->form.act) != store.mask || f.node(a).in[0] != in[3]) return false;
+  OnLoad load_x;
+  load_x.affine = Affine::scale_shift, load_x.act = affine->form.act;
+  store.mask = Mask::of_x, store.stats = Stats::dot_x;
+  Fusion::Offer const offer = f.offer_as(n, data->with_load_x(load_x)->with_store(store), {in[0], in[1], f.node(a).in[1], in[3], in[4]});
+  if (!f.pays({offer}, {n})) return false;
+  f.replace(n, offer);
+  return true;
+}
+
+// m = relu(normalise(x) + residual); a data gradient masked by m and summed with another tensor -> normalise writes the mask as bits, too, and they are read.
+bool fuse_mask_bits(Fusion& f, NodeId n) {
+  auto const* data = f.op<ConvOp>(n);
+  if (!data || data->direction() != Direction::bwd_data || data->store().mask != Mask::relu || data->store().stats != Stats::dot_other) return false;
+  std::size_t const mask = data->store().residual ? 3 : 2;              // w, dy, residual, mask, other, step
+  ValueId const m = f.node(n).in[mask];
+  NodeId const b = f.maker(m);
+  auto const* norm = f.op<BatchNormOp>(b);
+  if (!norm || norm->function != BatchNormFunction::normalise || !norm->slots.residual || norm->slots.act != Activation::relu || f.node(b).out[0] != m ||
+      f.value(m).type.dtype != DType::bf16 || f.value(m).type.layout != Layout::nhwc || f.value(m).type.shape[1] % 8)
+    return false;
+  auto slots = norm->slots;
+  slots.bits = true;
+  Fusion::Offer const with_bits = f.offer_as(b, std::make_shared<BatchNormOp>(norm->function, norm->per_sample, norm->eps, norm->momentum, slots), f.node(b).in);
+  OnStore store = data->store();
+  store.mask = Mask::bits;
+  Fusion::Offer offer = f.offer_as(n, data->with_store(store), f.node(n).in);
+  if (norm->slots.bits) {                                               // another data gradient reads them already
+    offer.in[mask] = f.node(b).out.back();
+    if (!f.pays({offer}, {n})) return false;
+  } else {
+    Value bits;                                                         // stands for what does not exist yet
+    bits.type = {DType::u8, f.value(m).type.shape, Layout::nhwc};
+    bits.type.shape[1] /= 8;
+    f.graph.values.push_back(bits);
+    offer.in[mask] = ValueId(f.graph.values.size() - 1);
+    bool const pays = f.pays({with_bits, offer}, {b, n});
+    f.graph.values.pop_back();
+    if (!pays) return false;
+    f.replace(b, with_bits);
+    offer.in[mask] = f.node(b).out.back();
+  }
+  f.replace(n, offer);
   return true;
 }
 

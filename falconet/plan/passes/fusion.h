@@ -83,6 +83,7 @@ bool fuse_product_activation(Fusion&, NodeId);      // conv or matrix product, t
 bool fuse_conv_statistics(Fusion&, NodeId);         // conv, and the channel sums of its result
 bool fuse_conv_between_norms(Fusion&, NodeId);      // batch norm's application and gradient into the convolution between them
 bool fuse_conv_before_norm(Fusion&, NodeId);        // batch norm's gradient into both gradients of the convolution before it
+bool fuse_mask_of_norm_input(Fusion&, NodeId);      // the mask of a data gradient from the input of the batch norm before it
 bool fuse_data_gradient_residual(Fusion&, NodeId);  // data gradient + gradient of a skip
 bool fuse_data_gradient_sums(Fusion&, NodeId);      // data gradient, and the channel sums of the gradient of a batch norm without activation
 bool fuse_data_gradient_mask(Fusion&, NodeId);      // data gradient, then ReLU's gradient
@@ -91,6 +92,10 @@ bool fuse_conversions(Fusion&, NodeId);             // conversions of all weight
 bool fuse_residual_norm(Fusion&, NodeId);           // two batch norms that are added, in one launch
 bool fuse_conv_normalise(Fusion&, NodeId);          // a convolution and the batch norm of its result
 bool fuse_data_gradient_normalise(Fusion&, NodeId); // a data gradient and the gradient of the batch norm ahead of its convolution
+bool fuse_pool_of_norm(Fusion&, NodeId);            // batch norm and activation into the max-pool that alone reads them
+bool fuse_pool_gradient_of_norm(Fusion&, NodeId);   // the same backwards
+bool fuse_norm_gradient_pair(Fusion&, NodeId);      // the gradients of two batch norms that were added, in one launch
+bool fuse_mask_bits(Fusion&, NodeId);               // the mask of a data gradient as bits, written where the ReLU is applied
 bool fuse_normalise(Fusion&, NodeId);               // batch norm's vectors and their application, and the same backwards
 bool fuse_filter_conversion(Fusion&, NodeId);       // a convolution that reads f32 filters and rounds them itself
 

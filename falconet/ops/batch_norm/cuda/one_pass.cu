@@ -20,12 +20,17 @@ constexpr int together_of(bool gradient, int tensors) { return tensors == 1 ? 4 
 
 template <class E, class T>
 struct Work {
-  E const *first, *second, *third;  // x, residual, - | dy, x, mask
+  E const *first, *second, *third;  // x, residual, - | dy, x, mask or the other batch norm's x
   E* y;
   T const *sums, *gamma, *beta, *dscale_shift;
   T *running_mean, *running_var, *dgamma, *dbeta;
   T const *other_sums, *other_gamma, *other_beta;   // of the residual's own batch norm
   T *other_running_mean, *other_running_var;
+  T* scale_shift;      // written, or nothing
+  std::uint8_t* bits;
+  E* other_y;          // of two gradients at once, with what follows
+  T const* other_dscale_shift;
+  T *other_dgamma, *other_dbeta;
   StepState const* step;
   std::int64_t rows;   // pixels of all images
   int channels, sets;  // sets of channels: blocks s, s + sets, .. take set s
@@ -40,14 +45,14 @@ __device__ void update_running(T& mean, T& var, double momentum, double batch_me
   var = T((1 - momentum) * double(var) + momentum * batch_var * count / fmax(count - 1, 1.0));
 }
 
-// norms: 2 where the residual has a batch norm of its own.
+// norms: 2 where the residual has a batch norm of its own, or where the gradients of two are made from one dy.
 template <class E, class T, bool gradient, int tensors, int norms, int v>
 __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
   using P = Pack<E, v>;
   constexpr int together = together_of(gradient, tensors);
   // In pieces of 16 bytes, so that neighbouring threads read neighbouring ones: piece i of every thread, then piece i + 1.
   constexpr int piece = v > int(16 / sizeof(T)) ? int(16 / sizeof(T)) : v, pieces = v / piece;
-  constexpr int held = gradient || norms == 2 ? 3 : 2;
+  constexpr int held = gradient ? 3 * norms : norms + 1;
   __shared__ __align__(16) T vectors[held][most_channels];
   auto const place = [&](int at) { return at % v / piece * (most_channels / pieces) + at / v * piece + at % piece; };
   wait_for_work_ahead();
@@ -83,6 +88,15 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
       vectors[1][place(at)] = T(2 * dvar * per);
       vectors[2][place(at)] = T(dmean * per);
       if (block == 0) w.dgamma[c] = T(g * inverse), w.dbeta[c] = T(dshift);
+      if constexpr (norms == 2) {
+        double const its_mean = double(w.other_sums[c]) * per, its_inverse = rsqrt(fmax(double(w.other_sums[w.channels + c]) * per - its_mean * its_mean, 0.0) + w.eps);
+        double const its_shift = double(w.other_dscale_shift[w.channels + c]), its_g = double(w.other_dscale_shift[c]) - its_mean * its_shift;
+        double const its_scale = double(w.other_gamma[c]) * its_inverse, its_dvar = -0.5 * its_g * its_scale * its_inverse * its_inverse;
+        vectors[3][place(at)] = T(its_scale);
+        vectors[4][place(at)] = T(2 * its_dvar * per);
+        vectors[5][place(at)] = T((-its_scale * its_shift - 2 * its_mean * its_dvar) * per);
+        if (block == 0) w.other_dgamma[c] = T(its_g * its_inverse), w.other_dbeta[c] = T(its_shift);
+      }
     } else {
       double shift = other - mean * scale;
       if (block == 0) update_running(w.running_mean[c], w.running_var[c], w.momentum, mean, var, count);
@@ -94,6 +108,7 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
         if (block == 0) update_running(w.other_running_mean[c], w.other_running_var[c], w.momentum, its_mean, its_var, count);
       }
       vectors[1][place(at)] = T(shift);
+      if (block == 0 && w.scale_shift) w.scale_shift[c] = T(scale), w.scale_shift[w.channels + c] = T(shift);
     }
   }
   __syncthreads();
@@ -102,7 +117,7 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
     asm volatile("" ::: "memory");   // the vectors are read again for every row: there are not registers enough to keep them
 #pragma unroll
     for (int i = 0; i < pieces; ++i) {
-      Pack<T, piece> of[3];
+      Pack<T, piece> of[held];
 #pragma unroll
       for (int k = 0; k < held; ++k) of[k] = *reinterpret_cast<Pack<T, piece> const*>(vectors[k] + place(local + i * piece));
 #pragma unroll
@@ -113,9 +128,13 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
           int const e = i * piece + j;
           T result;
           if constexpr (gradient) {
-            T const dy = tensors > 2 && !(load(m[t].e[e]) > T(0)) ? T(0) : T(load(a[t].e[e]));
+            T const dy = tensors > 2 && norms == 1 && !(load(m[t].e[e]) > T(0)) ? T(0) : T(load(a[t].e[e]));
             result = of[0].e[j] * dy + (of[1].e[j] * T(load(b[t].e[e])) + of[2].e[j]);
             if (!counts) result = T(0);
+            if constexpr (norms == 2) {
+              T const other = of[3].e[j] * dy + (of[4].e[j] * T(load(m[t].e[e])) + of[5].e[j]);
+              put(m[t].e[e], counts ? other : T(0));
+            }
           } else {
             T const residual = tensors > 1 ? T(load(b[t].e[e])) : T(0);
             result = of[0].e[j] * T(load(a[t].e[e])) + of[1].e[j] + (norms == 2 ? of[2].e[j] * residual : residual);
@@ -128,7 +147,19 @@ __global__ void __launch_bounds__(threads, 3) one_pass(Work<E, T> const w) {
     }
 #pragma unroll
     for (int t = 0; t < together; ++t)
-      if (row + t * w.down < rows) *reinterpret_cast<P*>(w.y + (row + t * w.down) * w.channels + channel) = a[t];
+      if (row + t * w.down < rows) {
+        std::int64_t const at = (row + t * w.down) * w.channels + channel;
+        *reinterpret_cast<P*>(w.y + at) = a[t];
+        if constexpr (gradient && norms == 2) *reinterpret_cast<P*>(w.other_y + at) = m[t];
+        if constexpr (!gradient && v == 8) {
+          if (w.bits) {
+            unsigned passing = 0;
+#pragma unroll
+            for (int e = 0; e < v; ++e) passing |= load(a[t].e[e]) > T(0) ? 1u << e : 0u;
+            w.bits[at / 8] = std::uint8_t(passing);
+          }
+        }
+      }
     row += stride;
     fetch();
   }
@@ -170,7 +201,7 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      gradient     ? a.x.as<E>()
                      : p.residual ? a.residual.as<E>()
                                   : nullptr,
-                     p.mask ? a.mask.as<E>() : nullptr,
+                     p.mask ? a.mask.as<E>() : p.pair ? a.pair_x.as<E>() : nullptr,
                      a.y.as<E>(),
                      a.sums.as<T>(),
                      a.gamma.as<T>(),
@@ -185,6 +216,12 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
                      a.residual_beta.as<T>(),
                      a.residual_running_mean.as<T>(),
                      a.residual_running_var.as<T>(),
+                     p.vectors ? a.scale_shift.as<T>() : nullptr,
+                     p.bits ? a.bits.as<std::uint8_t>() : nullptr,
+                     a.pair_y.as<E>(),
+                     a.pair_dscale_shift.as<T>(),
+                     a.pair_dgamma.as<T>(),
+                     a.pair_dbeta.as<T>(),
                      a.step,
                      p.n * p.per_sample,
                      int(p.c),
@@ -199,7 +236,8 @@ void launch(BatchNormProblem const& p, BatchNormArgs const& a, cudaStream_t stre
   if (w.rows == 0 || w.channels == 0) return;
   auto const wide = [&](auto vector) {
     constexpr int v = decltype(vector)::value;
-    if (gradient) w.third ? launch_form<E, T, true, 3, 1, v>(p, w, stream) : launch_form<E, T, true, 2, 1, v>(p, w, stream);
+    if (p.pair) launch_form<E, T, true, 3, 2, v>(p, w, stream);
+    else if (gradient) w.third ? launch_form<E, T, true, 3, 1, v>(p, w, stream) : launch_form<E, T, true, 2, 1, v>(p, w, stream);
     else if (p.residual_norm) launch_form<E, T, false, 2, 2, v>(p, w, stream);
     else w.second ? launch_form<E, T, false, 2, 1, v>(p, w, stream) : launch_form<E, T, false, 1, 1, v>(p, w, stream);
   };

@@ -120,10 +120,12 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.stride_h != p.stride_w || p.stride_h > 2) return "strides 1 and 2 only";
   if (p.dilation_h != 1 || p.dilation_w != 1) return "dilation";
   if (p.load_dy != OnLoad{}) return "slots of dy";
+  if (p.direction == Direction::bwd_data && p.load_x != OnLoad{}) return "x beside a data gradient";
   if (p.load_x.affine == Affine::two_operand || p.load_x.unpool.kind != PoolSlot::none) return "x is scaled and shifted at most";
   auto const& o = p.store;
   if (o.affine == Affine::two_operand) return "a result has no second operand";
   if (o.pool.kind != PoolSlot::none) return "pooling";
+  if (o.mask == Mask::bits) return "a mask as bits";
   auto const simple = [](Activation a) { return a == Activation::none || a == Activation::relu || a == Activation::relu6; };
   if (!simple(p.load_x.act) || !simple(o.act)) return "only relu and relu6";
   std::int64_t const limit = std::int64_t(1) << 30, pixels = std::max(std::int64_t(p.h) * p.w, std::int64_t(p.p()) * p.q());

@@ -87,6 +87,11 @@ FALCONET_DEVICE std::uint32_t read_pair(std::uint32_t address) {
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
   return v;
 }
+// A value that is kept in a register, not read again from the kernel's arguments.
+FALCONET_DEVICE float kept(float v) {
+  asm volatile("mov.f32 %0, %0;" : "+f"(v));
+  return v;
+}
 // A NaN stays visible.
 FALCONET_DEVICE float clip(float v, float least, float most) {
   asm("max.NaN.f32 %0, %0, %1;" : "+f"(v) : "f"(least));

@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) forward(co
   for (int e = 0; e < 2; ++e)
     scale[e] = exists && w.load_x ? w.load_x[c + e] : 1.f, shift[e] = exists && w.load_x ? w.load_x[w.channels + c + e] : 0.f;
   int const valid = w.step ? w.step->valid_count : 0;
+  float const least = kept(w.least), most = kept(w.most);
   std::uint32_t const x_at = (strip * stride * columns * 2 * lanes + 2 * pair) * 2;
 
 #pragma unroll 1
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) forward(co
     if constexpr (ragged)
 #pragma unroll
       for (int j = 0; j < F::x_columns; ++j) inside |= unsigned(q * stride - 1 + j) < unsigned(w.width) ? 1u << j : 0u;
+    float of_item[2][2] = {};                             // sums: of all that is made here, counted or not
     float z[3][F::x_columns][2];                          // stride 1: in turn; stride 2: row 2p - 1 of the last step and of this one in turn, and row 2p
     bf16* to = w.y + ((std::int64_t(at.n) * w.walk.rows + at.begin) * w.walk.columns + q) * w.channels + c;
     int const steps = at.end - at.begin + F::before;
@@ -83,19 +85,26 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) forward(co
 #pragma unroll
         for (int i = 0; i < stride; ++i) {
           int const row = (at.begin + step - F::before) * stride + (stride == 1) + i, slot = stride == 1 ? phase : i == 0 ? 2 : phase;
+          // What is outside arrives as 0, and is 0 after the activation if nothing is added to it.
           bool const row_inside = unsigned(row) < unsigned(w.height);
+          float plus[3][2];
+#pragma unroll
+          for (int k = 0; k < 3; ++k)
+#pragma unroll
+            for (int e = 0; e < 2; ++e) plus[k][e] = row_inside ? add[k][e] : 0.f;
 #pragma unroll
           for (int j = 0; j < F::x_columns; ++j) {
             std::uint32_t const x = read_pair(from + x_at + (i * F::x_wide + j) * F::pixel);
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-              float const constant = ragged ? (inside >> j & 1 ? add[1][e] : 0.f) : add[j == 0 ? 0 : j == F::x_columns - 1 ? 2 : 1][e];
-              z[slot][j][e] = row_inside ? clip(fmaf(scale[e], e ? ptx::high_bf16(x) : ptx::low_bf16(x), constant), w.least, w.most) : 0.f;
+              float const constant = ragged ? (inside >> j & 1 ? plus[1][e] : 0.f) : plus[j == 0 ? 0 : j == F::x_columns - 1 ? 2 : 1][e];
+              z[slot][j][e] = clip(fmaf(scale[e], e ? ptx::high_bf16(x) : ptx::low_bf16(x), constant), least, most);
             }
           }
         }
         rows.give_back(fetch);
         if (step < F::before) continue;
+        std::uint32_t stored[columns];
 #pragma unroll
         for (int t = 0; t < columns; ++t) {
           float result[2];
@@ -110,18 +119,25 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) forward(co
             }
             result[e] = v;
           }
-          std::uint32_t const stored = ptx::pack_bf16(result[0], result[1]);
-          bool const here = works && (!ragged || q + t < w.walk.columns);
-          if (here) *reinterpret_cast<std::uint32_t*>(to + t * w.channels) = stored;
-          if (counts && here) {
-            float const low = ptx::low_bf16(stored), high = ptx::high_bf16(stored);
-            sum[0][0] += low, sum[0][1] += high;
-            sum[1][0] = fmaf(low, low, sum[1][0]), sum[1][1] = fmaf(high, high, sum[1][1]);
-          }
+          stored[t] = ptx::pack_bf16(result[0], result[1]);
+          bool const here = !ragged || q + t < w.walk.columns;
+          float const low = here ? ptx::low_bf16(stored[t]) : 0.f, high = here ? ptx::high_bf16(stored[t]) : 0.f;
+          of_item[0][0] += low, of_item[0][1] += high;
+          of_item[1][0] = fmaf(low, low, of_item[1][0]), of_item[1][1] = fmaf(high, high, of_item[1][1]);
+        }
+        if (works) {                                      // one branch a row
+#pragma unroll
+          for (int t = 0; t < columns; ++t)
+            if (!ragged || q + t < w.walk.columns) *reinterpret_cast<std::uint32_t*>(to + t * w.channels) = stored[t];
         }
         to += std::int64_t(w.walk.columns) * w.channels;
       }
     }
+    if (counts)
+#pragma unroll
+      for (int set = 0; set < 2; ++set)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) sum[set][e] += of_item[set][e];
   }
   if (w.partial) write_sums<lanes>(sum, c, w.channels, w.partial + std::int64_t(slot) * 2 * w.channels);
 }

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(
 #pragma unroll
   for (int e = 0; e < 2; ++e) scale[e] = exists ? w.load_x[c + e] : 0.f, shift[e] = exists ? w.load_x[w.channels + c + e] : 0.f;
   int const valid = w.step ? w.step->valid_count : 1 << 30;
+  float const most = kept(w.most);
   std::uint32_t const dy_at = (strip * columns * 2 * lanes + 2 * pair) * 2, x_at = 2 * F::dy_bytes + (strip * F::x_columns * 2 * lanes + 2 * pair) * 2;
 
 #pragma unroll 1
@@ -92,16 +93,21 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(
       for (int phase = 0; phase < F::kept; ++phase, ++step) {
         if (step >= steps) break;
         std::uint32_t const from = rows.take();
+        // What is outside arrives as 0, and stays 0 if nothing is added to it.
         bool const row_inside = unsigned(at.begin + step - F::halo) < unsigned(w.walk.rows);
+        float plus[3][2];
+#pragma unroll
+        for (int k = 0; k < 3; ++k)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) plus[k][e] = row_inside ? add[k][e] : 0.f;
 #pragma unroll
         for (int j = 0; j < F::dy_columns; ++j) {
           std::uint32_t const g = read_pair(from + dy_at + j * F::pixel), y = read_pair(from + dy_at + F::dy_bytes + j * F::pixel);
           bool const left = F::halo && j == 0, right = j == F::dy_columns - 1;
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            float const constant = ragged ? (inside >> j & 1 ? add[1][e] : 0.f) : add[left ? 0 : right ? 2 : 1][e];
-            float const v = fmaf(a[e], e ? ptx::high_bf16(g) : ptx::low_bf16(g), fmaf(b[e], e ? ptx::high_bf16(y) : ptx::low_bf16(y), constant));
-            dy[phase][j][e] = row_inside ? v : 0.f;
+            float const constant = ragged ? (inside >> j & 1 ? plus[1][e] : 0.f) : plus[left ? 0 : right ? 2 : 1][e];
+            dy[phase][j][e] = fmaf(a[e], e ? ptx::high_bf16(g) : ptx::low_bf16(g), fmaf(b[e], e ? ptx::high_bf16(y) : ptx::low_bf16(y), constant));
           }
         }
         if (step >= F::before) {
@@ -109,6 +115,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(
 #pragma unroll
           for (int i = 0; i < stride; ++i) {
             if (stride > 1 && row + i >= w.height) break;
+            std::uint32_t of_row[F::x_columns];
 #pragma unroll
             for (int t = 0; t < F::x_columns; ++t) {
               std::uint32_t const x = read_pair(from + x_at + (i * F::x_wide + t) * F::pixel);
@@ -117,7 +124,7 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(
 #pragma unroll
               for (int e = 0; e < 2; ++e) {
                 float const before_act = fmaf(scale[e], e ? ptx::high_bf16(x) : ptx::low_bf16(x), shift[e]);
-                float const z = ragged && !here ? 0.f : clip(before_act, 0.f, w.most);
+                float const z = ragged && !here ? 0.f : clip(before_act, 0.f, most);
                 float v = 0;
 #pragma unroll
                 for (int r = 0; r < 3; ++r)
@@ -129,14 +136,19 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor) gradients(
                     v = fmaf(d, filter[r * 3 + s][e], v);
                     sum[r * 3 + s][e] = fmaf(z, d, sum[r * 3 + s][e]);
                   }
-                result[e] = before_act > 0.f && before_act < w.most ? v : 0.f;
+                result[e] = before_act > 0.f && before_act < most ? v : 0.f;
               }
               std::uint32_t const stored = ptx::pack_bf16(result[0], result[1]);
-              if (works && here) *reinterpret_cast<std::uint32_t*>(to + t * w.channels) = stored;
+              of_row[t] = stored;
               if (!ragged || here) {
                 sum[9][0] = fmaf(ptx::low_bf16(stored), ptx::low_bf16(x), sum[9][0]), sum[9][1] = fmaf(ptx::high_bf16(stored), ptx::high_bf16(x), sum[9][1]);
                 sum[10][0] += ptx::low_bf16(stored), sum[10][1] += ptx::high_bf16(stored);
               }
+            }
+            if (works) {                                  // one branch a row
+#pragma unroll
+              for (int t = 0; t < F::x_columns; ++t)
+                if (!ragged || q * stride + t < w.width) *reinterpret_cast<std::uint32_t*>(to + t * w.channels) = of_row[t];
             }
             to += std::int64_t(w.width) * w.channels;
           }

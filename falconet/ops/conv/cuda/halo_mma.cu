@@ -276,7 +276,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     return "3x3 of 16 to 16, 16 to 32 or 32 to 32 channels, 1x1 of 16 to 32 only";
   if (!forward && p.stride_h != 1) return "a data gradient with stride";
   if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
-  if (p.store.mask == Mask::relu6) return "a mask of relu6";
+  if (p.store.mask == Mask::relu6 || p.store.mask == Mask::bits) return "a mask of relu6, or as bits";
   auto const& o = p.store;
   if (o.pool.kind != PoolSlot::none) return "pooling";
   if (o.affine == Affine::two_operand) return "a result has no second operand";

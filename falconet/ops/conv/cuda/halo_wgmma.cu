@@ -46,6 +46,7 @@ enum class Ending {
   pooled,     // scale and shift per channel, clamp, the maximum of 2x2 pixels and which of them it is
   squares,    // channel sums of v and v*v
   gradient,   // residual, mask, channel sums of v*m or v*o and v
+  gradient_x, // mask where the activation passes scale * x + shift, channel sums of v*x and v
 };
 
 struct Work {
@@ -53,7 +54,7 @@ struct Work {
   CUtensorMap winner;                    // of pooled results, two to an element
   int n = 0, h = 0, w = 0, tile_rows = 0, tile_columns = 0, tiles = 0;
   int parts = 1;                         // of 64 channels of the result
-  float const *affine = nullptr, *bias = nullptr;
+  float const *affine = nullptr, *bias = nullptr;       // affine: of gradient_x, of x
   bool residual_first = false, mask_first = false;      // read and applied before the last one
   bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // of the last one
   float highest = 0;
@@ -75,6 +76,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[2], empty[2], filter_full, other_full[2];
   __shared__ __align__(16) char unused[256];   // where the unused columns are stored
+  constexpr bool of_x = ending == Ending::gradient_x, sums = ending == Ending::squares || ending == Ending::gradient || of_x;
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u, slots = base + filter_bytes;
   int const group = threadIdx.x / 128;
   if (threadIdx.x < 64) reinterpret_cast<float*>(unused)[threadIdx.x] = 0;
@@ -119,13 +121,13 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
   // This lane's channels: 16 warp + lane/4 and 8 more. first: sum of v (squares) or of v*m (dot); second: of v*v or of v.
   int const channel = 16 * warp + lane / 4;
   float first[2] = {0, 0}, second[2] = {0, 0}, scale[2] = {1, 1}, shift[2] = {0, 0};
-  if constexpr (ending == Ending::pointwise || ending == Ending::pooled)
+  if constexpr (ending == Ending::pointwise || ending == Ending::pooled || of_x)
     for (int i = 0; i < 2; ++i) {
       int const c = first_channel + channel + 8 * i;
       if (work.affine) scale[i] = work.affine[c], shift[i] = work.affine[64 * work.parts + c];
       if (work.bias) shift[i] += work.bias[c];
     }
-  int const valid_images = (ending == Ending::squares || ending == Ending::gradient) && work.has_stats ? work.step->valid_count : 0;
+  int const valid_images = sums && work.has_stats ? work.step->valid_count : 0;
   std::uint32_t const nowhere = shared_address(unused) + (lane & 15) * 16;
   barrier_wait(shared_address(&filter_full), 0);
   int slot = 0, phase = 0, previous = -1, other_phase = 0;
@@ -178,7 +180,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
       int const at = 8 * j + 8 * (lane >> 4) + (lane & 7), i = at / pitch, q = at - i * pitch;
       return q < width && at < Tile::pixels ? staging + swizzled(i * width + q, half) : nowhere;
     };
-    if constexpr (ending == Ending::pointwise || ending == Ending::gradient) {
+    if constexpr (ending == Ending::pointwise || ending == Ending::gradient || of_x) {
       auto const fetch = [&](CUtensorMap const* map) {
         named_sync(1 + me, 128);   // all four warps have read what was there
         if (leader) {
@@ -208,7 +210,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
         if (work.residual_first) fetch(&work.residual), apply(std::true_type{});
         if (work.mask_first) fetch(&work.mask), apply(std::false_type{});
       }
-      if (work.has_residual || work.has_mask) fetch(&work.other);
+      if (of_x || work.has_residual || work.has_mask) fetch(&work.other);
     }
     int const columns_left = work.w - column, rows_left = work.h - row;
     bool const counts = n < valid_images;
@@ -220,8 +222,8 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
         float* const v = d + 4 * j;
         int const values = j + 1 < octets ? 8 : 4;
         [[maybe_unused]] std::uint32_t other[4] = {0, 0, 0, 0};
-        if constexpr (ending == Ending::pointwise || ending == Ending::gradient)
-          if (work.has_residual || work.has_mask) load_matrices_transposed(other, address);
+        if constexpr (ending == Ending::pointwise || ending == Ending::gradient || of_x)
+          if (of_x || work.has_residual || work.has_mask) load_matrices_transposed(other, address);
         if constexpr (ending == Ending::pointwise) {
 #pragma unroll
           for (int e = 0; e < values; ++e) v[e] = v[e] * scale[e >> 1 & 1] + shift[e >> 1 & 1];
@@ -248,7 +250,14 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
               packed[e] &= (low_bf16(other[e]) > 0 ? 0xffffu : 0u) | (high_bf16(other[e]) > 0 ? 0xffff0000u : 0u);
           }
         }
-        if constexpr (ending == Ending::squares || ending == Ending::gradient) {
+        if constexpr (of_x) {
+#pragma unroll
+          for (int e = 0; e < values / 2; ++e) {
+            float const low_x = fmaf(scale[e & 1], low_bf16(other[e]), shift[e & 1]), high_x = fmaf(scale[e & 1], high_bf16(other[e]), shift[e & 1]);
+            packed[e] &= (low_x > 0 && low_x < work.highest ? 0xffffu : 0u) | (high_x > 0 && high_x < work.highest ? 0xffff0000u : 0u);
+          }
+        }
+        if constexpr (sums) {
           if (counts) {
 #pragma unroll
             for (int e = 0; e < values / 2; ++e) {   // e & 1: the upper eight channels; e >> 1: the later eight pixels
@@ -289,7 +298,7 @@ __global__ void __launch_bounds__(384, 1) halo(const __grid_constant__ Work work
     phase ^= slot == 0;
   }
   if (leader) store_wait();
-  if constexpr (ending == Ending::squares || ending == Ending::gradient) {
+  if constexpr (sums) {
     if (work.has_stats) {
 #pragma unroll
       for (int i = 0; i < 2; ++i)
@@ -329,8 +338,9 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (p.k > 512) return "more than 512 filters";
   if (p.r != 3 || p.s != 3 || p.stride_h != 1 || p.stride_w != 1 || p.dilation_h != 1 || p.dilation_w != 1) return "3x3 filters of stride 1 only";
   if (p.pad_top != 1 || p.pad_left != 1 || p.pad_bottom != 1 || p.pad_right != 1) return "padding 1 only";
-  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
-  if (p.store.mask == Mask::relu6) return "a mask of relu6";
+  if ((p.load_x != OnLoad{} && p.direction != Direction::bwd_data) || p.load_dy != OnLoad{}) return "slots on load";
+  if (p.store.mask == Mask::of_x && (p.store.residual || p.load_x.act == Activation::none)) return "a mask of x beside a residual or without relu or relu6";
+  if (p.store.mask == Mask::relu6 || p.store.mask == Mask::bits) return "a mask of relu6, or as bits";
   auto const& s = p.store;
   if (filter) {
     OnStore with_bias;
@@ -376,7 +386,7 @@ double seconds(ConvProblem const& p, DeviceFacts const&) {
   double const waves = std::ceil(double(tiles_of(p)) / (most_blocks / parts_of(p)));
   // Each tensor that is read beside is waited for.
   auto const& s = p.store;
-  int const read = p.direction != Direction::bwd_data ? 0 : int(s.residual) + int(s.mask != Mask::none) + int(s.stats == Stats::dot_other);
+  int const read = p.direction != Direction::bwd_data ? 0 : int(s.residual) + int(s.mask != Mask::none) + int(s.stats == Stats::dot_other);   // mask_x: x alone
   int const beside = s.pool.kind != PoolSlot::none ? 1 : read;   // pooling takes about as long
   return (filter ? 10e-6 : 4e-6) + std::max(waves * (filter ? 3.4e-6 : (6.3e-6 + 1.7e-6 * beside) * (narrow(p) ? 1.1 : 1)), bytes_of(p.operands()) / 3.9e12);
 }
@@ -391,6 +401,7 @@ void launch_tiles(Work const& work, int blocks, cudaStream_t stream) {
 template <class Tile>
 void launch_ending(ConvProblem const& p, Work const& work, int blocks, cudaStream_t stream) {
   bool const plain = p.store == OnStore{};
+  if (p.store.mask == Mask::of_x) return launch_tiles<Tile, true, Ending::gradient_x>(work, blocks, stream);
   if (p.direction == Direction::bwd_data)
     return plain ? launch_tiles<Tile, true, Ending::store>(work, blocks, stream) : launch_tiles<Tile, true, Ending::gradient>(work, blocks, stream);
   if constexpr (std::is_same_v<Tile, Wide>)
@@ -424,7 +435,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
     work.winner = tiled_map(args.winner.data, {pairs, across, down, p.n}, {pairs, across * pairs, down * across * pairs}, {32, width / 2, 2, 1}, 0);
   }
   work.has_stats = s.stats != Stats::none;
-  bool const masked = s.mask != Mask::none, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other;
+  bool const of_x = s.mask == Mask::of_x, masked = s.mask != Mask::none && !of_x, sums = gradient && work.has_stats, other = s.stats == Stats::dot_other || of_x;
   work.residual_first = s.residual && (masked || sums), work.mask_first = masked && other;
   work.has_residual = s.residual && !work.residual_first, work.masked = masked && !work.mask_first, work.has_mask = work.masked || sums;
   if (work.residual_first) work.residual = map(args.residual, width, rows);
@@ -434,7 +445,8 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
   if (s.affine != Affine::none) work.affine = args.store_affine.as<float>();
   if (s.bias) work.bias = args.bias.as<float>();
   work.clamp = s.act != Activation::none;
-  work.highest = s.act == Activation::relu6 ? 6.f : HUGE_VALF;
+  if (of_x) work.affine = args.load_x.as<float>();
+  work.highest = (of_x ? p.load_x.act : s.act) == Activation::relu6 ? 6.f : HUGE_VALF;
   work.step = args.step;
   work.partial = memory.as<float>();
   int const blocks = blocks_of(p);

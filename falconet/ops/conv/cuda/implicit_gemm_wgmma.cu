@@ -47,7 +47,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
   if (!p.one_type(DType::bf16) || p.layout != Layout::nhwc) return "bf16 and nhwc only";
   if (p.groups != 1) return "groups";
   if (p.c % 8 || p.k % 8) return "channels must be multiples of 8";
-  if (p.load_x != OnLoad{} || p.load_dy != OnLoad{}) return "slots on load";
+  if (p.load_dy != OnLoad{} || (p.load_x != OnLoad{} && p.direction == Direction::fwd)) return "slots on load";
   bool const forward = p.direction == Direction::fwd;
   auto const& s = p.store;
   if (s.pool.kind != PoolSlot::none) return "pooling";
@@ -59,6 +59,8 @@ std::string reject(ConvProblem const& p, DeviceFacts const& facts) {
     if (p.stride_h > 8 || p.stride_w > 8) return "strides above 8";
   } else {
     if (s.affine != Affine::none || s.bias || s.act != Activation::none || s.stats == Stats::squares) return "data gradient with forward slots";
+    if (s.mask == Mask::of_x && (s.residual || p.load_x.act == Activation::none)) return "a mask of x beside a residual or without relu or relu6";
+    if (s.mask == Mask::bits && (p.c % 128 || p.stride_h > 1 || p.stride_w > 1)) return "a mask as bits of channels that are no multiple of 128, or with a stride";
     if (p.stride_h * p.stride_w > 4) return "a data gradient with stride above 2";
     if ((p.stride_h > 1 || p.stride_w > 1) && (p.dilation_h > 1 || p.dilation_w > 1)) return "a data gradient with stride and dilation";
   }
@@ -84,7 +86,7 @@ double seconds_with(ConvProblem const& p, Tile tile) {
   double const steps = (e.sum + 63) / 64, waves = std::ceil(tiles / multiprocessors);
   double const product = 2.0 * tile.pixels * tile.channels * 64 / 6.0e12, fetch = (tile.pixels + tile.channels) * 128 / 9.5e10;
   auto const& s = p.store;
-  int const beside = int(s.residual) + int(s.mask != Mask::none || s.stats == Stats::dot) + int(s.stats == Stats::dot_other);
+  int const beside = int(s.residual) + int(s.mask == Mask::relu || s.mask == Mask::relu6 || s.stats == Stats::dot) + int(s.stats == Stats::dot_other || s.stats == Stats::dot_x);
   bool const lattice = p.direction == Direction::bwd_data && p.stride_h * p.stride_w > 1;
   bool const pointwise = p.direction == Direction::fwd && (s.affine != Affine::none || s.bias || s.residual || s.act != Activation::none);
   // Alternating, a warpgroup ends a whole tile by itself; for these endings alone is that in the constants.

@@ -25,6 +25,8 @@ enum class Ending {
   pointwise,  // affine, bias, residual, clamp
   gradient,   // residual, mask, channel sums of v*m and v
   gradient_other,   // residual, mask, channel sums of v*o and v with a tensor o of its own
+  gradient_bits,    // the same with a mask of bits, which arrives with the first slice of 64 pixels
+  gradient_x,       // mask where the activation passes scale * x + shift, channel sums of v*x and v
 };
 
 struct Part {
@@ -42,7 +44,7 @@ struct Work {
   Part part[most_parts];
   int parts = 1, tiles = 0, channel_tiles = 0, channels = 0;       // channels of the result
   int blocks_of_64 = 0, filter_width = 0;                          // of source channels; s
-  float const *affine = nullptr, *bias = nullptr;
+  float const *affine = nullptr, *bias = nullptr, *load_x = nullptr;   // load_x: of gradient_x
   float mask_most = HUGE_VALF;   // the mask lets pass what lies between 0 and this
   bool has_residual = false, has_mask = false, masked = false, has_stats = false, clamp = false;   // has_mask: the tensor is read
   float lowest = 0, highest = 0;
@@ -58,13 +60,16 @@ struct Form {
   static constexpr int blocks = pixels / 64 / (alternate ? 1 : 2); // of 64 pixels per warpgroup
   static constexpr int slices = channels / 64;
   static constexpr int stage_bytes = (pixels + channels) * 128;
-  static constexpr bool inputs = ending == Ending::pointwise || ending == Ending::gradient || ending == Ending::gradient_other;
+  static constexpr bool inputs = ending == Ending::pointwise || ending == Ending::gradient || ending == Ending::gradient_other || ending == Ending::gradient_bits;
   static constexpr int staging = inputs ? (stage_bytes <= 32768 || ending == Ending::pointwise ? 4 : 3) : 2;   // buffers of 64x64 per warpgroup
-  static constexpr int masks = ending == Ending::gradient || ending == Ending::gradient_other ? 2 : 0, others = ending == Ending::gradient_other ? 2 : 0;
+  static constexpr bool of_x = ending == Ending::gradient_x, as_bits = ending == Ending::gradient_bits;
+  static constexpr int masks = ending == Ending::gradient || ending == Ending::gradient_other ? 2 : 0, others = ending == Ending::gradient_other || of_x || as_bits ? 2 : 0;
+  static constexpr int bits_row = channels > 128 ? channels / 8 : 16, bits_bytes = as_bits ? 64 * bits_row : 0;   // of a pixel, of 64; two of a warpgroup
+  static constexpr bool beside = masks + others > 0;               // tensors are read beside a gradient, which may be summed
   static constexpr bool shifts = ending == Ending::pointwise;      // each warpgroup keeps its tile's biases
-  static constexpr int room = 232448 - 1024 - 512 - (shifts ? 2 * channels * 4 : 1536) - 2 * (staging + masks + others) * 8192;
+  static constexpr int room = 232448 - 1024 - 512 - (shifts || of_x ? 2 * channels * 4 : 1536) - 2 * ((staging + masks + others) * 8192 + 2 * bits_bytes);
   static constexpr int stages = room / stage_bytes > 6 ? 6 : room / stage_bytes;
-  static constexpr int shared_bytes = stages * stage_bytes + 2 * (staging + masks + others) * 8192 + 1024;
+  static constexpr int shared_bytes = stages * stage_bytes + 2 * ((staging + masks + others) * 8192 + 2 * bits_bytes) + 1024;
   static constexpr int threads = 384;
 };
 
@@ -85,9 +90,10 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   extern __shared__ __align__(1024) char dynamic[];
   __shared__ std::uint64_t full[F::stages], empty[F::stages], residual_full[2][4], mask_full[2][2];
   __shared__ __align__(8) float shift[2][F::shifts ? F::channels : 1];
+  __shared__ float4 load_x[F::of_x ? F::channels / 2 : 1];   // scale and shift of two channels
   std::uint32_t const base = (shared_address(dynamic) + 1023) & ~1023u;
   std::uint32_t const staging_base = base + F::stages * F::stage_bytes, mask_base = staging_base + 2 * F::staging * 8192,
-                      other_base = mask_base + 2 * F::masks * 8192;
+                      other_base = mask_base + 2 * F::masks * 8192, bits_base = other_base + 2 * F::others * 8192;
   int const group = threadIdx.x / 128;
 
   if (threadIdx.x == 0) {
@@ -101,8 +107,17 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
     prefetch_map(&work.filter);
     prefetch_map(&work.result[0]);
   }
+  if constexpr (F::of_x) {   // a block that sums stays with its channels
+    wait_for_work_ahead();
+    for (int i = threadIdx.x; i < F::channels / 2; i += F::threads) {
+      int const c = blockIdx.x % work.channel_tiles * F::channels + 2 * i;
+      float4 const none = make_float4(0, 0, 0, 0);
+      float const *const scale = work.load_x + c, *const plus = scale + work.channels;
+      load_x[i] = c < work.channels ? make_float4(scale[0], plus[0], scale[1], plus[1]) : none;
+    }
+  }
   __syncthreads();
-  wait_for_work_ahead();
+  if constexpr (!F::of_x) wait_for_work_ahead();
 
   if (group == 0) {
     // Copies: thread 0 the source, thread 32 the filter.
@@ -146,7 +161,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
   int const me = group - 1, thread = threadIdx.x & 127, warp = thread / 32, lane = thread % 32;
   bool const leader = thread == 0;
   constexpr int slices_per_tile = F::blocks * F::slices;
-  std::uint32_t const staging = staging_base + me * F::staging * 8192, masks = mask_base + me * F::masks * 8192, others = other_base + me * F::others * 8192;
+  std::uint32_t const staging = staging_base + me * F::staging * 8192, masks = mask_base + me * F::masks * 8192, others = other_base + me * F::others * 8192,
+                      bits = bits_base + me * 2 * F::bits_bytes;
 
   bool const beside = F::others > 0 || work.has_mask;   // mask and other tensor arrive together
   // Fetches the residual (or what is beside) of the slice with running number `slice`, if there is one. Leader only.
@@ -163,7 +179,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
       barrier_arrive(ready);
       return;
     }
-    barrier_expect(ready, !residual && F::others > 0 && work.has_mask ? 2 * 8192 : 8192);
+    bool const with_bits = F::as_bits && !residual && rest % F::slices == 0;
+    barrier_expect(ready, with_bits ? 8192 + F::bits_bytes : !residual && F::masks > 0 && F::others > 0 && work.has_mask ? 2 * 8192 : 8192);
     auto const load = [&](std::uint32_t to, CUtensorMap const* map) {
       if constexpr (F::lattice) {
         int const n = pixel / part.image, in_image = pixel - n * part.image, row = in_image / part.columns;
@@ -173,7 +190,8 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
       }
     };
     if (residual) load(staging + slice % F::staging * 8192, &work.residual[at.part]);
-    else if (work.has_mask) load(masks + (slice & 1) * 8192, &work.mask[at.part]);
+    else if (with_bits) load_2d(bits + (slice / F::slices & 1) * F::bits_bytes, &work.mask[0], at.channel_tile * F::channels / 128 * 8, pixel, ready);
+    else if (F::masks > 0 && work.has_mask) load(masks + (slice & 1) * 8192, &work.mask[at.part]);
     if constexpr (F::others > 0)
       if (!residual) load(others + (slice & 1) * 8192, &work.other[at.part]);
   };
@@ -185,9 +203,11 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         if (beside) fetch(0, false);
     }
   }
+  if constexpr (F::of_x || F::as_bits)
+    if (leader) fetch(0, false);
 
   float d[F::blocks][F::channels / 2];
-  constexpr bool can_sum = F::ending == Ending::squares || F::masks > 0;
+  constexpr bool can_sum = F::ending == Ending::squares || F::beside;
   float sums[can_sum ? F::slices : 1][4];   // per lane: total and product of two channels
   int valid_images = 0;
   if constexpr (can_sum) {
@@ -288,7 +308,19 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
           if constexpr (F::masks > 0)
             if (beside) barrier_wait(shared_address(&mask_full[me][slice_number & 1]), (slice_number >> 1) & 1);
         }
-        std::uint32_t const mask_buffer = masks + (slice_number & 1) * 8192;
+        if constexpr (F::of_x || F::as_bits) {
+          if (leader) fetch(slice_number + 1, false);
+          barrier_wait(shared_address(&mask_full[me][slice_number & 1]), (slice_number >> 1) & 1);
+        }
+        [[maybe_unused]] uint2 passing[2];   // bits of this lane's two rows and all channels of the slice
+        if constexpr (F::as_bits) {
+          std::uint32_t const row = bits + (slice_number / F::slices & 1) * F::bits_bytes + (16 * warp + lane / 4) * F::bits_row +
+                                    (F::channels == 64 ? at.channel_tile % 2 : slice) * 8;
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(passing[half].x), "=r"(passing[half].y) : "r"(row + half * 8 * F::bits_row) : "memory");
+        }
+        std::uint32_t const mask_buffer = masks + (slice_number & 1) * 8192, other_buffer = others + (slice_number & 1) * 8192;
         int const fragment_row = 16 * warp + (lane / 8 & 1) * 8 + lane % 8;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {   // 16 channels
@@ -334,6 +366,26 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
                              (high_bf16(m[e]) > 0 && high_bf16(m[e]) < work.mask_most ? 0xffff0000u : 0u);
             }
           }
+          if constexpr (F::as_bits) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              std::uint32_t const pair = (j < 2 ? passing[e & 1].x : passing[e & 1].y) >> (j % 2 * 16 + e / 2 * 8 + 2 * (lane & 3));
+              packed[e] &= (pair & 1 ? 0xffffu : 0u) | (pair & 2 ? 0xffff0000u : 0u);
+            }
+          }
+          if constexpr (F::of_x) {
+            std::uint32_t x[4];
+            load_matrices(x, other_buffer + offset);
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              float4 const by = load_x[slice * 32 + 8 * j + 4 * half + (lane & 3)];
+#pragma unroll
+              for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                float const low = fmaf(by.x, low_bf16(x[e]), by.y), high = fmaf(by.z, high_bf16(x[e]), by.w);
+                packed[e] &= (low > 0 && low < work.mask_most ? 0xffffu : 0u) | (high > 0 && high < work.mask_most ? 0xffff0000u : 0u);
+              }
+            }
+          }
           store_matrices(buffer + offset, packed);
         }
         fence_async_shared();
@@ -350,7 +402,7 @@ __global__ void __launch_bounds__(F::threads, 1) implicit_gemm(const __grid_cons
         if constexpr (can_sum) {
           if (work.has_stats) {
             int const left = valid_images * part.image - pixel;   // pixels that count
-            add_slice<(F::masks > 0)>(sums[slice], buffer, F::others > 0 ? others + (slice_number & 1) * 8192 : mask_buffer, warp, lane, left);
+            add_slice<F::beside>(sums[slice], buffer, F::others > 0 ? other_buffer : mask_buffer, warp, lane, left);
           }
         }
       }

@@ -36,7 +36,7 @@ void launch_form(ConvProblem const& problem, Work work, View scratch, float* sta
   launch_ahead(implicit_gemm<F>, dim3(unsigned(blocks)), dim3(F::threads), F::shared_bytes, 1, stream, work);
   if (work.has_stats)
     launch_ahead(sum_partials, dim3(unsigned((work.channels + 7) / 8)), dim3(256), 0, 1, stream, work.partial, blocks, work.channel_tiles, F::channels, work.channels,
-                 F::masks > 0, stats);
+                 F::beside, stats);
   check_launch("conv implicit_gemm_wgmma", problem, stream);
 }
 

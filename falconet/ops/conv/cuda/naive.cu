@@ -229,6 +229,7 @@ std::string reject(ConvProblem const& p, DeviceFacts const&) {
   if (p.load_dy.affine == Affine::scale_shift) return "dy is scaled with a second operand only";
   if (p.load_dy.affine != Affine::none && p.load_dy.unpool.kind != PoolSlot::none) return "dy is both scaled and unpooled";
   if (p.store.affine == Affine::two_operand) return "a result has no second operand";
+  if (p.store.mask == Mask::bits) return "a mask as bits";
   auto const& s = p.store;
   if (p.direction == Direction::fwd && p.load_dy != OnLoad{}) return "forward reads no dy";
   if (p.direction == Direction::bwd_data && p.load_x != OnLoad{}) return "the data gradient reads no x";

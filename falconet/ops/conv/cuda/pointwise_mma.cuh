@@ -1,4 +1,4 @@
-// What the kernels of pointwise_mma share: tiles of 32 to 128 pixels in shared memory, and how a block's threads move vectors of 8 channels.
+// What the kernels of pointwise_mma share: tiles of 64 or 128 pixels in shared memory, and how a block's threads move vectors of 8 channels.
 #pragma once
 #include "falconet/device/cuda/divide.cuh"
 #include "falconet/device/cuda/element.cuh"
@@ -54,7 +54,7 @@ FALCONET_DEVICE uint4 read_16(std::uint32_t at) {
 // each(row, a's vector, b's vector) for a thread's vectors of two tiles, some read before the first is needed.
 template <class V, class Each>
 FALCONET_DEVICE void for_pairs(V const& v, std::uint32_t a, std::uint32_t b, Each const& each) {
-  constexpr int turns = V::turns, batch = turns < 4 ? turns : V::pixels == 32 ? 2 : 4;   // few pixels: registers are dear
+  constexpr int turns = V::turns, batch = turns < 4 ? turns : 4;
 #pragma unroll
   for (int begin = 0; begin < turns; begin += batch) {
     uint4 of_a[batch], of_b[batch];

@@ -24,7 +24,7 @@ struct Work {
 
 template <int C, int K>
 struct Shape {
-  static constexpr int pixels = C * K > 8192 ? 32 : C * K > 512 ? 64 : 128, threads = 256, warps = threads / 32;   // fewer where the filter takes much room
+  static constexpr int pixels = C * K > 512 ? 64 : 128, threads = 256, warps = threads / 32;
   using X = Vectors<pixels, threads, C>;
   using Y = Vectors<pixels, threads, K>;
   static constexpr int x = pixels * pitch(C), y = pixels * pitch(K), filter = whole(K) * pitch(C);
@@ -144,8 +144,7 @@ void visit(int c, int k, Visit const& visit) {
   };
   one.template operator()<16, 96>(), one.template operator()<24, 144>(), one.template operator()<32, 192>();
   one.template operator()<32, 16>(), one.template operator()<96, 24>(), one.template operator()<144, 24>();
-  one.template operator()<144, 32>(), one.template operator()<192, 32>(), one.template operator()<192, 64>();
-  one.template operator()<64, 384>(), one.template operator()<384, 64>();
+  one.template operator()<144, 32>(), one.template operator()<192, 32>();
 }
 
 }  // namespace

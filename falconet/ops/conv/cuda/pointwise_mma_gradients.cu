@@ -30,9 +30,8 @@ struct Work {
 
 template <int C, int K, bool loads>
 struct Shape {
-  // Where channels are few, more pixels; where a filter and the sums of dw take much room, fewer, and where they take nearly all of it, twice the threads, which share them.
-  static constexpr bool wide_x = C > K, large = C * K > 8192, largest = C * K > 16384;
-  static constexpr int pixels = large ? 32 : C * K > 512 ? 64 : 128, threads = largest ? 512 : 256, warps = threads / 32;
+  static constexpr bool wide_x = C > K;
+  static constexpr int pixels = C * K > 512 ? 64 : 128, threads = 256, warps = threads / 32;   // more where channels are few
   using X = Vectors<pixels, threads, C>;
   using Y = Vectors<pixels, threads, K>;
   static constexpr int k16 = whole(K) / 16, c16 = whole(C) / 16;
@@ -42,8 +41,8 @@ struct Shape {
   static constexpr int y_bytes = loads ? g : (g > pixels * staged ? g : pixels * staged);
   static constexpr int vectors = 4 * (3 * K + (loads ? 2 * C : 0));
   static constexpr int stage = g + y_bytes + x, rest = (loads ? x : 0) + filter + vectors;
-  static constexpr int depth = (largest ? 1 : 2) * (2 * stage + rest + 1024) <= most_shared ? 2 : 1;   // tiles on their way, or being worked on
-  static constexpr int shared = depth * stage + rest, fit = most_shared / (shared + 1024), blocks = fit < 3 || along > 2 ? (fit < 2 ? fit : 2) : 3;
+  static constexpr int depth = 2 * (2 * stage + rest + 1024) <= most_shared ? 2 : 1;   // tiles on their way, or being worked on
+  static constexpr int shared = depth * stage + rest, fit = most_shared / (shared + 1024), blocks = fit < 3 || along > 2 ? 2 : 3;
 };
 
 template <int C, int K, bool loads>
@@ -243,7 +242,7 @@ __global__ void __launch_bounds__(Shape<C, K, loads>::threads, Shape<C, K, loads
 template <int C, int K, bool loads>
 void launch(ConvProblem const& p, Work const& w, cudaStream_t stream) {
   using F = Shape<C, K, loads>;
-  static_assert(2 * F::threads * 32 <= F::shared && F::blocks >= 1);
+  static_assert(2 * F::threads * 32 <= F::shared && F::fit >= F::blocks);
   static bool const allowed = (allow_shared_memory(gradients<C, K, loads>, F::shared), true);
   (void)allowed;
   launch_ahead(gradients<C, K, loads>, dim3(unsigned(blocks_of(p))), dim3(F::threads), std::size_t(F::shared), 1, stream, w);
@@ -257,8 +256,7 @@ void visit(int c, int k, bool loads, Visit const& visit) {
   };
   one.template operator()<16, 96, false>(), one.template operator()<24, 144, false>(), one.template operator()<32, 192, false>();
   one.template operator()<32, 16, true>(), one.template operator()<96, 24, true>(), one.template operator()<144, 24, true>();
-  one.template operator()<144, 32, true>(), one.template operator()<192, 32, true>(), one.template operator()<192, 64, true>();
-  one.template operator()<64, 384, false>(), one.template operator()<384, 64, true>();
+  one.template operator()<144, 32, true>(), one.template operator()<192, 32, true>();
 }
 
 }  // namespace

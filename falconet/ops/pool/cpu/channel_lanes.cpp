@@ -222,6 +222,7 @@ FALCONET_DECLARE_KERNELS(PoolChannelLanes, pool_channel_lanes)
 namespace {
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.type != DType::f32 && p.type != DType::bf16) return "needs f32 or bf16";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   return {};

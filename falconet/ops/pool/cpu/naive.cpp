@@ -11,6 +11,7 @@ namespace falconet {
 namespace {
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.type == DType::bf16 && p.gradient && (p.stride_h < p.r || p.stride_w < p.s)) return "of windows that overlap, bf16 would round each part of a sum";
   return p.type == DType::f32 || p.type == DType::bf16 ? "" : "needs f32 or bf16";
 }

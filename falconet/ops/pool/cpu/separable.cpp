@@ -108,6 +108,7 @@ FALCONET_DECLARE_KERNELS(PoolSeparable, pool_separable_kernels)
 namespace {
 
 std::string reject(PoolProblem const& p, DeviceFacts const& facts) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.kind != PoolKind::max || p.gradient) return "is maximum pooling forwards";
   if (p.type != DType::f32 && p.type != DType::bf16) return "needs f32 or bf16";
   if (p.layout != Layout::nhwc) return "needs nhwc";

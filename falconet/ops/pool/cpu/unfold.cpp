@@ -14,6 +14,7 @@ namespace falconet {
 namespace {
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.layout != Layout::nhwc) return "needs nhwc";
   return p.type == DType::f32 ? "" : "needs f32";
 }

@@ -243,6 +243,7 @@ __global__ void __launch_bounds__(threads) pool_backward(Geometry const g, int e
 }
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.type != DType::f64 && p.type != DType::f32 && p.type != DType::bf16) return "f64, f32 and bf16 only";
   if (std::int64_t(p.n) * p.c * std::max(std::int64_t(p.h) * p.w, std::int64_t(p.p) * p.q) >= std::int64_t(1) << 31) return "2^31 elements or more";
   return {};

@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(threads) pool_gradient(PoolProblem const p, st
 }
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.type != DType::f64 && p.type != DType::f32 && p.type != DType::bf16) return "f64, f32 and bf16 only";
   return {};
 }

@@ -198,6 +198,7 @@ std::pair<int, int> extent(PoolProblem const& p) {
 }
 
 std::string reject(PoolProblem const& p, DeviceFacts const&) {
+  if (p.load_x != OnLoad{} || p.result != PoolResult::plain) return "a batch norm in the same launch";
   if (p.kind != PoolKind::max) return "maxima only";
   if (p.type != DType::f32 && p.type != DType::bf16) return "f32 and bf16 only";
   if (p.layout != Layout::nhwc || p.c % vector_of(p)) return "whole vectors of 16 bytes of channels, nhwc, only";
