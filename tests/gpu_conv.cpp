@@ -9,7 +9,7 @@
 //                                   type=bf16|f32|tf32, directions=fwd,bwd_data,
 //                                   store_fwd=, store_bwd_data= add slots; algorithms=TEXT: those whose names contain it; sampled results are compared with f64;
 //                                   together=true: the three directions as launches of one graph, one after another; together=lanes: the filter gradient
-//                                   beside the data gradient, as a plan runs them; contains=TEXT,TEXT: problems that do; layouts=nhwc,nchw: in
+//                                   beside the data gradient, as a plan runs them; unasked=true: also by algorithms that plans take by pin alone; contains=TEXT,TEXT: problems that do; layouts=nhwc,nchw: in
 //                                   each; rivals=true: every engine of vendor libraries, too; json=true: rows for bench/conv_ratio.py
 #include <algorithm>
 #include <bit>
@@ -400,7 +400,7 @@ void bench(Card& card, ConvProblem const& p, std::vector<std::vector<bf16>> cons
 }
 
 // The three directions of one convolution, each by the algorithm of the lowest estimate, as three launches in one graph.
-void bench_together(Card& card, ConvProblem p, bool lanes, bool json) {
+void bench_together(Card& card, ConvProblem p, bool lanes, bool unasked, bool json) {
   struct Part {
     ConvProblem problem;
     Algorithm<ConvProblem> const* algorithm;
@@ -415,7 +415,7 @@ void bench_together(Card& card, ConvProblem p, bool lanes, bool json) {
     p.direction = d;
     Part part{p, nullptr, {}, {}, {}};
     for (auto const* algorithm : conv_cuda_algorithms())
-      if (!algorithm->rival && algorithm->seconds && algorithm->reject(p, card.facts).empty() && (!part.algorithm || algorithm->seconds(p, card.facts) < part.algorithm->seconds(p, card.facts))) part.algorithm = algorithm;
+      if (!algorithm->rival && algorithm->seconds && (!algorithm->unasked || unasked) && algorithm->reject(p, card.facts).empty() && (!part.algorithm || algorithm->seconds(p, card.facts) < part.algorithm->seconds(p, card.facts))) part.algorithm = algorithm;
     if (part.algorithm->configs) part.config = part.algorithm->configs(p, card.facts).front();
     auto const place = [&](std::size_t bytes) {
       char* const at = card.at(used);
@@ -481,7 +481,7 @@ int run_bench(Card& card, std::vector<std::string> const& arguments) {
       Precision const precision = settings.contains("type") ? parse_precision(settings["type"]) : DType::bf16;
       p.x_type = p.w_type = p.y_type = precision.type, p.math = precision.math;
       if (std::string const& together = settings["together"]; together == "true" || together == "lanes") {
-        bench_together(card, p, together == "lanes", settings["json"] == "true");
+        bench_together(card, p, together == "lanes", settings["unasked"] == "true", settings["json"] == "true");
         continue;
       }
       for (Direction d : {Direction::fwd, Direction::bwd_data, Direction::bwd_filter}) {

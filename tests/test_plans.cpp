@@ -289,6 +289,10 @@ TEST(Plan, of_inverted_residual_blocks_in_bf16_on_a_gpu_fuses_into_depthwise_con
   }
   EXPECT_EQ(forward, 2);
   EXPECT_EQ(gradients, 2);
+  // A stem of other channels than pointwise_mma has: its normalised map is written, and a data gradient takes its mask from it.
+  Layer const narrow = part("stem", 16, 3, 2, 1) | relu6 | scope("block1", block(96, 24, 2)) | scope("block2", same) | scope("block3", block(144, 32, 2)) | global_avg_pool | linear("fc", 10);
+  Model const other(spec_of({3, 56, 56}, 10), narrow, {.device = "cpu", .threads = 1});
+  EXPECT_NO_THROW((void)plan_of(other, 32, DType::bf16, hopper_facts()));
 }
 
 // A fusion that moves an update in place must not leave it behind as well.

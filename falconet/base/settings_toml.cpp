@@ -96,10 +96,11 @@ void Settings::read_toml(std::string_view text, std::string const& file_name, Se
     std::string const place = format("{}:{}: ", file_name, key.source().begin.line);
     std::string value;
     try {
-      bool const of_this_verb = find(name.starts_with("pin.") ? "pin" : name) != nullptr;
-      Setting const* known = nullptr;
+      Setting const* const own = find(name.starts_with("pin.") ? "pin" : name);
+      bool const of_this_verb = own != nullptr;
+      Setting const* known = name.starts_with("pin.") ? nullptr : own;   // or another verb's
       for (Setting const& setting : settings_table()) {
-        if (setting.name == name) known = &setting;
+        if (!known && setting.name == name) known = &setting;
       }
       if (!known && !name.starts_with("pin.")) fail_unknown_setting(name);
       if (!value_text(node, value)) {

@@ -28,6 +28,7 @@ void run(ConvProblem const& p, Config const&, ConvArgs const& args, View memory,
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_implicit_gemm_3xtf32{
-    .name = "implicit_gemm_3xtf32", .target = DeviceKind::cuda, .reject = reject_products, .scratch = scratch, .seconds = seconds, .run = run};
+    .name = "implicit_gemm_3xtf32", .target = DeviceKind::cuda, .reject = reject_products, .scratch = scratch, .seconds = seconds, .run = run,
+    .unasked = products_of_three};
 
 }  // namespace falconet

@@ -20,6 +20,7 @@
 #include "falconet/device/cuda/launch.cuh"
 #include "falconet/device/cuda/tf32.cuh"
 #include "falconet/ops/conv/cuda/algorithms.h"
+#include "falconet/ops/conv/cuda/implicit_gemm_3xtf32.h"
 #include "falconet/ops/conv/cuda/result_slots.cuh"
 
 namespace falconet {
@@ -343,6 +344,7 @@ void run(ConvProblem const& p, Config const& config, ConvArgs const& args, View,
 }  // namespace
 
 Algorithm<ConvProblem> const conv_cuda_unstaged_mma{
-    .name = "unstaged_mma", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run};
+    .name = "unstaged_mma", .target = DeviceKind::cuda, .reject = reject, .configs = configs, .seconds = seconds, .run = run,
+    .unasked = products_of_three};
 
 }  // namespace falconet

@@ -214,7 +214,7 @@ inline std::string rejects_one_wave(ConvNormProblem const& whole, DeviceFacts co
   if (p.stride_h != p.stride_w || p.stride_h > 2) return "strides 1 and 2 only";
   if (p.direction != Direction::fwd && p.stride_h != 1) return "a data gradient with stride";
   if (p.load_x != OnLoad{} || p.store.bias) return "a bias or slots on load";
-  if (p.store.mask == Mask::relu6) return "a mask of relu6";
+  if (p.store.mask != Mask::none && p.store.mask != Mask::relu) return "a mask other than relu's";
   if (p.h > 60000 || p.w > 60000) return "maps wider than 60000";
   if (double(p.n) * std::max(double(p.p()) * p.q() * p.k, double(p.h) * p.w * p.c) >= double(1 << 30)) return "2^30 elements or more";
   return {};
