@@ -112,7 +112,7 @@ def bars(works, peers, path, note):
     """Times as shares of what PyTorch takes, one row a work: falconet's bar, a mark where the must lies and one where the goal does."""
     left, width, top, step = 240, 560, 70, 30
     svg = Svg(left + width + 130, top + step * len(works) + 30)
-    svg.text(10, 20, "One H200: a step's time as a share of PyTorch's in the same run (shorter is faster)", 14)
+    svg.text(10, 20, "One H200: a step's time as a share of PyTorch's (shorter is faster)", 14)
     svg.text(10, 38, note, 10)
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = left + share * width
