@@ -21,6 +21,7 @@ class BatchNormOp final : public Op {
     bool vectors = false;           // of normalise: scale_shift is a result, too
     bool bits = false;              // of normalise: y > 0 as bits is the last result
     bool pair = false;              // of normalise_gradient: of two batch norms whose results were added
+    bool operator==(Slots const&) const = default;
   };
   BatchNormOp(BatchNormFunction function, std::int64_t per_sample, double eps, double momentum, Slots slots = {Activation::none, false, false, DType::f32, false, false, false, false})
       : function(function), per_sample(per_sample), eps(eps), momentum(momentum), slots(slots) {}

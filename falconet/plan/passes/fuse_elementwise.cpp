@@ -220,7 +220,7 @@ bool fuse_residual_norm(Fusion& f, NodeId n) {
   auto const& in = f.node(n).in;
   NodeId const m = f.maker(in[7]);
   auto const* inner = f.op<BatchNormOp>(m);
-  if (!inner || inner->function != BatchNormFunction::normalise || inner->slots.residual || inner->slots.vectors || inner->slots.bits || inner->slots.act != Activation::none || f.only_user(in[7]) != n ||
+  if (!inner || inner->function != BatchNormFunction::normalise || inner->slots != BatchNormOp::Slots{} || f.only_user(in[7]) != n ||
       f.node(m).out[0] != in[7] || inner->eps != outer->eps || inner->momentum != outer->momentum || inner->per_sample != outer->per_sample)
     return false;
   auto slots = outer->slots;
@@ -242,7 +242,10 @@ static bool first_reader(Fusion const& f, ValueId v, NodeId n) {
 // normalise(y, sums) of a convolution that sums its result -> the convolution normalises, too. y and its sums are written for the backward pass.
 bool fuse_conv_normalise(Fusion& f, NodeId n) {
   auto const* norm = f.op<BatchNormOp>(n);
-  if (!norm || norm->function != BatchNormFunction::normalise || norm->slots.residual_norm || norm->slots.vectors || norm->slots.bits) return false;
+  if (!norm || norm->function != BatchNormFunction::normalise) return false;
+  BatchNormOp::Slots carried;                          // of its slots what a ConvNormProblem has words for
+  carried.act = norm->slots.act, carried.residual = norm->slots.residual;
+  if (norm->slots != carried) return false;
   auto const& in = f.node(n).in;
   NodeId const m = f.maker(in[0]);
   auto const* conv = f.op<ConvOp>(m);
@@ -262,7 +265,7 @@ bool fuse_conv_normalise(Fusion& f, NodeId n) {
 // normalise_gradient(d, x) of a data gradient that sums d with x -> the data gradient makes batch norm's, too, and writes d if others read it.
 bool fuse_data_gradient_normalise(Fusion& f, NodeId n) {
   auto const* norm = f.op<BatchNormOp>(n);
-  if (!norm || norm->function != BatchNormFunction::normalise_gradient || norm->slots.mask || norm->slots.pair) return false;
+  if (!norm || norm->function != BatchNormFunction::normalise_gradient || norm->slots != BatchNormOp::Slots{}) return false;
   auto const in = f.node(n).in;                        // d, x, dscale_shift, sums, gamma, step
   NodeId const m = f.maker(in[0]);
   auto const* conv = f.op<ConvOp>(m);
