@@ -229,15 +229,6 @@ __global__ void __launch_bounds__(256, Form<C, N, side>::blocks_per_multiprocess
 
 // ---------------------------------------------------------------- host
 
-struct Shape4 {
-  int in_channels, out_channels, rows, columns;  // channels of the tensor read and of the result; pixels of the result
-};
-Shape4 shape_of(ConvProblem const& p) {
-  if (p.direction == Direction::fwd) return {p.c, p.k, p.p(), p.q()};
-  return {p.k, p.c, p.h, p.w};
-}
-int padded(int channels) { return channels < 16 ? 16 : channels; }
-
 struct Layout4 {
   Tiles tiles;
   int threads, shared, blocks;

@@ -72,4 +72,15 @@ FALCONET_DEVICE void write_words(bf16* to, std::uint32_t const (&v)[words]) {
   }
 }
 
+// ---------------------------------------------------------------- host
+
+struct Shape4 {
+  int in_channels, out_channels, rows, columns;  // channels of the tensor read and of the result; pixels of the result
+};
+inline Shape4 shape_of(ConvProblem const& p) {
+  if (p.direction == Direction::fwd) return {p.c, p.k, p.p(), p.q()};
+  return {p.k, p.c, p.h, p.w};
+}
+inline int padded(int channels) { return channels < 16 ? 16 : channels; }
+
 }  // namespace falconet::small_channels

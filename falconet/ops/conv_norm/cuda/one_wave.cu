@@ -150,15 +150,6 @@ __global__ void __launch_bounds__(threads, 1) one_wave(const __grid_constant__ W
 
 // ---------------------------------------------------------------- host
 
-struct Shape4 {
-  int in_channels, out_channels, rows, columns;  // channels of the tensor read and of the result; pixels of the result
-};
-Shape4 shape_of(ConvProblem const& p) {
-  if (p.direction == Direction::fwd) return {p.c, p.k, p.p(), p.q()};
-  return {p.k, p.c, p.h, p.w};
-}
-int padded(int channels) { return channels < 16 ? 16 : channels; }
-
 struct Layout4 {
   Tiles tiles;
   int threads = 0, shared = 0;   // no threads: more tiles than can be on the card at once
